@@ -1,0 +1,107 @@
+// Package launch is the contract LaunchSpec: everything that is launched and
+// measured when a TEE starts, in one value. host/vmm turns it into a command
+// line, tee/*/measure into an expected digest; one table of cases tests both so
+// that they cannot drift apart (design.md section 2).
+//
+// Trust zone: none of its own. The owner's tools make a LaunchSpec, the host
+// obeys it or not; the TEE's evidence tells which.
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// TEE names the way a pod is confined. The values are the ones users type
+// after --tee; a "-sim" suffix means that nothing is protected.
+type TEE string
+
+// TEEs that a LaunchSpec may name today.
+const (
+	TPMSim TEE = "tpm-sim" // VM with a software TPM (swtpm), measured boot by OVMF
+	None   TEE = "none"    // VM without any TEE: for boot benchmarks and tests only
+)
+
+// Simulated reports whether the TEE protects nothing.
+func (t TEE) Simulated() bool { return t == TPMSim || t == None }
+
+// ConstantCmdline is the kernel command line of every release guest: all
+// configuration goes through initdata, so the line never varies (design.md
+// section 5).
+const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests"
+
+// MemoryLadderMiB lists the only memory sizes a VM may have, in MiB. PCR 4
+// depends on the size, so a free choice would make measurements innumerable.
+var MemoryLadderMiB = []int{256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768}
+
+// RungFor gives the smallest rung of MemoryLadderMiB that holds mib MiB.
+func RungFor(mib int) (int, error) {
+	for _, r := range MemoryLadderMiB {
+		if mib <= r {
+			return r, nil
+		}
+	}
+	return 0, fmt.Errorf("%d MiB of memory is more than the largest VM size, %d MiB", mib, MemoryLadderMiB[len(MemoryLadderMiB)-1])
+}
+
+// Spec says what to launch. Paths are host paths; Digest* fields, where set,
+// are lower-case hex SHA-256 that the launcher checks before it starts anything
+// (a friendly early error; the proof is the measurement).
+type Spec struct {
+	TEE       TEE    `json:"tee"`
+	Firmware  File   `json:"firmware"`            // OVMF code image; empty Path for direct boot without firmware
+	VarsFile  File   `json:"vars,omitzero"`       // OVMF variable store template, copied per VM
+	Kernel    File   `json:"kernel"`              // bzImage (with firmware) or PVH vmlinux (without)
+	Initrd    File   `json:"initrd"`              //
+	Cmdline   string `json:"cmdline"`             // ConstantCmdline except in tests and debug images
+	VCPUs     int    `json:"vcpus"`               // 1..64
+	CPUModel  string `json:"cpu_model,omitempty"` // "" = the driver's default
+	MemoryMiB int    `json:"memory_mib"`          // a rung of MemoryLadderMiB
+	// Initdata is the plain initdata document, at most 4 MiB; nil: no device.
+	Initdata []byte `json:"initdata,omitempty"`
+	// Publish lists host ports forwarded to the guest (user-mode networking).
+	Publish []PortForward `json:"publish,omitempty"`
+}
+
+// File is a host file that takes part in the launch.
+type File struct {
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// PortForward maps HostIP:HostPort on the host to GuestPort in the guest.
+type PortForward struct {
+	HostIP    string `json:"host_ip"` // "" = 127.0.0.1
+	HostPort  int    `json:"host_port"`
+	GuestPort int    `json:"guest_port"`
+	Protocol  string `json:"protocol"` // "tcp" or "udp"
+}
+
+// MaxInitdata is the largest plain initdata document, in bytes.
+const MaxInitdata = 4 << 20
+
+// Validate reports the first thing in s that no launcher may accept.
+func (s *Spec) Validate() error {
+	switch {
+	case s.TEE == "":
+		return errors.New("launch spec: tee: missing")
+	case s.Kernel.Path == "":
+		return errors.New("launch spec: kernel: missing path")
+	case s.VCPUs < 1 || s.VCPUs > 64:
+		return fmt.Errorf("launch spec: vcpus: %d is not between 1 and 64", s.VCPUs)
+	case !slices.Contains(MemoryLadderMiB, s.MemoryMiB):
+		return fmt.Errorf("launch spec: memory_mib: %d is not one of the sizes %v", s.MemoryMiB, MemoryLadderMiB)
+	case len(s.Initdata) > MaxInitdata:
+		return fmt.Errorf("launch spec: initdata: %d bytes, at most %d", len(s.Initdata), MaxInitdata)
+	}
+	for i, p := range s.Publish {
+		if p.HostPort < 1 || p.HostPort > 65535 || p.GuestPort < 1 || p.GuestPort > 65535 {
+			return fmt.Errorf("launch spec: publish[%d]: port out of range", i)
+		}
+		if p.Protocol != "tcp" && p.Protocol != "udp" {
+			return fmt.Errorf("launch spec: publish[%d]: protocol %q is neither tcp nor udp", i, p.Protocol)
+		}
+	}
+	return nil
+}

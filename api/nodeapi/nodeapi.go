@@ -1,0 +1,48 @@
+// Package nodeapi is the contract between the user's tool (coffer run) and the
+// node's launcher (coffer-node sandbox), which it starts as a child process.
+//
+// coffer-node sandbox reads one Request as JSON from standard input (at most
+// 8 MiB), launches the sandbox, and writes Events as JSON lines to standard
+// output: progress, then exactly one ready or failed, later exactly one exited.
+// It lives as long as the sandbox. When its standard input reaches end of file
+// or its parent dies, it destroys the sandbox and exits. The guest's channel is
+// offered as Unix stream sockets in RunDir, see AgentSocket.
+package nodeapi
+
+import "github.com/cofferproject/coffer/api/launch"
+
+// AgentSocket is the file in Request.RunDir on which coffer-node accepts
+// connections to the guest agent: each connection is one stream of the guest
+// channel of kind channel.KindTTRPC (the caller does not send the kind byte).
+const AgentSocket = "agent.sock"
+
+// ConsoleLog is the file in Request.RunDir that captures the guest's console.
+const ConsoleLog = "console.log"
+
+// Request asks for one sandbox.
+type Request struct {
+	ID       string      `json:"id"`       // [a-z0-9-]{1,63}
+	RunDir   string      `json:"run_dir"`  // existing directory, mode 0700, owned by the caller; coffer-node fills it and empties it again of what it made
+	Platform string      `json:"platform"` // path of platform.json, made by coffer guest build
+	Launch   launch.Spec `json:"launch"`
+}
+
+// Event types, in Event.Type.
+const (
+	Progress = "progress" // Message says in one line what happens
+	Ready    = "ready"    // the VM runs and AgentSocket accepts; the agent may still be booting
+	Failed   = "failed"   // the sandbox could not be launched; Error says why; the process exits 1
+	Exited   = "exited"   // the sandbox is gone; Reason tells how
+)
+
+// Event is one line of coffer-node sandbox's standard output.
+type Event struct {
+	Type       string         `json:"type"`
+	Message    string         `json:"message,omitempty"`
+	Error      string         `json:"error,omitempty"`
+	Reason     string         `json:"reason,omitempty"`       // exited: "destroyed", "guest-shutdown", "guest-panic", "crashed", "killed"
+	Console    string         `json:"console,omitempty"`      // failed, exited other than destroyed: the console's last lines, at most 4 KiB
+	PIDs       map[string]int `json:"pids,omitempty"`         // ready: process names ("qemu", "swtpm") to host pids
+	EKRootSPKI string         `json:"ek_root_spki,omitempty"` // ready, tpm-sim: hex SHA-256 of the simulated EK root's SPKI
+	EKRoot     []byte         `json:"ek_root,omitempty"`      // ready, tpm-sim: DER of that root certificate
+}

@@ -1,0 +1,146 @@
+// Package podpolicy is the contract pod policy: what one pod may run, as the
+// owner stated it. It travels in initdata under the key DataKey as JSON, so the
+// TEE's evidence binds it; the guest agent enforces it on every request of the
+// host. SPEC.md is the format.
+//
+// Invariants: typed, never patterns (but for the named grammars); an unknown
+// member is an error; a missing expected item is a denial as much as an extra
+// one; without a policy nothing starts.
+//
+// Trust zone: written by the owner, enforced in the guest.
+package podpolicy
+
+// DataKey is the policy's member of initdata's [data] table.
+const DataKey = "coffer.policy.json"
+
+// Version is the only policy version.
+const Version = 1
+
+// MaxSize is the largest policy document, in bytes.
+const MaxSize = 2 << 20
+
+// Policy is the whole document.
+type Policy struct {
+	Version  int      `json:"version"`
+	Pod      string   `json:"pod"` // namespace/name, for people and logs
+	Hostname string   `json:"hostname"`
+	Sandbox  Sandbox  `json:"sandbox"`
+	Volumes  []Volume `json:"volumes,omitempty"`
+	// Init containers come first, in order; each must have exited with 0 before
+	// the next container starts. Then Containers, in any order.
+	InitContainers []Container `json:"init_containers,omitempty"`
+	Containers     []Container `json:"containers"`
+}
+
+// Sandbox holds what belongs to the whole pod.
+type Sandbox struct {
+	// ResolvConf is the fixed grammar for resolv.conf: "host" lets the host
+	// name servers (addresses only), search domains and options; "none" denies any.
+	ResolvConf string            `json:"resolv_conf"`
+	Sysctls    map[string]string `json:"sysctls,omitempty"`
+	ShmBytes   int64             `json:"shm_bytes"`
+	Resources  bool              `json:"allow_resource_updates,omitempty"`
+}
+
+// VolumeKind is what a volume is.
+type VolumeKind string
+
+// Kinds of volumes.
+const (
+	VolumeFiles    VolumeKind = "files"     // ConfigMap or Secret files, each by content hash
+	VolumeEmptyDir VolumeKind = "empty-dir" // tmpfs inside the TEE
+)
+
+// Volume is a pod volume that containers mount by name.
+type Volume struct {
+	Name      string          `json:"name"`
+	Kind      VolumeKind      `json:"kind"`
+	SizeLimit int64           `json:"size_limit,omitempty"` // empty-dir, bytes; 0 = no limit of its own
+	Memory    bool            `json:"memory,omitempty"`     // empty-dir with medium Memory
+	Files     map[string]File `json:"files,omitempty"`      // files: path relative to the volume's root, no "..", no leading "/"
+	GID       *uint32         `json:"gid,omitempty"`        // fsGroup
+}
+
+// File is a file that the host delivers with CopyFile; the content is public to
+// the host, its integrity is not the host's to change.
+type File struct {
+	SHA256 string `json:"sha256"` // lower-case hex of the content
+	Size   int64  `json:"size"`
+	Mode   uint32 `json:"mode"` // permission bits
+}
+
+// Container is what one container may be.
+type Container struct {
+	Name string `json:"name"`
+	// Image is the reference the guest pulls: "registry/repository@sha256:...".
+	// ManifestDigest is the digest of the platform's manifest, IndexDigest of
+	// the index it was found in, if any.
+	Image          string `json:"image"`
+	ManifestDigest string `json:"manifest_digest"`
+	IndexDigest    string `json:"index_digest,omitempty"`
+
+	Args            []string  `json:"args"`
+	Env             []EnvVar  `json:"env"` // the whole environment; order does not matter, duplicates are denied
+	Cwd             string    `json:"cwd"`
+	User            User      `json:"user"`
+	Terminal        bool      `json:"terminal,omitempty"`
+	Stdin           bool      `json:"stdin,omitempty"`
+	ReadOnly        bool      `json:"read_only_root,omitempty"`
+	NoNewPrivileges bool      `json:"no_new_privileges,omitempty"`
+	Capabilities    []string  `json:"capabilities"` // bounding, permitted, effective: exactly these, "CAP_..." sorted
+	Seccomp         string    `json:"seccomp"`      // "unconfined", "runtime-default", or "sha256:<hex>" of the profile's canonical JSON
+	MaskedPaths     []string  `json:"masked_paths,omitempty"`
+	ReadOnlyPaths   []string  `json:"read_only_paths,omitempty"`
+	Mounts          []Mount   `json:"mounts,omitempty"`        // beside the fixed /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup, /etc/hosts, /etc/hostname, /etc/resolv.conf, which the guest makes itself
+	ImageVolumes    []string  `json:"image_volumes,omitempty"` // VOLUMEs of the verified image, mounted as empty-dir
+	Resources       Resources `json:"resources,omitzero"`
+	Restart         string    `json:"restart"` // "Always", "OnFailure", "Never": how often it may be created again
+	Exec            []Exec    `json:"exec,omitempty"`
+	Logs            bool      `json:"logs"`              // may the host read stdout and stderr; if not they are drained
+	Signals         []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
+}
+
+// EnvVar is one expected variable; exactly one of Value and SHA256 is set.
+type EnvVar struct {
+	Name   string  `json:"name"`
+	Value  *string `json:"value,omitempty"`
+	SHA256 string  `json:"sha256,omitempty"` // of the value: for values from a Secret, so that the policy does not carry them
+}
+
+// User is who the container runs as. Names are resolved in the guest from the
+// verified image; the host's numbers must agree with UID and GID where set and
+// are ignored where Image is used.
+type User struct {
+	// Image is the image config's USER string ("", "nginx", "1000:1000"), used
+	// when UID is nil.
+	Image          string   `json:"image,omitempty"`
+	UID            *uint32  `json:"uid,omitempty"`
+	GID            *uint32  `json:"gid,omitempty"`
+	AdditionalGIDs []uint32 `json:"additional_gids,omitempty"`
+	NonRoot        bool     `json:"non_root,omitempty"` // refuse uid 0 after resolution
+}
+
+// Mount mounts a pod volume in a container.
+type Mount struct {
+	Volume      string `json:"volume"`
+	Destination string `json:"destination"`
+	SubPath     string `json:"sub_path,omitempty"`
+	ReadOnly    bool   `json:"read_only,omitempty"`
+}
+
+// Resources are the cgroup limits; zero means none.
+type Resources struct {
+	MemoryBytes int64  `json:"memory_bytes,omitempty"`
+	CPUQuota    int64  `json:"cpu_quota,omitempty"`  // microseconds per CPUPeriod
+	CPUPeriod   uint64 `json:"cpu_period,omitempty"` // microseconds
+	CPUShares   uint64 `json:"cpu_shares,omitempty"`
+	Pids        int64  `json:"pids,omitempty"`
+}
+
+// Exec is a process the host may start in the container. Args nil allows any
+// command; then the owner has opened the container to the host and says so.
+type Exec struct {
+	Args []string `json:"args"`
+	TTY  bool     `json:"tty,omitempty"`
+	Any  bool     `json:"any,omitempty"`
+}
