@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cofferproject/coffer/api/denial"
+)
+
+// Exit codes of every coffer command; docs/exit-codes.md explains them. They lie
+// where a pod's own exit code, which coffer run passes on, rarely is.
+const (
+	ExitOK      = 0
+	ExitUsage   = 2   // wrong flags or arguments
+	ExitInput   = 120 // a file given to coffer is wrong: pod, policy, key, configuration
+	ExitImage   = 121 // an image cannot be found, read, decrypted or verified
+	ExitLaunch  = 122 // the TEE could not be started or died
+	ExitDenied  = 123 // attestation or policy refused; the denial says what and why
+	ExitTimeout = 124 // something did not answer in its time
+	ExitOther   = 125 // anything else
+)
+
+// ExitError carries the exit code that an error should end the process with.
+type ExitError struct {
+	Code   int
+	Err    error
+	Silent bool // print nothing: the pod has said what there is to say
+}
+
+// Error gives the wrapped error's text.
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit status %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap gives the wrapped error.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Exit wraps err with an exit code; nil stays nil.
+func Exit(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ExitError{Code: code, Err: err}
+}
+
+// ExitCode gives the process exit code for what a command returned.
+func ExitCode(err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	var e *ExitError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	if _, ok := denial.As(err); ok {
+		return ExitDenied
+	}
+	return ExitOther
+}
