@@ -137,10 +137,12 @@ type Resources struct {
 	Pids        int64  `json:"pids,omitempty"`
 }
 
-// Exec is a process the host may start in the container. Args nil allows any
-// command; then the owner has opened the container to the host and says so.
+// Exec is a process the host may start in the container: Args exactly, or with
+// Any whatever the host likes; then the owner has opened the container to the
+// host and says so. An entry with Any has no Args.
 type Exec struct {
-	Args []string `json:"args"`
-	TTY  bool     `json:"tty,omitempty"`
-	Any  bool     `json:"any,omitempty"`
+	Args  []string `json:"args,omitempty"`
+	TTY   bool     `json:"tty,omitempty"`   // the host may ask for a terminal
+	Stdin bool     `json:"stdin,omitempty"` // the host may write to its standard input
+	Any   bool     `json:"any,omitempty"`
 }
