@@ -7,6 +7,13 @@
 // are found and dropped. Then the pipe carries yamux; the host opens streams and
 // the first byte of each names its kind. The guest trusts nothing of what
 // arrives: every kind has its own bounds and policy.
+//
+// Of yamux only what is needed is spoken: data, window updates and go-away of at
+// most 256 KiB windows on streams that the host opened; anything else ends the
+// session. No pings: deadlines belong to the calls above. A session holds at
+// most MaxStreams streams and so at most about 20 MiB.
+//
+// Trust zone: both ends link it, each treats the other as hostile.
 package channel
 
 // PortName is the virtio-serial port that carries the channel.
