@@ -1,0 +1,6 @@
+package run
+
+import "runtime"
+
+// lockThread keeps the calling goroutine on its thread for good.
+func lockThread() { runtime.LockOSThread() }
