@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -81,6 +82,10 @@ type Event struct {
 	Type   EventType `json:"type"`
 	Digest Digest    `json:"digest"`
 	What   string    `json:"what"` // for people: "Linux initrd", "kernel (Authenticode)"
+	// VCPUs makes the event one of several alternatives, which follow each
+	// other and share one place in the register: it is expected from a VM with
+	// exactly this many vCPUs. 0: expected whatever their number.
+	VCPUs int `json:"vcpus,omitempty"`
 }
 
 // Digest is a SHA-256 digest; in JSON lower-case hex.
@@ -172,6 +177,9 @@ func (s *Set) validate() error {
 		if e.PCR == PCRInitdata {
 			return fmt.Errorf("events[%d]: PCR 8 belongs to initdata and takes no reference value", i)
 		}
+		if e.VCPUs < 0 || e.VCPUs > 4096 {
+			return fmt.Errorf("events[%d]: vcpus %d out of range", i, e.VCPUs)
+		}
 		if len(e.What) > maxText {
 			return fmt.Errorf("events[%d]: what: too long", i)
 		}
@@ -189,10 +197,34 @@ func (v *Bundle) Find(tee, image string, memoryMiB int) (*Set, bool) {
 	return nil, false
 }
 
-// Replay gives the value of register pcr after the set's events.
-func (s *Set) Replay(pcr int) Digest {
-	var r Digest
+// VCPUCounts lists, ascending, the numbers of vCPUs for which the set has
+// alternatives of their own; nil: the number does not matter.
+func (s *Set) VCPUCounts() []int {
+	var ns []int
 	for _, e := range s.Events {
+		if e.VCPUs != 0 && !slices.Contains(ns, e.VCPUs) {
+			ns = append(ns, e.VCPUs)
+		}
+	}
+	slices.Sort(ns)
+	return ns
+}
+
+// For gives the exact sequence of events of a VM with vcpus vCPUs.
+func (s *Set) For(vcpus int) []Event {
+	var out []Event
+	for _, e := range s.Events {
+		if e.VCPUs == 0 || e.VCPUs == vcpus {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Replay gives the value of register pcr after events.
+func Replay(events []Event, pcr int) Digest {
+	var r Digest
+	for _, e := range events {
 		if e.PCR == pcr {
 			r = sha256.Sum256(append(r[:], e.Digest[:]...))
 		}

@@ -113,6 +113,14 @@ func match(measured map[int][]eventlog.Event, s *refvalue.Set) ([]Explained, *mi
 	want := map[int][]*refvalue.Event{}
 	for i := range s.Events {
 		e := &s.Events[i]
+		if n := len(want[e.PCR]); e.VCPUs != 0 && n > 0 && want[e.PCR][n-1].VCPUs != 0 {
+			// Alternatives, one for each number of vCPUs, share a place in the
+			// register: keep the one that was measured, or else the first.
+			if g := measured[e.PCR]; n <= len(g) && same(&g[n-1], e) {
+				want[e.PCR][n-1] = e
+			}
+			continue
+		}
 		want[e.PCR] = append(want[e.PCR], e)
 	}
 	var out []Explained
