@@ -1,0 +1,122 @@
+package podpolicy
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestEncodeParseRoundTrip(t *testing.T) {
+	b, err := Encode(testPolicy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Encode(p)
+	if err != nil || !bytes.Equal(b, again) {
+		t.Fatalf("%v: the same policy must give the same bytes:\n%s\n%s", err, b, again)
+	}
+	if !reflect.DeepEqual(p, testPolicy()) {
+		t.Fatalf("%+v", p)
+	}
+	if bytes.Contains(b, []byte("null")) || bytes.Contains(b, []byte("hunter2")) {
+		t.Fatalf("%s", b)
+	}
+}
+
+// TestParseRefuses changes a good document in one place each.
+func TestParseRefuses(t *testing.T) {
+	good, _ := Encode(testPolicy())
+	for name, c := range map[string]struct{ old, new, want string }{
+		"unknown member":       {`"version":1`, `"version":1,"extra":1`, "extra: unknown member"},
+		"other case":           {`"version":1`, `"Version":1`, "Version: unknown member"},
+		"twice":                {`"version":1`, `"version":1,"version":1`, "version: member twice"},
+		"twice in a map":       {`"a.conf":`, `"d/b.conf":{},"a.conf":`, "member twice"},
+		"null":                 {`"hostname":"web"`, `"hostname":null`, "hostname: null"},
+		"unknown deep":         {`"cwd":"/"`, `"cwd":"/","cwt":"/"`, "init_containers[0].cwt: unknown member"},
+		"object for a list":    {`"args":["/bin/app","-v"]`, `"args":{"0":"/bin/app"}`, "args: an object"},
+		"list for a string":    {`"cwd":"/"`, `"cwd":["/"]`, "cwd: an array"},
+		"wrong type":           {`"version":1`, `"version":"1"`, "version"},
+		"version":              {`"version":1`, `"version":2`, "version: 2 is not 1"},
+		"negative":             {`"shm_bytes":67108864`, `"shm_bytes":-1`, "sandbox.shm_bytes"},
+		"float":                {`"shm_bytes":67108864`, `"shm_bytes":1.5`, "shm_bytes"},
+		"resolv_conf":          {`"resolv_conf":"host"`, `"resolv_conf":"any"`, "sandbox.resolv_conf"},
+		"sysctl":               {`net.ipv4.ip_unprivileged_port_start`, `kernel.core_pattern`, "sandbox.sysctls"},
+		"volume kind":          {`"kind":"empty-dir"`, `"kind":"host-path"`, "volumes[scratch].kind"},
+		"dot dot":              {`"a.conf":`, `"../a.conf":`, "volumes[config].files[../a.conf]"},
+		"absolute":             {`"a.conf":`, `"/a.conf":`, "volumes[config].files[/a.conf]"},
+		"file and directory":   {`"a.conf":`, `"d":`, "file and directory at once"},
+		"hash":                 {sha("level=very"), "AA", "sha256"},
+		"mode":                 {`"mode":420`, `"mode":2468`, "mode"},
+		"image without digest": {`registry.example/app@` + digestB, `registry.example/app:1`, "init_containers[prepare].image"},
+		"image's digest":       {`registry.example/app@` + digestB, `registry.example/app@` + digestA, "init_containers[prepare].image"},
+		"no args":              {`"args":["/bin/app","-v"]`, `"args":[]`, "init_containers[prepare].args"},
+		"env twice":            {`{"name":"PATH","value":"/bin"}`, `{"name":"PATH","value":"/bin"},{"name":"PATH","value":"/bin"}`, "env[PATH]: twice"},
+		"env both":             {`{"name":"PATH","value":"/bin"}`, `{"name":"PATH","value":"/bin","sha256":"` + sha("") + `"}`, "exactly one"},
+		"loader hashed":        {`{"name":"PATH","value":"/bin"}`, `{"name":"LD_PRELOAD","sha256":"` + sha("") + `"}`, "env[LD_PRELOAD]"},
+		"relative cwd":         {`"cwd":"/"`, `"cwd":"."`, "cwd"},
+		"root and non_root":    {`"uid":1000`, `"uid":0`, "user"},
+		"capability":           {`"CAP_KILL"`, `"CAP_ROOT"`, "capabilities[1]"},
+		"capability order":     {`"CAP_CHOWN","CAP_KILL"`, `"CAP_KILL","CAP_CHOWN"`, "capabilities"},
+		"seccomp":              {`"seccomp":"runtime-default"`, `"seccomp":"localhost/x"`, "seccomp"},
+		"mount's volume":       {`{"volume":"scratch","destination"`, `{"volume":"none","destination"`, "mounts[2].volume"},
+		"mount over /proc":     {`"destination":"/scratch"`, `"destination":"/proc/1"`, "mounts[2].destination"},
+		"mount twice":          {`"destination":"/scratch"`, `"destination":"/etc/config"`, "mounts[2].destination"},
+		"writable files":       {`"destination":"/etc/config","read_only":true`, `"destination":"/etc/config"`, "mounts[0].read_only"},
+		"sub path":             {`"sub_path":"a.conf"`, `"sub_path":"../a.conf"`, "sub_path"},
+		"sub path not there":   {`"sub_path":"a.conf"`, `"sub_path":"c.conf"`, "sub_path"},
+		"quota and period":     {`"cpu_period":100000,`, ``, "resources"},
+		"restart":              {`"restart":"Never"`, `"restart":"Sometimes"`, "restart"},
+		"exec any and args":    {`{"args":["date"]}`, `{"args":["date"],"any":true}`, "exec[0]"},
+		"exec nothing":         {`{"args":["date"]}`, `{}`, "exec[0]"},
+		"same name":            {`"name":"check"`, `"name":"app"`, "name: app twice"},
+		"name":                 {`"name":"check"`, `"name":"Check"`, "DNS label"},
+		"pod":                  {`"pod":"default/web"`, `"pod":"web"`, "pod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := strings.Replace(string(good), c.old, c.new, 1)
+			if doc == string(good) {
+				t.Fatalf("%s is not in the document", c.old)
+			}
+			_, err := Parse([]byte(doc))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+	for _, doc := range []string{"", "{", "[]", "null", "1", string(good) + "x", string(good) + "{}", strings.Repeat("[", 100000), `{"volumes":` + strings.Repeat(`[`, 50), strings.Repeat(" ", MaxSize+1)} {
+		if _, err := Parse([]byte(doc)); err == nil {
+			t.Errorf("%.40q was accepted", doc)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	good, _ := Encode(testPolicy())
+	f.Add(good)
+	f.Add([]byte(`{"version":1,"pod":"a/b","hostname":"b","sandbox":{"resolv_conf":"none","shm_bytes":0},"containers":[]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := Parse(b)
+		if err != nil {
+			return
+		}
+		enc, err := Encode(p)
+		if err != nil {
+			t.Fatalf("a parsed policy does not encode: %v", err)
+		}
+		q, err := Parse(enc)
+		if err != nil {
+			t.Fatalf("an encoded policy does not parse: %v", err)
+		}
+		enc2, err := Encode(q)
+		if err != nil || !bytes.Equal(enc, enc2) || !json.Valid(enc) {
+			t.Fatalf("the encoding is not stable: %v", err)
+		}
+		NewEnforcer(p)
+	})
+}
