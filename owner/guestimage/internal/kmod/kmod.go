@@ -1,0 +1,165 @@
+// Package kmod picks kernel modules out of an unpacked Debian kernel package.
+// The package carries no modules.dep (depmod runs when it is installed), so the
+// dependencies are read from each module's .modinfo section.
+//
+// Invariant: a module that is neither present nor built in is an error, never
+// left out in silence: the guest loads no module after its start.
+//
+// Trust zone: owner (build time).
+package kmod
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ulikunitz/xz"
+)
+
+const maxModule = 64 << 20
+
+// Set is the modules of one kernel.
+type Set struct {
+	Release string            // kernel release, the folder's name
+	paths   map[string]string // normalised name to file
+	builtin map[string]bool
+}
+
+// Module is one module of a selection.
+type Module struct {
+	Name string // normalised, without suffix
+	ELF  []byte // unpacked
+}
+
+// Open reads the index of the package unpacked in root. Exactly one kernel
+// release must lie there.
+func Open(root string) (*Set, error) {
+	dirs, err := filepath.Glob(filepath.Join(root, "lib/modules/*"))
+	if err != nil || len(dirs) != 1 {
+		return nil, fmt.Errorf("kernel modules: %d releases under %s, want exactly one", len(dirs), root)
+	}
+	s := &Set{Release: filepath.Base(dirs[0]), paths: map[string]string{}, builtin: map[string]bool{}}
+	b, err := os.ReadFile(filepath.Join(dirs[0], "modules.builtin"))
+	if err != nil {
+		return nil, fmt.Errorf("kernel modules: %w", err)
+	}
+	for _, l := range strings.Fields(string(b)) {
+		s.builtin[nameOf(l)] = true
+	}
+	err = filepath.WalkDir(dirs[0], func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.Type().IsRegular() && (strings.HasSuffix(p, ".ko") || strings.HasSuffix(p, ".ko.xz")) {
+			s.paths[nameOf(p)] = p
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kernel modules: %w", err)
+	}
+	return s, nil
+}
+
+// Select gives the named modules and all they depend on, each after its
+// dependencies; what is built into the kernel is left out.
+func (s *Set) Select(names []string) ([]Module, error) {
+	var out []Module
+	done := map[string]bool{}
+	var add func(name string, chain []string) error
+	add = func(name string, chain []string) error {
+		name = normal(name)
+		if done[name] || s.builtin[name] {
+			return nil
+		}
+		if len(chain) > 32 {
+			return fmt.Errorf("dependencies of %s are too deep or circular", chain[0])
+		}
+		p, ok := s.paths[name]
+		if !ok {
+			return fmt.Errorf("module %s (wanted by %s) is neither in kernel %s nor built into it",
+				name, strings.Join(append(chain, "the guest image"), " < "), s.Release)
+		}
+		b, err := read(p)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+		deps, err := Depends(b)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+		done[name] = true
+		for _, d := range deps {
+			if err := add(d, append(chain[:len(chain):len(chain)], name)); err != nil {
+				return err
+			}
+		}
+		out = append(out, Module{Name: name, ELF: b})
+		return nil
+	}
+	for _, n := range names {
+		if err := add(n, nil); err != nil {
+			return nil, fmt.Errorf("selecting kernel modules: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// Depends reads the "depends" entry of a module's .modinfo section.
+func Depends(module []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil, fmt.Errorf("reading module: %w", err)
+	}
+	defer f.Close()
+	sec := f.Section(".modinfo")
+	if sec == nil {
+		return nil, errors.New("reading module: no .modinfo section")
+	}
+	b, err := sec.Data()
+	if err != nil {
+		return nil, fmt.Errorf("reading module: %w", err)
+	}
+	for _, kv := range strings.Split(string(b), "\x00") {
+		if v, ok := strings.CutPrefix(kv, "depends="); ok && v != "" {
+			return strings.Split(v, ","), nil
+		}
+	}
+	return nil, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var r io.Reader = f
+	if strings.HasSuffix(path, ".xz") {
+		if r, err = xz.NewReader(f); err != nil {
+			return nil, fmt.Errorf("unpacking: %w", err)
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxModule+1))
+	if err != nil {
+		return nil, fmt.Errorf("unpacking: %w", err)
+	}
+	if len(b) > maxModule {
+		return nil, fmt.Errorf("larger than %d bytes", maxModule)
+	}
+	return b, nil
+}
+
+func nameOf(path string) string {
+	n, _, _ := strings.Cut(filepath.Base(path), ".ko")
+	return normal(n)
+}
+
+// normal makes names comparable: the kernel takes - and _ for the same.
+func normal(n string) string { return strings.ReplaceAll(n, "-", "_") }

@@ -1,0 +1,21 @@
+package measure
+
+// profile holds what a firmware build measures and how, as far as its bytes
+// alone do not say it.
+type profile struct {
+	name        string // package and version, for people
+	crtmVersion string // PcdFirmwareVersionString, measured as EV_S_CRTM_VERSION
+	platformHOB int    // offset of PlatformPei's platform HOB in the PEI volume
+}
+
+// profiles is keyed by the SHA-256 of the code volume. Each entry was learned
+// by booting the firmware under QEMU with swtpm and comparing its event log, and
+// the PEI volume in memory, with the computed ones; the test Learn repeats that
+// and prints the entry for a firmware that COFFER_PLATFORM names.
+var profiles = map[string]profile{
+	"b157d97b1f69729514feb7f201d2cbe4957f23ab77920e361fe9f822ba49ca4c": {
+		name:        "ovmf 2022.11-6+deb12u2 OVMF_CODE_4M.fd",
+		crtmVersion: "",
+		platformHOB: 0xe0c0,
+	},
+}
