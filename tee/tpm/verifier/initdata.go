@@ -69,8 +69,8 @@ func claims(e *tpm.Evidence, in Input, r *Result) map[string]any {
 		},
 		"events": r.Events,
 	}
-	for i, v := range r.PCRs {
-		c[fmt.Sprintf("pcr%02d", i)] = hex.EncodeToString(v[:])
+	for i := range r.quoted { // what was not quoted is not known
+		c[fmt.Sprintf("pcr%02d", i)] = hex.EncodeToString(r.PCRs[i][:])
 	}
 	if r.EKFingerprint != "" {
 		c["ek_fingerprint"], c["ek_root"] = r.EKFingerprint, r.EKRoot

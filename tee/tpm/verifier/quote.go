@@ -44,6 +44,7 @@ func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, runtimeDataHash []byte, r
 	for pcr, v := range quoted {
 		r.PCRs[pcr] = v
 	}
+	r.quoted = quoted
 	return nil
 }
 

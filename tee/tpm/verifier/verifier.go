@@ -126,9 +126,11 @@ type Result struct {
 	Initdata       *initdata.Document
 	Reference      *refvalue.Set // the set that explains the event log
 	Events         []appraise.Explained
-	PCRs           [tpm.PCRCount][32]byte
+	PCRs           [tpm.PCRCount][32]byte // zero where not quoted
 	// Claims are the published claims of TEE "tpm" and ours, for the token.
 	Claims map[string]any
+
+	quoted map[int][32]byte
 }
 
 // Verify checks evidence and gives what it proves, or a *denial.Denial. Another
