@@ -137,7 +137,7 @@ func (s *supervisor) loop(ctx context.Context, c containerSpec) (exit, error) {
 			s.set(c.name, func(st *ContainerStatus) { st.State, st.Reason = "exited", "Error" })
 			return exit{code: 1}, err
 		}
-		s.set(c.name, func(st *ContainerStatus) { st.State, st.ExitCode, st.Reason = "exited", e.code, e.reason() })
+		s.set(c.name, func(st *ContainerStatus) { st.State, st.ID, st.ExitCode, st.Reason = "exited", "", e.code, e.reason() })
 		again := c.restart == "Always" || c.restart == "OnFailure" && e.code != 0
 		if !again || s.isStopped() || s.maxRestarts >= 0 && n >= s.maxRestarts {
 			if e.oom {
@@ -190,7 +190,7 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 	s.mu.Lock()
 	s.running[c.name] = cid
 	s.mu.Unlock()
-	s.set(c.name, func(st *ContainerStatus) { st.State, st.Reason, st.ExitCode = "running", "", 0 })
+	s.set(c.name, func(st *ContainerStatus) { st.State, st.ID, st.Reason, st.ExitCode = "running", cid, "", 0 })
 
 	var wg sync.WaitGroup
 	streams := []string{"stdout", "stderr"}

@@ -48,6 +48,7 @@ type State struct {
 // ContainerStatus is one container's state as the agent reported it.
 type ContainerStatus struct {
 	Name     string `json:"name"`
+	ID       string `json:"id,omitempty"` // the guest agent's container id, while it runs
 	Init     bool   `json:"init,omitempty"`
 	State    string `json:"state"` // "waiting", "running", "exited"
 	ExitCode int    `json:"exit_code,omitempty"`
