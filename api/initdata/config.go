@@ -1,0 +1,192 @@
+package initdata
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// AAConfig is the member aa.toml: the published attestation-agent configuration.
+// An unknown member is an error.
+type AAConfig struct {
+	TokenConfigs struct {
+		KBS    *AAKBS    `toml:"kbs,omitempty"`
+		CoCoAS *AACoCoAS `toml:"coco_as,omitempty"`
+	} `toml:"token_configs,omitempty"`
+	EventlogConfig *struct {
+		EnableEventlog bool `toml:"enable_eventlog"`
+		InitPCR        int  `toml:"init_pcr,omitempty"`
+	} `toml:"eventlog_config,omitempty"`
+	Log *LogConfig `toml:"log,omitempty"`
+}
+
+// AAKBS says which KBS the TEE attests to.
+type AAKBS struct {
+	URL             string `toml:"url"`
+	Cert            string `toml:"cert,omitempty"` // PEM; the only CA that is trusted
+	TEEKeyAlgorithm string `toml:"tee_key_algorithm,omitempty"`
+	// InsecureExportTEEKey lets GetToken give the TEE's private key to its
+	// caller, as the published agent always does (addition).
+	InsecureExportTEEKey bool `toml:"insecure_export_tee_key,omitempty"`
+}
+
+// AACoCoAS is read and not used: Coffer's guest attests through a KBS.
+type AACoCoAS struct {
+	URL string `toml:"url"`
+}
+
+// LogConfig is the published log level.
+type LogConfig struct {
+	Level string `toml:"level"`
+}
+
+// CDHConfig is the member cdh.toml: the published confidential-data-hub
+// configuration. An unknown member is an error.
+type CDHConfig struct {
+	Socket      string          `toml:"socket,omitempty"`
+	AA          *CDHAA          `toml:"aa,omitempty"`
+	KBC         CDHKBC          `toml:"kbc"`
+	Credentials []CDHCredential `toml:"credentials,omitempty"`
+	// SkipSealedSecretVerification is never obeyed; a document that sets it is refused.
+	SkipSealedSecretVerification bool       `toml:"skip_sealed_secret_verification,omitempty"`
+	Image                        CDHImage   `toml:"image,omitempty"`
+	Log                          *LogConfig `toml:"log,omitempty"`
+}
+
+// CDHAA names the attestation agent's socket; Coffer's is fixed.
+type CDHAA struct {
+	Socket string `toml:"aa_socket,omitempty"`
+}
+
+// CDHKBC names the KBS.
+type CDHKBC struct {
+	Name    string `toml:"name"` // "cc_kbc"
+	URL     string `toml:"url,omitempty"`
+	KBSCert string `toml:"kbs_cert,omitempty"` // PEM
+}
+
+// CDHCredential is a resource to be fetched at start.
+type CDHCredential struct {
+	Path        string `toml:"path"`
+	ResourceURI string `toml:"resource_uri"`
+}
+
+// CDHImage configures the guest's image pulls.
+type CDHImage struct {
+	WorkDir                             string          `toml:"work_dir,omitempty"`
+	ImageSecurityPolicyURI              string          `toml:"image_security_policy_uri,omitempty"`
+	ImageSecurityPolicy                 string          `toml:"image_security_policy,omitempty"`
+	SigstoreConfigURI                   string          `toml:"sigstore_config_uri,omitempty"`
+	SigstoreConfig                      string          `toml:"sigstore_config,omitempty"`
+	AuthenticatedRegistryCredentialsURI string          `toml:"authenticated_registry_credentials_uri,omitempty"`
+	RegistryConfigurationURI            string          `toml:"registry_configuration_uri,omitempty"`
+	RegistryConfig                      *RegistryConfig `toml:"registry_config,omitempty"`
+	MaxConcurrentLayerDownloads         int             `toml:"max_concurrent_layer_downloads_per_image,omitempty"`
+	ImagePullProxy                      *PullProxy      `toml:"image_pull_proxy,omitempty"`
+	ExtraRootCertificates               []string        `toml:"extra_root_certificates,omitempty"` // PEM
+}
+
+// PullProxy is the proxy for image pulls.
+type PullProxy struct {
+	HTTPS string `toml:"https_proxy,omitempty"`
+	HTTP  string `toml:"http_proxy,omitempty"`
+	No    string `toml:"no_proxy,omitempty"`
+}
+
+// RegistryConfig has the form of registries.conf version 2.
+type RegistryConfig struct {
+	UnqualifiedSearchRegistries []string   `toml:"unqualified-search-registries,omitempty"`
+	Registry                    []Registry `toml:"registry,omitempty"`
+}
+
+// Registry configures one prefix.
+type Registry struct {
+	Prefix   string   `toml:"prefix,omitempty"`
+	Location string   `toml:"location"`
+	Insecure bool     `toml:"insecure,omitempty"`
+	Blocked  bool     `toml:"blocked,omitempty"`
+	Mirror   []Mirror `toml:"mirror,omitempty"`
+}
+
+// Mirror is tried before its registry.
+type Mirror struct {
+	Location string `toml:"location"`
+	Insecure bool   `toml:"insecure,omitempty"`
+}
+
+// AA gives aa.toml, nil if the document has none.
+func (d *Document) AA() (*AAConfig, error) {
+	c := new(AAConfig)
+	ok, err := d.member(KeyAA, c)
+	if !ok || err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// CDH gives cdh.toml, nil if the document has none.
+func (d *Document) CDH() (*CDHConfig, error) {
+	c := new(CDHConfig)
+	ok, err := d.member(KeyCDH, c)
+	if !ok || err != nil {
+		return nil, err
+	}
+	if c.SkipSealedSecretVerification {
+		return nil, fmt.Errorf("initdata: %s: skip_sealed_secret_verification is not supported", KeyCDH)
+	}
+	return c, nil
+}
+
+// KBS gives the trustee that both members name: base URL without a slash at
+// the end, and its CA. They must agree; ok is false if there is none.
+func (d *Document) KBS() (url, cert string, ok bool, err error) {
+	aa, err := d.AA()
+	if err != nil {
+		return "", "", false, err
+	}
+	cdh, err := d.CDH()
+	if err != nil {
+		return "", "", false, err
+	}
+	if aa != nil && aa.TokenConfigs.KBS != nil {
+		url, cert = strings.TrimRight(aa.TokenConfigs.KBS.URL, "/"), aa.TokenConfigs.KBS.Cert
+	}
+	if cdh != nil && cdh.KBC.URL != "" {
+		u := strings.TrimRight(cdh.KBC.URL, "/")
+		if url != "" && (u != url || strings.TrimSpace(cdh.KBC.KBSCert) != strings.TrimSpace(cert)) {
+			return "", "", false, fmt.Errorf("initdata: %s and %s name different trustees or CAs", KeyAA, KeyCDH)
+		}
+		url, cert = u, cdh.KBC.KBSCert
+	}
+	return url, cert, url != "", nil
+}
+
+func (d *Document) member(key string, v any) (bool, error) {
+	s, ok := d.Data[key]
+	if !ok {
+		return false, nil
+	}
+	if err := checkTOML([]byte(s)); err != nil {
+		return false, fmt.Errorf("initdata: %s: %w", key, err)
+	}
+	md, err := toml.Decode(s, v)
+	if err != nil {
+		return false, fmt.Errorf("initdata: %s: %w", key, err)
+	}
+	if u := md.Undecoded(); len(u) > 0 {
+		return false, fmt.Errorf("initdata: %s: unknown member %.80q", key, u[0].String())
+	}
+	return true, nil
+}
+
+// EncodeConfig writes an AAConfig or CDHConfig as TOML.
+func EncodeConfig(v any) (string, error) {
+	var b strings.Builder
+	e := toml.NewEncoder(&b)
+	e.Indent = ""
+	if err := e.Encode(v); err != nil {
+		return "", fmt.Errorf("encoding initdata member: %w", err)
+	}
+	return b.String(), nil
+}
