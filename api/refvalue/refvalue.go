@@ -52,6 +52,7 @@ type Bundle struct {
 type Provenance struct {
 	Tool     string            `json:"tool"`               // "coffer guest build"
 	Revision string            `json:"revision,omitempty"` // source revision of the tool
+	Compiler string            `json:"compiler,omitempty"` // that made the guest's programs
 	Packages []Package         `json:"packages,omitempty"`
 	Files    map[string]string `json:"files,omitempty"` // name to hex SHA-256 of measured files
 	// TemporaryLock says that packages were resolved anew and not pinned by
@@ -195,6 +196,44 @@ func (v *Bundle) Find(tee, image string, memoryMiB int) (*Set, bool) {
 		}
 	}
 	return nil, false
+}
+
+// Encode gives the document's text, one event a line.
+func (v *Bundle) Encode() ([]byte, error) {
+	if err := v.Validate(); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	prov, err := json.Marshal(v.Provenance)
+	if err != nil {
+		return nil, fmt.Errorf("encoding reference values: %w", err)
+	}
+	fmt.Fprintf(&b, "{\"version\":%d,\n\"provenance\":%s,\n\"sets\":[", v.Version, prov)
+	for i, s := range v.Sets {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		raw, err := json.Marshal(s)
+		if err != nil {
+			return nil, fmt.Errorf("encoding reference values: %w", err)
+		}
+		b.WriteByte('\n')
+		b.Write(bytes.ReplaceAll(raw, []byte(`{"pcr":`), []byte("\n{\"pcr\":")))
+	}
+	b.WriteString("]}\n")
+	return b.Bytes(), nil
+}
+
+// Select gives the sets of the named images alone: a trustee that is to release
+// secrets to one image must not know the others, a debug image least of all.
+func (v *Bundle) Select(images ...string) *Bundle {
+	out := &Bundle{Version: v.Version, Provenance: v.Provenance}
+	for _, s := range v.Sets {
+		if slices.Contains(images, s.Image) {
+			out.Sets = append(out.Sets, s)
+		}
+	}
+	return out
 }
 
 // VCPUCounts lists, ascending, the numbers of vCPUs for which the set has

@@ -12,12 +12,13 @@ import (
 )
 
 // Firmware is an OVMF code volume with an empty variable store, unpacked as far
-// as its measurement needs.
+// as its measurement needs. It is not safe for concurrent use.
 type Firmware struct {
 	profile profile
-	pei     []byte          // PEI volume as built; in memory its platform HOB is filled in
-	dxe     refvalue.Digest // DXE volume
-	bootApp []byte          // load option of Boot0000
+	pei     []byte                            // PEI volume as built; in memory its platform HOB is filled in
+	dxe     refvalue.Digest                   // DXE volume
+	peiSums map[[hobSize]byte]refvalue.Digest // the volume is large, the sizes of VMs many
+	bootApp []byte                            // load option of Boot0000
 }
 
 // ErrUnknownFirmware says that nobody has yet recorded how a firmware measures.
@@ -46,7 +47,7 @@ func OpenFirmware(code, vars []byte) (*Firmware, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firmware: %w", err)
 	}
-	return &Firmware{profile: p, pei: pei.b, dxe: sha256.Sum256(dxe.b), bootApp: boot}, nil
+	return &Firmware{profile: p, pei: pei.b, dxe: sha256.Sum256(dxe.b), peiSums: map[[hobSize]byte]refvalue.Digest{}, bootApp: boot}, nil
 }
 
 // unpackFirmware gives the PEI and the DXE volume, which lie packed in one
@@ -146,11 +147,16 @@ func (f *Firmware) peiDigest(memoryMiB, vcpus int) (refvalue.Digest, error) {
 	if err != nil {
 		return refvalue.Digest{}, err
 	}
-	sum := sha256.New()
-	sum.Write(f.pei[:f.profile.platformHOB])
-	sum.Write(h)
-	sum.Write(f.pei[f.profile.platformHOB+hobSize:])
-	return refvalue.Digest(sum.Sum(nil)), nil
+	d, ok := f.peiSums[[hobSize]byte(h)]
+	if !ok {
+		sum := sha256.New()
+		sum.Write(f.pei[:f.profile.platformHOB])
+		sum.Write(h)
+		sum.Write(f.pei[f.profile.platformHOB+hobSize:])
+		d = refvalue.Digest(sum.Sum(nil))
+		f.peiSums[[hobSize]byte(h)] = d
+	}
+	return d, nil
 }
 
 // hobSize is the size of EFI_HOB_PLATFORM_INFO in edk2-stable202211
