@@ -1,0 +1,175 @@
+// Package pid1 is the life of the guest's first process: boot, helpers, agent,
+// power-off. It is the wiring that coffer-guest and coffer-guest-sim share.
+//
+// Trust zone: guest.
+package pid1
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/cofferproject/coffer/api/channel"
+	"github.com/cofferproject/coffer/api/channel/virtioport"
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/guest/agent"
+	"github.com/cofferproject/coffer/guest/agent/rtnetlink"
+	"github.com/cofferproject/coffer/guest/boot"
+	"github.com/cofferproject/coffer/guest/container"
+	"github.com/cofferproject/coffer/guest/proc"
+)
+
+// exe is this binary's path in the guest image.
+const exe = "/init"
+
+// portWait bounds how long the guest channel's device may take to appear.
+const portWait = 30 * time.Second
+
+// Options are what differs between the guests and what other packages add.
+type Options struct {
+	// Variant names the guest on the console: "release", "sim".
+	Variant string
+	// Simulated guests say so, loudly: they protect nothing.
+	Simulated bool
+	// Roles are the entry points of other processes, by argv[0].
+	Roles map[string]func(args []string) int
+	// Helpers starts the guest's helper processes and gives the agent its images.
+	Helpers func(ctx context.Context, g *Guest) (agent.Images, error)
+}
+
+// Guest is what a booted guest offers its helpers.
+type Guest struct {
+	Initdata   *boot.Initdata
+	Supervisor *proc.Supervisor
+	Log        *slog.Logger
+}
+
+// Main runs PID 1. It does not return.
+func Main(opt Options) {
+	// Little garbage is made here; memory matters more than the collector's time.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(24 << 20)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("guest", opt.Variant)
+	if opt.Simulated {
+		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
+	}
+	if err := run(log, opt); err != nil {
+		boot.Halt(log, err)
+	}
+	boot.PowerOff()
+}
+
+func run(log *slog.Logger, opt Options) error {
+	ctx := context.Background()
+	if err := boot.Filesystems(); err != nil {
+		return err
+	}
+	if err := boot.Cgroups(); err != nil {
+		return err
+	}
+	reaper := proc.NewReaper()
+	go reaper.Run(ctx)
+
+	// The host hears from the agent while modules load and initdata is read.
+	server := agent.New(log)
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, server) }()
+	started := make(chan error, 1)
+	go func() { started <- start(ctx, log, opt, reaper, server) }()
+	if err := <-started; err != nil {
+		return err
+	}
+	log.Info("guest ready", "uptime", uptime())
+	return <-served
+}
+
+func serve(ctx context.Context, server *agent.Server) error {
+	l, err := virtioport.Listen(ctx, channel.KindTTRPC, portWait)
+	if err != nil {
+		return fmt.Errorf("opening the guest channel: %w", err)
+	}
+	return server.Serve(ctx, l)
+}
+
+func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server) error {
+	if err := boot.Modules(); err != nil {
+		return err
+	}
+	if err := loopback(); err != nil {
+		return err
+	}
+	var reg boot.Register
+	if t := boot.FindTPM(); t != nil {
+		reg = t
+	}
+	in, err := boot.ReadInitdata(reg)
+	if err != nil {
+		return err
+	}
+	if in.Policy == nil {
+		log.Warn("no pod policy in initdata: no container will start")
+	}
+	g := &Guest{
+		Initdata: in,
+		Log:      log,
+		Supervisor: &proc.Supervisor{
+			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
+		},
+	}
+	images, err := opt.Helpers(ctx, g)
+	if err != nil {
+		return err
+	}
+	enforcer := podpolicy.NewEnforcer(in.Policy)
+	state := filepath.Join(boot.StateDir, "containers")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return fmt.Errorf("preparing containers: %w", err)
+	}
+	rt, err := container.NewRuntime(container.Options{
+		Exe: exe, Reaper: reaper, CgroupRoot: boot.CgroupPods, StateDir: state,
+		Exited: enforcer.Exited, OOM: server.OOM, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	return server.Activate(agent.Options{
+		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: boot.PowerOff, Log: log,
+	})
+}
+
+// loopback brings up lo: the workload reaches the guest's services there.
+func loopback() error {
+	c, err := rtnetlink.Open()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	links, err := c.Links()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Loopback {
+			return c.SetUp(l.Index, true)
+		}
+	}
+	return fmt.Errorf("no loopback interface")
+}
+
+// uptime is the kernel's, for boot figures.
+func uptime() string {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return ""
+	}
+	for i, c := range b {
+		if c == ' ' {
+			return string(b[:i])
+		}
+	}
+	return ""
+}

@@ -1,0 +1,276 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLayers is the kernel's limit for lower layers of one overlay.
+const maxLayers = 500
+
+// buildRoot makes the container's file system and enters it. Sources outside
+// are opened as detached mounts first; everything inside is done after
+// pivot_root, so that a link in the image can only lead to another place inside.
+func buildRoot(cfg *Config) (*identity, error) {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return nil, fmt.Errorf("making mounts private: %w", err)
+	}
+	rootfs, err := mountOverlay(cfg)
+	if err != nil {
+		return nil, err
+	}
+	id, err := identify(rootfs, &cfg.Process.User)
+	if err != nil {
+		return nil, err
+	}
+	binds, err := openBinds(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := pivot(rootfs); err != nil {
+		return nil, err
+	}
+	if err := mountFixed(); err != nil {
+		return nil, err
+	}
+	for _, b := range binds {
+		if err := b.attach(); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range cfg.Volumes {
+		if err := selfBind(v); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range cfg.ReadOnlyPaths {
+		if err := readOnlyPath(p); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range cfg.Masked {
+		if err := mask(p); err != nil {
+			return nil, err
+		}
+	}
+	return id, nil
+}
+
+// mountOverlay mounts the layers with a fresh upper and gives the mount point.
+func mountOverlay(cfg *Config) (string, error) {
+	if len(cfg.Layers) == 0 || len(cfg.Layers) > maxLayers {
+		return "", fmt.Errorf("mounting the image: %d layers, must be 1 to %d", len(cfg.Layers), maxLayers)
+	}
+	dirs := map[string]string{}
+	for _, d := range []string{"upper", "work", "rootfs"} {
+		p := filepath.Join(cfg.Scratch, d)
+		if err := os.Mkdir(p, 0o755); err != nil {
+			return "", fmt.Errorf("mounting the image: %w", err)
+		}
+		dirs[d] = p
+	}
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("mounting the image: overlay: %w", err)
+	}
+	defer unix.Close(fd)
+	set := func(key, value string) {
+		if err == nil {
+			if err = unix.FsconfigSetString(fd, key, value); err != nil {
+				err = fmt.Errorf("mounting the image: overlay %s: %w", key, err)
+			}
+		}
+	}
+	set("source", "overlay")
+	for _, l := range cfg.Layers {
+		set("lowerdir+", l)
+	}
+	set("upperdir", dirs["upper"])
+	set("workdir", dirs["work"])
+	if err != nil {
+		return "", err
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return "", fmt.Errorf("mounting the image: overlay of %d layers: %w", len(cfg.Layers), err)
+	}
+	mnt, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("mounting the image: %w", err)
+	}
+	defer unix.Close(mnt)
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, dirs["rootfs"], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return "", fmt.Errorf("mounting the image: %w", err)
+	}
+	return dirs["rootfs"], nil
+}
+
+func identify(rootfs string, u *User) (*identity, error) {
+	root, err := os.OpenRoot(rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("opening the image: %w", err)
+	}
+	defer root.Close()
+	passwd, groups, err := readAccounts(root)
+	if err != nil {
+		return nil, err
+	}
+	return u.resolve(passwd, groups)
+}
+
+func pivot(rootfs string) error {
+	if err := os.Chdir(rootfs); err != nil {
+		return fmt.Errorf("entering the image: %w", err)
+	}
+	// The old root is stacked below the new one at "/"; detaching "." drops it.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("entering the image: pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("entering the image: leaving the guest's root: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return fmt.Errorf("entering the image: %w", err)
+	}
+	return nil
+}
+
+// bind is an open, detached mount and where it goes.
+type bind struct {
+	fd   int
+	dest string
+	dir  bool
+}
+
+func openBinds(cfg *Config) ([]bind, error) {
+	var out []bind
+	add := func(source, sub, dest string, attrs uint64) error {
+		b, err := openBind(source, sub, dest, attrs)
+		if err == nil {
+			out = append(out, b)
+		}
+		return err
+	}
+	const volume = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	if cfg.Shm != "" {
+		if err := add(cfg.Shm, "", "/dev/shm", volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.TerminationLog != "" {
+		if err := add(cfg.TerminationLog, "", "/dev/termination-log", volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Etc != "" {
+		for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
+			if err := add(filepath.Join(cfg.Etc, f), "", "/etc/"+f, volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, m := range cfg.Mounts {
+		if !path.IsAbs(m.Destination) || path.Clean(m.Destination) == "/" {
+			return nil, fmt.Errorf("mounting at %q: not an absolute path below the root", m.Destination)
+		}
+		if m.SubPath != "" && m.MakeSubPath {
+			if err := makeSubPath(m.Source, m.SubPath); err != nil {
+				return nil, err
+			}
+		}
+		attrs := uint64(volume)
+		if m.ReadOnly {
+			attrs |= unix.MOUNT_ATTR_RDONLY
+		}
+		if err := add(m.Source, m.SubPath, m.Destination, attrs); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func makeSubPath(source, sub string) error {
+	root, err := os.OpenRoot(source)
+	if err != nil {
+		return fmt.Errorf("opening volume: %w", err)
+	}
+	defer root.Close()
+	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
+		// As the kubelet makes them, minus the write permission it strips.
+		if err := root.MkdirAll(sub, 0o755); err != nil {
+			return fmt.Errorf("making sub-path of volume: %w", err)
+		}
+	}
+	return nil
+}
+
+func openBind(source, sub, dest string, attrs uint64) (bind, error) {
+	fail := func(err error) (bind, error) { return bind{}, fmt.Errorf("mounting at %s: %w", dest, err) }
+	at, err := unix.Open(source, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(at)
+	if sub != "" {
+		// Another container of the pod may change links in a shared volume at any
+		// time; the kernel resolves this path inside the volume.
+		in, err := unix.Openat2(at, sub, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+		if err != nil {
+			return fail(err)
+		}
+		defer unix.Close(in)
+		at = in
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return fail(err)
+	}
+	fd, err := unix.OpenTree(at, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fail(err)
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attrs}); err != nil {
+		unix.Close(fd)
+		return fail(err)
+	}
+	return bind{fd: fd, dest: dest, dir: st.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
+}
+
+func (b bind) attach() error {
+	defer unix.Close(b.fd)
+	if err := makeMountPoint(b.dest, b.dir); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(b.fd, "", unix.AT_FDCWD, b.dest, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return fmt.Errorf("mounting at %s: %w", b.dest, err)
+	}
+	return nil
+}
+
+// makeMountPoint makes a missing directory or empty file to mount over.
+func makeMountPoint(p string, dir bool) error {
+	if _, err := os.Stat(p); err == nil {
+		return nil
+	}
+	parent := p
+	if !dir {
+		parent = path.Dir(p)
+	}
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return fmt.Errorf("making mount point: %w", err)
+	}
+	if dir {
+		return nil
+	}
+	f, err := os.OpenFile(p, os.O_CREATE|os.O_WRONLY|unix.O_NONBLOCK, 0o644)
+	if err != nil {
+		return fmt.Errorf("making mount point: %w", err)
+	}
+	return f.Close()
+}
