@@ -1,0 +1,147 @@
+// Package trusteeapi is the contract of the trustee's administration API, an
+// addition of Coffer's under /coffer/v1: what the owner's tools send and get.
+// SPEC.md lists the paths.
+//
+// Invariants: no answer carries the content of a secret; every request is
+// authenticated by a short-lived token of its own (token.go); a namespace is
+// simulated or not from its creation on.
+//
+// Trust zone: owner and trustee.
+package trusteeapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+)
+
+// PathPrefix is the prefix of all paths, relative to the server's URL.
+const PathPrefix = "/coffer/v1"
+
+// DefaultNamespace is the namespace of paths that name none; it is production.
+const DefaultNamespace = "default"
+
+var namespaceRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// CheckNamespace reports whether a name can be a namespace's.
+func CheckNamespace(name string) error {
+	if !namespaceRE.MatchString(name) {
+		return fmt.Errorf("namespace %.80q is not a DNS label", name)
+	}
+	return nil
+}
+
+// Namespace keeps owners, secrets, reference values and roots apart.
+type Namespace struct {
+	Name string `json:"name"`
+	// Simulated: evidence of simulated TEEs, which prove nothing, is appraised
+	// here and only here.
+	Simulated bool `json:"simulated"`
+	// InsecureAllowDebug lets guests of a debug image have secrets.
+	InsecureAllowDebug bool      `json:"insecure_allow_debug,omitempty"`
+	Created            time.Time `json:"created"`
+}
+
+// OwnerKey is a key whose seals the namespace accepts.
+type OwnerKey struct {
+	ID        string    `json:"id"` // seal.KeyID
+	Name      string    `json:"name"`
+	PublicKey string    `json:"public_key"` // PEM, SubjectPublicKeyInfo
+	Created   time.Time `json:"created"`
+}
+
+// SealInfo is a registered seal.
+type SealInfo struct {
+	ID         string            `json:"id"`
+	KeyID      string            `json:"key_id"`
+	Pod        string            `json:"pod"` // namespace/name
+	Initdata   map[string]string `json:"initdata"`
+	Policy     string            `json:"policy"`
+	Registered time.Time         `json:"registered"`
+	JWS        string            `json:"jws,omitempty"` // only when one seal is asked for
+}
+
+// Binding says which TEEs may have a resource: those whose verified initdata
+// digest it lists, or that a seal it lists names.
+type Binding struct {
+	Seals    []string `json:"seals,omitempty"`    // seal ids
+	Initdata []string `json:"initdata,omitempty"` // "<algorithm>:<hex>"
+}
+
+// Resource is the metadata of a secret.
+type Resource struct {
+	Name     string    `json:"name"` // repository/type/tag
+	Version  uint64    `json:"version"`
+	Size     int       `json:"size"`
+	Created  time.Time `json:"created"`  // of the first version
+	Modified time.Time `json:"modified"` // of this version
+	Binding  *Binding  `json:"binding,omitempty"`
+}
+
+// ReferenceValues describes a registered bundle.
+type ReferenceValues struct {
+	ID         string          `json:"id"` // hex SHA-256 of the document
+	Name       string          `json:"name"`
+	Sets       int             `json:"sets"`
+	Provenance json.RawMessage `json:"provenance"` // as the document states it
+	Actor      string          `json:"actor"`      // credential that registered it
+	Registered time.Time       `json:"registered"`
+}
+
+// EKRoot is a root or intermediate certificate of TPM endorsement keys.
+type EKRoot struct {
+	ID           string    `json:"id"` // hex SHA-256 of the SubjectPublicKeyInfo
+	Subject      string    `json:"subject"`
+	Certificate  string    `json:"certificate"` // PEM
+	Intermediate bool      `json:"intermediate,omitempty"`
+	Registered   time.Time `json:"registered"`
+}
+
+// Outcomes of a Record.
+const (
+	OutcomeGranted = "granted"
+	OutcomeDenied  = "denied"
+)
+
+// Record tells one decision in full: what `coffer explain` shows.
+type Record struct {
+	ID        string         `json:"id"`
+	Time      time.Time      `json:"time"`
+	Namespace string         `json:"namespace"`
+	Kind      string         `json:"kind"` // "auth", "attest", "release"
+	Outcome   string         `json:"outcome"`
+	TEE       string         `json:"tee,omitempty"`
+	Simulated bool           `json:"simulated,omitempty"`
+	Peer      string         `json:"peer,omitempty"` // network address, as far as it can be believed
+	Resource  string         `json:"resource,omitempty"`
+	Initdata  string         `json:"initdata,omitempty"` // "<algorithm>:<hex>", verified
+	Status    string         `json:"status,omitempty"`   // EAR status
+	Vector    map[string]int `json:"trustworthiness_vector,omitempty"`
+	// Claims are the verified claims of a granted attestation.
+	Claims map[string]any `json:"claims,omitempty"`
+	// Denial is the whole denial, with measured and expected values.
+	Denial *denial.Denial `json:"denial,omitempty"`
+	// Audited is the number of the audit record; 0 where denials came faster
+	// than the audit log takes them.
+	Audited uint64 `json:"audited,omitempty"`
+}
+
+// Info describes the server.
+type Info struct {
+	Instance string `json:"instance"`
+	Version  string `json:"version"`
+}
+
+// ClientConfig is client.json: how an owner's tool on the same machine reaches
+// the trustee. It holds no secret itself.
+type ClientConfig struct {
+	URL          string `json:"url"`
+	CAPEM        string `json:"ca_pem"`
+	AdminKeyPath string `json:"admin_key_path"`
+	Namespace    string `json:"simulated_namespace,omitempty"`
+	StateDir     string `json:"state_dir"`
+	PID          int    `json:"pid"`
+}
