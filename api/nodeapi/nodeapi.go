@@ -35,12 +35,22 @@ const (
 	Exited   = "exited"   // the sandbox is gone; Reason tells how
 )
 
+// Reasons, in Event.Reason of an exited event.
+const (
+	ReasonDestroyed     = "destroyed"      // on request
+	ReasonGuestShutdown = "guest-shutdown" // the guest powered off
+	ReasonGuestPanic    = "guest-panic"    // the guest's kernel gave up
+	ReasonCrashed       = "crashed"        // QEMU, swtpm or the guest channel broke
+	ReasonKilled        = "killed"         // somebody killed QEMU
+	ReasonNoAnswer      = "no-answer"      // the guest did not answer in time and was ended
+)
+
 // Event is one line of coffer-node sandbox's standard output.
 type Event struct {
 	Type       string         `json:"type"`
 	Message    string         `json:"message,omitempty"`
 	Error      string         `json:"error,omitempty"`
-	Reason     string         `json:"reason,omitempty"`       // exited: "destroyed", "guest-shutdown", "guest-panic", "crashed", "killed"
+	Reason     string         `json:"reason,omitempty"`       // exited: one of the Reason constants
 	Console    string         `json:"console,omitempty"`      // failed, exited other than destroyed: the console's last lines, at most 4 KiB
 	PIDs       map[string]int `json:"pids,omitempty"`         // ready: process names ("qemu", "swtpm") to host pids
 	EKRootSPKI string         `json:"ek_root_spki,omitempty"` // ready, tpm-sim: hex SHA-256 of the simulated EK root's SPKI

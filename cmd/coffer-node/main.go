@@ -1,0 +1,40 @@
+// Command coffer-node is the node's side of Coffer: it launches TEEs and cleans
+// up after them. It is never trusted with a secret.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+const usage = `usage: coffer-node COMMAND
+
+  sandbox          launch one sandbox, asked for and watched on standard input
+                   and output (package api/nodeapi); started by coffer run
+  sweep [DIR]      remove what runs left behind whose processes are all gone
+`
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	var err error
+	switch cmd, args := os.Args[1], os.Args[2:]; cmd {
+	case "sandbox":
+		err = sandboxMain(args)
+	case "sweep":
+		err = sweepMain(args)
+	case "supervise": // started by sandbox
+		err = superviseMain(args)
+	case "help", "-h", "--help":
+		fmt.Print(usage)
+	default:
+		fmt.Fprintf(os.Stderr, "coffer-node: unknown command %q\n%s", cmd, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "coffer-node:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,180 @@
+package vmm
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/channel"
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/platform"
+)
+
+// GuestMAC is the address of the guest's only network card.
+const GuestMAC = "52:54:00:12:34:56"
+
+// Paths names what the launcher prepared for one VM, as QEMU sees it. All of it
+// is descriptors: the process can open no path of ours.
+type Paths struct {
+	ROMs    []string // directories with the platform's ROMs, one for each -L of the platform
+	Kernel  string   // /dev/fd/N
+	Initrd  string   // /dev/fd/N
+	Console int      // socket descriptors, already connected
+	QMP     int
+	Channel int
+	TPM     int // swtpm's control channel; 0: no TPM
+	// Descriptors of block device images, added as fd sets; 0: absent.
+	Code, Vars, Initdata int
+	KVM                  int
+}
+
+// Machine is what the launcher found out about QEMU and the host.
+type Machine struct {
+	QEMUMajor int
+	KVM       bool
+	TBSizeMiB int // translation cache under TCG; 0: DefaultTBSize
+}
+
+// DefaultTBSize is TCG's translation cache in MiB: doc/performance.md.
+const DefaultTBSize = 64
+
+// CommandLine gives QEMU's arguments, without the program's name. It is a pure
+// function: the same inputs give the same machine and so the same measurement.
+func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths) []string {
+	var a args
+	a.add(romArgs(p.QEMU.ArgsPrefix, paths.ROMs)...)
+	a.add("-name", "coffer,process=coffer-qemu")
+	a.add("-nodefaults", "-no-user-config", "-no-reboot")
+	a.add("-display", "none", "-vga", "none")
+	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	a.add("-msg", "timestamp=off")
+
+	machine := "q35,smbus=off,sata=off,usb=off,vmport=off,i8042=off,dump-guest-core=off,mem-merge=off"
+	if paths.Code != 0 {
+		a.fdset(1, paths.Code)
+		a.add("-blockdev", "driver=file,node-name=code,filename=/dev/fdset/1,read-only=on,locking=off")
+		a.fdset(2, paths.Vars)
+		a.add("-blockdev", "driver=file,node-name=vars,filename=/dev/fdset/2,locking=off")
+		machine += ",pflash0=code,pflash1=vars"
+	}
+	a.add("-machine", machine)
+	a.accel(m, paths)
+	a.add("-cpu", cpuModel(m, spec)+physBits(m))
+	a.add("-smp", strconv.Itoa(spec.VCPUs))
+	a.add("-m", fmt.Sprintf("%dM", spec.MemoryMiB))
+	a.add("-boot", "strict=on,menu=off")
+	a.add(launch.MachineArgs...) // measured into PCR 0: no suspend
+
+	a.add("-kernel", paths.Kernel)
+	if paths.Initrd != "" {
+		a.add("-initrd", paths.Initrd)
+	}
+	a.add("-append", spec.Cmdline)
+
+	a.socket("qmp", paths.QMP)
+	a.add("-mon", "chardev=qmp,mode=control")
+	a.socket("console", paths.Console)
+	a.add("-serial", "chardev:console")
+
+	if paths.Channel != 0 {
+		a.add("-device", "virtio-serial-pci,id=serial,addr=1,romfile=,max_ports=2")
+		a.socket("agent", paths.Channel)
+		a.add("-device", "virtserialport,chardev=agent,nr=1,name="+channel.PortName)
+		a.add("-netdev", netdev(spec.Publish))
+		a.add("-device", "virtio-net-pci,netdev=net,addr=2,romfile=,mac="+GuestMAC)
+		a.add("-object", "rng-builtin,id=rng")
+		a.add("-device", "virtio-rng-pci,rng=rng,addr=3,romfile=")
+	}
+	if paths.Initdata != 0 {
+		a.fdset(3, paths.Initdata)
+		a.add("-blockdev", "driver=file,node-name=initdata,filename=/dev/fdset/3,read-only=on,locking=off")
+		a.add("-device", "virtio-blk-pci,drive=initdata,addr=4,romfile=,serial=initdata")
+	}
+	if paths.TPM != 0 {
+		a.socket("tpm", paths.TPM)
+		a.add("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
+	}
+	return a
+}
+
+type args []string
+
+func (a *args) add(s ...string) { *a = append(*a, s...) }
+
+func (a *args) fdset(set, fd int) { a.add("-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set)) }
+
+func (a *args) socket(id string, fd int) {
+	a.add("-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, fd))
+}
+
+func (a *args) accel(m Machine, paths Paths) {
+	if m.KVM {
+		a.fdset(4, paths.KVM)
+		a.add("-accel", "kvm,device=/dev/fdset/4")
+		return
+	}
+	tb := m.TBSizeMiB
+	if tb == 0 {
+		tb = DefaultTBSize
+	}
+	a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", tb))
+}
+
+func cpuModel(m Machine, spec *launch.Spec) string {
+	switch {
+	case spec.CPUModel != "":
+		return spec.CPUModel
+	case m.KVM:
+		return "host"
+	case m.QEMUMajor < 8:
+		// The cmpxchg16b of QEMU 7's TCG corrupts the memory of Linux 6.12.
+		return "max,-la57,-cx16"
+	default:
+		return "max,-la57"
+	}
+}
+
+// physBits pins the width of addresses, which is measured into PCR 0.
+func physBits(m Machine) string {
+	s := fmt.Sprintf(",phys-bits=%d", launch.PhysBits)
+	if m.KVM {
+		s += ",host-phys-bits=off"
+	}
+	return s
+}
+
+// netdev is user-mode networking. The guest reaches what this process could
+// reach, the host's loopback (as 10.0.2.2) included: that is how it finds a
+// trustee and a registry on the same machine. From outside only Publish leads in.
+func netdev(publish []launch.PortForward) string {
+	var b strings.Builder
+	b.WriteString("user,id=net,ipv6=off")
+	for _, p := range publish {
+		fmt.Fprintf(&b, ",hostfwd=%s:%s:%d-:%d", p.Protocol, hostIP(p), p.HostPort, p.GuestPort)
+	}
+	return b.String()
+}
+
+func hostIP(p launch.PortForward) string {
+	if p.HostIP == "" {
+		return "127.0.0.1"
+	}
+	return p.HostIP
+}
+
+func hostAddr(p launch.PortForward) string {
+	return net.JoinHostPort(hostIP(p), strconv.Itoa(p.HostPort))
+}
+
+// romArgs replaces the directories of the platform's -L arguments.
+func romArgs(prefix, roms []string) []string {
+	out := make([]string, 0, len(prefix))
+	for i, s := range prefix {
+		if i > 0 && prefix[i-1] == "-L" && len(roms) > 0 {
+			s, roms = roms[0], roms[1:]
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,102 @@
+package vmm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/launch"
+)
+
+// openLaunched opens f for reading and checks its digest where one is given.
+// The digest is taken of the opened file, so that what was checked is launched.
+func openLaunched(what string, f launch.File) (*os.File, error) {
+	fd, err := os.Open(f.Path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s: %w", what, err)
+	}
+	fi, err := fd.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", f.Path)
+	}
+	if err == nil && f.SHA256 != "" {
+		err = checkDigest(fd, f)
+	}
+	if err == nil && fi.Mode().Perm()&0o004 == 0 {
+		// QEMU opens /dev/fd/N anew under its own uid.
+		return copyToMemory(what, fd)
+	}
+	if err != nil {
+		_ = fd.Close()
+		return nil, fmt.Errorf("opening the %s: %w", what, err)
+	}
+	return fd, nil
+}
+
+func checkDigest(fd *os.File, f launch.File) error {
+	h := sha256.New()
+	if _, err := io.Copy(h, fd); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != f.SHA256 {
+		return fmt.Errorf("%s has SHA-256 %s, the launch spec says %s", f.Path, got, f.SHA256)
+	}
+	_, err := fd.Seek(0, io.SeekStart)
+	return err
+}
+
+// memory gives an unnamed file in memory: no path, gone with its last user.
+func memory(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("coffer-"+name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// copyToMemory copies src into memory, closes it, and leaves the copy at its start.
+func copyToMemory(what string, src *os.File) (*os.File, error) {
+	defer src.Close()
+	m, err := memory(what)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = src.Seek(0, io.SeekStart); err == nil {
+		_, err = io.Copy(m, src)
+	}
+	if err == nil {
+		_, err = m.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("copying the %s: %w", what, err)
+	}
+	return m, nil
+}
+
+// readOnly gives a descriptor of m that cannot write: QEMU picks a member of an
+// fd set by its access mode.
+func readOnly(m *os.File) (*os.File, error) {
+	defer m.Close()
+	r, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", m.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("reopening a file in memory: %w", err)
+	}
+	return r, nil
+}
+
+// socketPair gives our end as a file in Go's poller, and the child's end.
+func socketPair(name string) (ours, child *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
+}
