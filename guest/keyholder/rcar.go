@@ -1,0 +1,223 @@
+package keyholder
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/resource"
+)
+
+// expirySkew is how long before its end a token is no longer used.
+const expirySkew = 20 * time.Second
+
+// session is the outcome of one attestation.
+type session struct {
+	token   string
+	key     *ecdh.PrivateKey
+	expires time.Time // by this process's monotonic clock
+}
+
+// session gives a valid session. Callers that come while an attestation runs
+// share it; stale, if set, is one that the trustee no longer takes.
+func (c *client) session(ctx context.Context, stale *session) (*session, error) {
+	c.mu.Lock()
+	if s := c.current; s != nil && s != stale && time.Now().Before(s.expires) {
+		c.mu.Unlock()
+		return s, nil
+	}
+	c.current = nil
+	f := c.flight
+	if f == nil {
+		// Not bound to this caller: others wait for it too.
+		f = start(func() (*session, error) { return c.attest(c.life) })
+		c.flight = f
+		go func() {
+			s, err := f.get(context.Background())
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.flight = nil
+			if err == nil {
+				c.current = s
+			}
+		}()
+	}
+	c.mu.Unlock()
+	return f.get(ctx)
+}
+
+// attest repeats the handshake while the trustee is not available.
+func (c *client) attest(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.attestTimeout)
+	defer cancel()
+	for wait := 10 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
+		began := time.Now()
+		s, err := c.handshake(ctx)
+		if err == nil {
+			c.log.Info("attested", "duration", time.Since(began), "valid_for", time.Until(s.expires).Round(time.Second))
+			return s, nil
+		}
+		var u *unavailableError
+		if !errors.As(err, &u) {
+			c.log.Error("attestation failed", "error", err)
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			c.log.Error("attestation failed", "error", err)
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// warmUp attests before anybody asks. A denial ends it: the next request tries
+// again and reports what it meets.
+func (c *client) warmUp(ctx context.Context) {
+	for ctx.Err() == nil {
+		_, err := c.session(ctx, nil)
+		var u *unavailableError
+		if !errors.As(err, &u) {
+			return
+		}
+	}
+}
+
+// handshake is Request, Challenge, Attestation, Response.
+func (c *client) handshake(ctx context.Context) (*session, error) {
+	tee, err := c.tee.get(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening the TEE's device: %w", err)
+	}
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making TEE key: %w", err)
+	}
+	pub, err := kbs.NewTEEKey(key.PublicKey())
+	if err != nil {
+		return nil, err
+	}
+	extra, err := json.Marshal(tee.RequestExtra())
+	if err != nil {
+		return nil, fmt.Errorf("encoding request: %w", err)
+	}
+	body, err := json.Marshal(kbs.Request{Version: kbs.ProtocolVersion, TEE: tee.TEE(), ExtraParams: extra})
+	if err != nil {
+		return nil, fmt.Errorf("encoding request: %w", err)
+	}
+	raw, header, err := c.do(ctx, http.MethodPost, "/auth", body, kbs.MaxChallenge, nil)
+	if err != nil {
+		return nil, err
+	}
+	ch, chExtra, err := kbs.DecodeChallenge(raw)
+	if err != nil {
+		return nil, c.protocol("%v", err)
+	}
+	if body, err = c.attestation(ctx, tee, pub, ch, chExtra); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	raw, _, err = c.do(ctx, http.MethodPost, "/attest", body, kbs.MaxToken, http.Header{"Cookie": cookies(header)})
+	if err != nil {
+		return nil, err
+	}
+	var rsp kbs.TokenResponse
+	if err := json.Unmarshal(raw, &rsp); err != nil || rsp.Token == "" {
+		return nil, c.protocol("no token in the answer")
+	}
+	lifetime, err := c.acceptToken(rsp.Token)
+	if err != nil {
+		return nil, err
+	}
+	return &session{rsp.Token, key, began.Add(lifetime - expirySkew)}, nil
+}
+
+// attestation makes the evidence message for a challenge.
+func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey, ch *kbs.Challenge, x *kbs.ChallengeExtra) ([]byte, error) {
+	alg, err := kbs.SelectedHash(ch.ExtraParams)
+	if err != nil {
+		return nil, c.protocol("%v", err)
+	}
+	hash, err := kbs.RuntimeDataHash(alg, ch.Nonce, pub, "")
+	if err != nil {
+		return nil, err
+	}
+	evidence, err := tee.Evidence(ctx, hash, x.TPM)
+	if err != nil {
+		return nil, fmt.Errorf("getting evidence: %w", err)
+	}
+	jwk, err := json.Marshal(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encoding evidence: %w", err)
+	}
+	a := kbs.Attestation{RuntimeData: kbs.RuntimeData{Nonce: ch.Nonce, TEEPubKey: jwk}, TEEEvidence: kbs.Evidence{Primary: evidence}}
+	if c.initdata != nil {
+		a.InitData = &kbs.InitData{Format: "toml", Body: string(c.initdata)}
+	}
+	return json.Marshal(a)
+}
+
+// cookies gives the Cookie header for the cookies that an answer set: the
+// handshake's two requests share them, nothing else does.
+func cookies(h http.Header) []string {
+	var line string
+	for _, ck := range (&http.Response{Header: h}).Cookies() {
+		if line != "" {
+			line += "; "
+		}
+		line += ck.Name + "=" + ck.Value
+	}
+	return []string{line}
+}
+
+// resource fetches and opens one resource. A token that the trustee no longer
+// takes is replaced once.
+func (c *client) resource(ctx context.Context, u *resource.URI) ([]byte, error) {
+	var stale *session
+	for attempt := 0; ; attempt++ {
+		s, err := c.session(ctx, stale)
+		if err != nil {
+			return nil, err
+		}
+		raw, _, err := c.do(ctx, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
+		if err == nil {
+			plain, err := kbs.Open(s.key, raw)
+			if err != nil {
+				return nil, c.protocol("%v", err)
+			}
+			return plain, nil
+		}
+		if httpStatus(err) == http.StatusUnauthorized && attempt == 0 {
+			stale = s
+			continue
+		}
+		return nil, explain(err, u)
+	}
+}
+
+// explain names the resource in refusals that came without a typed reason.
+func explain(err error, u *resource.URI) error {
+	if _, ok := denial.As(err); ok {
+		return err
+	}
+	d := &denial.Denial{Reason: ReasonKBSRefused, Component: "kbs", Claim: "resource " + u.Name()}
+	switch httpStatus(err) {
+	case http.StatusNotFound:
+		d.Reason = ReasonResourceGone
+	case http.StatusUnauthorized, http.StatusForbidden:
+	default:
+		return err
+	}
+	var e *statusError
+	if errors.As(err, &e) {
+		d.Detail = clip(e.info.Detail)
+	}
+	return &answerDenial{d, httpStatus(err)}
+}

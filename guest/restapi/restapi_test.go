@@ -1,0 +1,132 @@
+package restapi
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cofferproject/coffer/api/cdhpb"
+)
+
+// keyHolder plays the key holder: knows one resource.
+type keyHolder struct{}
+
+func (keyHolder) GetResource(_ context.Context, r *cdhpb.GetResourceRequest) (*cdhpb.GetResourceResponse, error) {
+	switch r.GetResourcePath() {
+	case "kbs:///default/secret/1":
+		return &cdhpb.GetResourceResponse{Resource: []byte{0, 's', 0xff}}, nil
+	case "kbs:///default/secret/other":
+		return nil, status.Error(codes.PermissionDenied, "denied by kbs: not-bound [record r-1]")
+	}
+	return nil, status.Error(codes.NotFound, "resource-not-found")
+}
+
+func startKeyHolder(t *testing.T, path string) *ttrpc.Server {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cdhpb.RegisterGetResourceServiceService(srv, keyHolder{})
+	go func() { _ = srv.Serve(context.Background(), l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	return srv
+}
+
+func TestServedPaths(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "cdh.sock")
+	kh := startKeyHolder(t, sock)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- Run(ctx, Config{Listener: l, CDHSocket: sock, Logger: slog.New(slog.DiscardHandler)})
+	}()
+	url := "http://" + l.Addr().String()
+	check := func(method, path string, code int, body string) {
+		t.Helper()
+		rec := request(t, method, url+path)
+		if rec.code != code || !strings.Contains(rec.body, body) {
+			t.Errorf("%s %s: %d %q, want %d %q", method, path, rec.code, rec.body, code, body)
+		}
+	}
+	check("GET", "/cdh/resource/default/secret/1", 200, "\x00s\xff")
+	check("GET", "/cdh/resource/default/secret/1?x=y", 200, "\x00s\xff")
+	check("GET", "/cdh/resource/default/secret/2", 404, "resource-not-found")
+	check("GET", "/cdh/resource/default/secret/other", 403, "record r-1")
+	check("POST", "/cdh/resource/default/secret/1", 405, "")
+	check("GET", "/cdh/resource/default/secret", 400, "2 path segments")
+	check("GET", "/cdh/resource/default/secret%2f..%2fx/1", 400, "path segment")
+	check("GET", "/aa/token?token_type=kbs", 404, "Attestation Feature Not Enabled")
+	check("GET", "/", 404, "")
+	// The key holder starts anew.
+	_ = kh.Close()
+	startKeyHolder(t, sock)
+	check("GET", "/cdh/resource/default/secret/1", 200, "\x00s\xff")
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("does not end with its context")
+	}
+}
+
+func TestOnlyLoopback(t *testing.T) {
+	h := newHandler(&hub{socket: "/nowhere"})
+	for addr, code := range map[string]int{"10.0.2.2:1": 403, "[2001:db8::1]:1": 403, "[::ffff:127.0.0.1]:1": 503, "127.0.0.1:1": 503, "bad": 403} {
+		r := httptest.NewRequest("GET", "/cdh/resource/a/b/c", nil)
+		r.RemoteAddr = addr
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != code {
+			t.Errorf("peer %s: %d, want %d", addr, w.Code, code)
+		}
+	}
+}
+
+type answer struct {
+	code int
+	body string
+}
+
+func request(t *testing.T, method, url string) answer {
+	t.Helper()
+	req, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rsp.Body.Close()
+	var b strings.Builder
+	buf := make([]byte, 4096)
+	for {
+		n, err := rsp.Body.Read(buf)
+		b.Write(buf[:n])
+		if err != nil {
+			return answer{rsp.StatusCode, b.String()}
+		}
+	}
+}
