@@ -1,0 +1,476 @@
+package keyholder
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cofferproject/coffer/api/aapb"
+	"github.com/cofferproject/coffer/api/cdhpb"
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/keyproviderpb"
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
+	"github.com/cofferproject/coffer/tee/tpm/attester"
+	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/tee/tpm/sim"
+	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
+	"github.com/cofferproject/coffer/tee/tpm/verifier"
+)
+
+// floor is the date of a guest image made long before its trustee.
+var floor = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// fakeTEE gives evidence that proves nothing, for tests of the channel.
+type fakeTEE struct{}
+
+func (fakeTEE) TEE() string { return "tpm" }
+func (fakeTEE) RequestExtra() *kbs.RequestExtra {
+	return &kbs.RequestExtra{SupportedHashAlgorithms: kbs.SupportedHashes}
+}
+func (fakeTEE) Close() error { return nil }
+func (fakeTEE) Evidence(_ context.Context, rd []byte, _ *kbs.TPMChallenge) (json.RawMessage, error) {
+	return json.Marshal(map[string][]byte{"report_data": rd})
+}
+
+// pod is a running key holder with its clients.
+type pod struct {
+	cdh cdhpb.GetResourceServiceService
+	kp  keyproviderpb.KeyProviderServiceService
+	aa  aapb.AttestationAgentServiceService
+	ctl *net.UnixConn
+}
+
+func document(t testing.TB, url, ca string, manifests ...string) []byte {
+	t.Helper()
+	aa := &initdata.AAConfig{}
+	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: url, Cert: ca}
+	text, err := initdata.EncodeConfig(aa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := map[string]string{initdata.KeyAA: text}
+	if len(manifests) > 0 {
+		data[podpolicy.DataKey] = policy(t, manifests)
+	}
+	b, err := initdata.Build(&initdata.Document{Version: initdata.Version, Algorithm: initdata.SHA256, Data: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func policy(t testing.TB, manifests []string) string {
+	t.Helper()
+	p := podpolicy.Policy{Version: podpolicy.Version, Pod: "default/test", Hostname: "test", Sandbox: podpolicy.Sandbox{ResolvConf: "host", ShmBytes: 64 << 20}}
+	for i, m := range manifests {
+		uid := uint32(0)
+		p.Containers = append(p.Containers, podpolicy.Container{
+			Name: fmt.Sprintf("c%d", i), Image: "registry.example/app@" + m, ManifestDigest: m, Args: []string{"/app"}, Env: []podpolicy.EnvVar{},
+			Cwd: "/", Capabilities: []string{}, Seccomp: "unconfined", Restart: "Never", User: podpolicy.User{UID: &uid, GID: &uid},
+		})
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	agent, file, err := layerkey.ControlPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := layerkey.FileControl(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Initdata: doc, OpenAttester: open, Floor: floor, Control: control, AttestTimeout: 3 * time.Second,
+		CDHSocket: filepath.Join(dir, "cdh.sock"), AASocket: filepath.Join(dir, "aa.sock"), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the key holder does not end with its context")
+		}
+		_ = agent.Close()
+	})
+	dial := func(path string) *ttrpc.Client {
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			c, err := net.Dial("unix", path)
+			if err == nil {
+				cl := ttrpc.NewClient(c)
+				t.Cleanup(func() { _ = cl.Close() })
+				return cl
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	cdh := dial(cfg.CDHSocket)
+	return &pod{cdhpb.NewGetResourceServiceClient(cdh), keyproviderpb.NewKeyProviderServiceClient(cdh), aapb.NewAttestationAgentServiceClient(dial(cfg.AASocket)), agent}
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Helper()
+	defer func() { _ = recover() }() // a line after the test's end
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func openFake() (Attester, error) { return fakeTEE{}, nil }
+
+func (p *pod) get(t *testing.T, uri string) ([]byte, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, err := p.cdh.GetResource(ctx, &cdhpb.GetResourceRequest{ResourcePath: uri})
+	return r.GetResource(), err
+}
+
+func simpleKBS(t *testing.T) *fakeKBS {
+	k := startKBS(t, nil, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	k.resources["default/secret/1"] = []byte("the secret")
+	return k
+}
+
+func TestManyRequestsOneAttestation(t *testing.T) {
+	k := simpleKBS(t)
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim/", k.caPEM()), openFake)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if b, err := p.get(t, "kbs:///default/secret/1"); err != nil || string(b) != "the secret" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+	wg.Wait()
+	if a, b, c := k.count(); a != 1 || b != 1 || c != 20 {
+		t.Errorf("%d auths, %d attestations, %d requests", a, b, c)
+	}
+}
+
+func TestExpiredTokenIsReplacedOnce(t *testing.T) {
+	k := simpleKBS(t)
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
+		t.Fatal(err)
+	}
+	k.set(func() { k.revoked = true })
+	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, b, _ := k.count(); b != 2 {
+		t.Errorf("%d attestations, want 2", b)
+	}
+	// A trustee that takes no token at all is asked twice, not for ever.
+	k.set(func() { k.takesNone = true })
+	if _, err := p.get(t, "kbs:///default/secret/1"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+	if _, b, _ := k.count(); b != 3 {
+		t.Errorf("%d attestations, want 3", b)
+	}
+}
+
+func TestTypedRefusalsComeThrough(t *testing.T) {
+	k := simpleKBS(t)
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	for uri, want := range map[string]struct {
+		code codes.Code
+		text string
+	}{
+		"kbs:///default/secret/denied": {codes.PermissionDenied, "resource-not-bound: the claim"},
+		"kbs:///default/secret/absent": {codes.NotFound, "resource default/secret/absent"},
+		"kbs:///default/secret":        {codes.InvalidArgument, "2 path segments"},
+		"http://x/a/b/c":               {codes.InvalidArgument, "scheme"},
+	} {
+		_, err := p.get(t, uri)
+		if status.Code(err) != want.code || !strings.Contains(err.Error(), want.text) {
+			t.Errorf("%s: %v, want %s %q", uri, err, want.code, want.text)
+		}
+	}
+	_, err := p.get(t, "kbs:///default/secret/denied")
+	if err == nil || !strings.Contains(err.Error(), "record record-7") {
+		t.Errorf("no record id in %v", err)
+	}
+}
+
+func TestOnlyTheCAInInitdata(t *testing.T) {
+	k, other := simpleKBS(t), simpleKBS(t)
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", other.caPEM()), openFake)
+	_, err := p.get(t, "kbs:///default/secret/1")
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), string(ReasonKBSUntrusted)) {
+		t.Errorf("got %v", err)
+	}
+	if a, _, _ := k.count(); a != 0 {
+		t.Error("a request reached a trustee with another CA")
+	}
+	for _, c := range []struct{ url, ca string }{{"http://127.0.0.1:1", k.caPEM()}, {k.srv.URL, ""}, {"https://u:p@127.0.0.1", k.caPEM()}, {"127.0.0.1:1", k.caPEM()}} {
+		if _, err := New(Config{Initdata: document(t, c.url, c.ca), OpenAttester: openFake, Floor: floor, Logger: slog.Default()}); err == nil {
+			t.Errorf("accepted %q with a CA of %d bytes", c.url, len(c.ca))
+		}
+	}
+}
+
+// The guest's wall clock says 2026; what counts is the floor and signed time.
+func TestTimeRule(t *testing.T) {
+	future := startKBS(t, nil, time.Now().AddDate(5, 0, 0), time.Now().AddDate(6, 0, 0))
+	future.resources["default/secret/1"] = []byte("x")
+	if _, err := runPod(t, document(t, future.srv.URL+"/ns/sim", future.caPEM()), openFake).get(t, "kbs:///default/secret/1"); err != nil {
+		t.Errorf("certificates of the future, as seen by the host's clock: %v", err)
+	}
+	past := startKBS(t, nil, floor.AddDate(-2, 0, 0), floor.AddDate(-1, 0, 0))
+	if _, err := runPod(t, document(t, past.srv.URL+"/ns/sim", past.caPEM()), openFake).get(t, "kbs:///default/secret/1"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("certificates that ended before the image was made: %v", err)
+	}
+	late := simpleKBS(t)
+	late.iat = time.Now().AddDate(1, 0, 0) // signed time after the certificates' end
+	if _, err := runPod(t, document(t, late.srv.URL+"/ns/sim", late.caPEM()), openFake).get(t, "kbs:///default/secret/1"); err == nil {
+		t.Error("certificates that ended before the signed time were accepted")
+	}
+}
+
+func TestTrusteeDownThenUp(t *testing.T) {
+	k := simpleKBS(t)
+	k.down = true
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	began := time.Now()
+	_, err := p.get(t, "kbs:///default/secret/1")
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "busy") || time.Since(began) > 10*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+	k.set(func() { k.down = false })
+	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNoInitdataNoTrustee(t *testing.T) {
+	p := runPod(t, nil, openFake)
+	_, err := p.get(t, "kbs:///default/secret/1")
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "without initdata") {
+		t.Errorf("got %v", err)
+	}
+	r, err := p.aa.GetEvidence(context.Background(), &aapb.GetEvidenceRequest{RuntimeData: []byte("x")})
+	if err != nil || len(r.GetEvidence()) == 0 {
+		t.Errorf("evidence: %v", err)
+	}
+}
+
+func TestTokenComesWithoutTheKey(t *testing.T) {
+	k := simpleKBS(t)
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	r, err := p.aa.GetToken(context.Background(), &aapb.GetTokenRequest{TokenType: "kbs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]string
+	if json.Unmarshal(r.GetToken(), &out) != nil || out["token"] == "" || len(out) != 1 {
+		t.Errorf("got %s", r.GetToken())
+	}
+	x, err := p.aa.ExtendRuntimeMeasurement(context.Background(), &aapb.ExtendRuntimeMeasurementRequest{})
+	if err != nil || x.GetResult() != aapb.RuntimeMeasurementResult_NOT_SUPPORTED {
+		t.Errorf("extend: %v, %v", x, err)
+	}
+	if _, err := p.aa.BindInitData(context.Background(), &aapb.BindInitDataRequest{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("bind: %v", err)
+	}
+}
+
+// image makes a manifest with one encrypted layer, and its packet.
+func image(t *testing.T, kid string, kek []byte, note string) (manifest, packet []byte) {
+	t.Helper()
+	block, err := aes.NewCipher(kek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	iv := make([]byte, 12)
+	packet, err = json.Marshal(map[string]any{"kid": kid, "wrapped_data": gcm.Seal(nil, iv, []byte("options of "+note), nil), "iv": iv, "wrap_type": "A256GCM"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(note)))
+	manifest, err = json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+		"config": map[string]any{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": d, "size": 2},
+		"layers": []any{map[string]any{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "digest": d, "size": 2, "annotations": map[string]string{
+			"org.opencontainers.image.enc.keys.provider.attestation-agent": base64.StdEncoding.EncodeToString(packet),
+			"org.opencontainers.image.enc.pubopts":                         base64.StdEncoding.EncodeToString([]byte(`{"cipher":"AES_256_CTR_HMAC_SHA256","hmac":"` + base64.StdEncoding.EncodeToString(make([]byte, 32)) + `","cipheroptions":{}}`)),
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifest, packet
+}
+
+func TestLayerKeysOnlyForImagesOfThePolicy(t *testing.T) {
+	k := simpleKBS(t)
+	kek := bytes.Repeat([]byte{3}, 32)
+	k.resources["default/image-kek/1"] = kek
+	mine, packet := image(t, "kbs:///default/image-kek/1", kek, "mine")
+	other, otherPacket := image(t, "kbs:///default/image-kek/1", kek, "other")
+	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(mine))
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM(), digest), openFake)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	open := func(digest string) *layerkey.Client {
+		f, err := layerkey.HandOver(p.ctl, digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.FileConn(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+		t.Cleanup(func() { _ = c.Close() })
+		return layerkey.NewClient(c)
+	}
+	published := func(packet []byte) ([]byte, error) {
+		in := `{"op":"keyunwrap","keywrapparams":{"ec":null,"optsdata":null},"keyunwrapparams":{"dc":null,"annotation":"` + base64.StdEncoding.EncodeToString(packet) + `"}}`
+		r, err := p.kp.UnWrapKey(ctx, &keyproviderpb.KeyProviderKeyWrapProtocolInput{KeyProviderKeyWrapProtocolInput: []byte(in)})
+		return r.GetKeyProviderKeyWrapProtocolOutput(), err
+	}
+	denied := func(err error) {
+		t.Helper()
+		d, ok := denial.As(err)
+		if !ok || d.Reason != ReasonNotInPolicy {
+			t.Errorf("got %v, want a denial %s", err, ReasonNotInPolicy)
+		}
+	}
+	c := open(digest)
+	_, err := c.UnwrapKey(ctx, packet) // before the manifest
+	denied(err)
+	if _, err := published(packet); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("published interface before the manifest: %v", err)
+	}
+	denied(c.PresentManifest(ctx, other))
+	if err := c.PresentManifest(ctx, mine); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.UnwrapKey(ctx, otherPacket)
+	denied(err)
+	if b, err := c.UnwrapKey(ctx, packet); err != nil || string(b) != "options of mine" {
+		t.Errorf("%q, %v", b, err)
+	}
+	// An agent that was talked into another image gets nothing either.
+	denied(open(fmt.Sprintf("sha256:%x", sha256.Sum256(other))).PresentManifest(ctx, other))
+	b, err := published(packet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out struct {
+		R struct {
+			Opts []int `json:"optsdata"`
+		} `json:"keyunwrapresults"`
+	}
+	if err := json.Unmarshal(b, &out); err != nil || len(out.R.Opts) != len("options of mine") {
+		t.Errorf("%s: %v", b, err)
+	}
+}
+
+// The whole way with a software TPM, real evidence and the real verifier.
+func TestAttestationWithATPM(t *testing.T) {
+	conn := tpmtest.Start(t)
+	ca := tpmtest.NewCA(t, "simulated root")
+	ca.Provision(t, conn, 2)
+	log := tpmtest.Boot(t, conn, tpmtest.Events())
+	v, err := verifier.New(verifier.Config{
+		Simulated: verifier.InsecureSimulated, CredentialKey: make([]byte, 32), SimulatedRoots: []*x509.Certificate{ca.Root}, References: []*refvalue.Bundle{tpmtest.References()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := startKBS(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	k.resources["default/secret/1"] = []byte("the secret")
+	doc := document(t, k.srv.URL+"/ns/sim", k.caPEM())
+	if err := device.BindInitdata(conn, sha256.Sum256(doc)); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) }
+	p := runPod(t, doc, open)
+	if b, err := p.get(t, "kbs:///default/secret/1"); err != nil || string(b) != "the secret" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestGenuineGuestWithAnotherInitdata(t *testing.T) {
+	conn := tpmtest.Start(t)
+	ca := tpmtest.NewCA(t, "simulated root")
+	ca.Provision(t, conn, 0)
+	log := tpmtest.Boot(t, conn, tpmtest.Events())
+	v, err := verifier.New(verifier.Config{
+		Simulated: verifier.InsecureSimulated, CredentialKey: make([]byte, 32), SimulatedRoots: []*x509.Certificate{ca.Root}, References: []*refvalue.Bundle{tpmtest.References()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := startKBS(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	if err := device.BindInitdata(conn, [32]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), func() (Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) })
+	_, err = p.get(t, "kbs:///default/secret/1")
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), string(verifier.ReasonInitdataMismatch)) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReleaseAttesterRefusesASoftwareTPM(t *testing.T) {
+	conn := tpmtest.Start(t)
+	_, err := attester.New(conn, attester.Options{EventLogPath: tpmtest.Boot(t, conn, nil)})
+	if err == nil || !strings.Contains(err.Error(), "software TPM") {
+		t.Errorf("got %v", err)
+	}
+}
