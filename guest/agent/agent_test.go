@@ -1,0 +1,471 @@
+package agent_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/test/agentdrive"
+	"github.com/cofferproject/coffer/test/agentns"
+)
+
+// pod is one pod under test.
+type pod struct {
+	*agentdrive.Agent
+	t      *testing.T
+	policy *podpolicy.Policy
+}
+
+const image = "registry.example/work@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+
+// app is a container that runs the workload with args.
+func app(name string, args ...string) podpolicy.Container {
+	path := "/bin"
+	return podpolicy.Container{
+		Name: name, Image: image, ManifestDigest: strings.TrimPrefix(image, "registry.example/work@"),
+		Args: append([]string{"workload"}, args...),
+		Env:  []podpolicy.EnvVar{{Name: "PATH", Value: &path}},
+		Cwd:  "/", Seccomp: "runtime-default", Restart: "Never", Logs: true,
+		Capabilities: []string{"CAP_CHOWN", "CAP_KILL"},
+	}
+}
+
+func ctxFor(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// start makes a pod of the containers and creates its sandbox.
+func start(t *testing.T, layer string, edit func(*podpolicy.Policy), containers ...podpolicy.Container) *pod {
+	t.Helper()
+	policy := &podpolicy.Policy{
+		Version: podpolicy.Version, Pod: "default/test", Hostname: "pod-host",
+		Sandbox: podpolicy.Sandbox{ResolvConf: "host", ShmBytes: 1 << 20}, Containers: containers,
+	}
+	if edit != nil {
+		edit(policy)
+	}
+	p := &pod{agentns.Start(t, policy, layer), t, policy}
+	if _, err := p.CreateSandbox(ctxFor(t), policy.CreateSandboxRequest("pod1", []string{"nameserver 192.0.2.1"})); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// env gives a container's environment; hashed values come from secrets.
+func env(c *podpolicy.Container, secrets map[string]string) []string {
+	var out []string
+	for _, e := range c.Env {
+		v := secrets[e.Name]
+		if e.Value != nil {
+			v = *e.Value
+		}
+		out = append(out, e.Name+"="+v)
+	}
+	return out
+}
+
+// create creates the container named name under the id.
+func (p *pod) create(name, id string, secrets map[string]string) error {
+	for i := range p.policy.Containers {
+		if c := &p.policy.Containers[i]; c.Name == name {
+			_, err := p.CreateContainer(ctxFor(p.t), p.policy.CreateContainerRequest(c, id, "pod1", env(c, secrets)))
+			return err
+		}
+	}
+	p.t.Fatalf("no container %s", name)
+	return nil
+}
+
+func (p *pod) run(name string) string {
+	p.t.Helper()
+	if err := p.create(name, name, nil); err != nil {
+		p.t.Fatal(err)
+	}
+	p.startContainer(name)
+	out, err := p.Output(ctxFor(p.t), name, "")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+func (p *pod) startContainer(id string) {
+	p.t.Helper()
+	if _, err := p.StartContainer(ctxFor(p.t), &agentpb.StartContainerRequest{ContainerId: id}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *pod) wait(id, exec string) int {
+	p.t.Helper()
+	code, err := p.Wait(ctxFor(p.t), id, exec)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return code
+}
+
+func (p *pod) remove(id string) {
+	p.t.Helper()
+	if _, err := p.RemoveContainer(ctxFor(p.t), &agentpb.RemoveContainerRequest{ContainerId: id, Timeout: 10}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func contains(t *testing.T, got, want string) {
+	t.Helper()
+	if !strings.Contains(got, want) {
+		t.Errorf("output is\n%s\nand lacks %q", got, want)
+	}
+}
+
+func TestOutputExitCodeAndRemoval(t *testing.T) {
+	p := start(t, agentns.Layer(t), nil, app("hello", "echo", "hello", "world"), app("err", "stderr", "oops"), app("three", "exit", "3"))
+	if out := p.run("hello"); out != "hello world\n" {
+		t.Errorf("output %q", out)
+	}
+	if code := p.wait("hello", ""); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.remove("hello")
+	if err := p.create("err", "err", nil); err != nil {
+		t.Fatal(err)
+	}
+	p.startContainer("err")
+	if out, err := p.ErrorOutput(ctxFor(t), "err", "err"); err != nil || out != "oops\n" {
+		t.Errorf("error output %q, %v", out, err)
+	}
+	p.run("three")
+	// Any number may wait, also late, under either name of the first process.
+	var wg sync.WaitGroup
+	for _, exec := range []string{"", "three", "", "three"} {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if code := p.wait("three", exec); code != 3 {
+				t.Errorf("exit code %d", code)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+func TestSignals(t *testing.T) {
+	p := start(t, agentns.Layer(t), nil, app("term", "term"), app("kill", "sleep"))
+	for _, name := range []string{"term", "kill"} {
+		if err := p.create(name, name, nil); err != nil {
+			t.Fatal(err)
+		}
+		p.startContainer(name)
+		if _, err := p.ReadStdout(ctxFor(t), &agentpb.ReadStreamRequest{ContainerId: name, Len: 64}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, sig := range map[string]uint32{"term": 15, "kill": 9} {
+		if _, err := p.SignalProcess(ctxFor(t), &agentpb.SignalProcessRequest{ContainerId: name, Signal: sig}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := p.wait("term", ""); code != 7 {
+		t.Errorf("SIGTERM: exit code %d", code)
+	}
+	if code := p.wait("kill", ""); code != 137 {
+		t.Errorf("SIGKILL: exit code %d", code)
+	}
+	// A process that has ended takes signals silently.
+	if _, err := p.SignalProcess(ctxFor(t), &agentpb.SignalProcessRequest{ContainerId: "kill", Signal: 9}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfinement(t *testing.T) {
+	unconfined := app("unconfined", "mount")
+	unconfined.Seccomp, unconfined.NoNewPrivileges = "unconfined", true
+	status := app("status", "status", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+	nnp := app("nnp", "status", "NoNewPrivs", "Seccomp")
+	nnp.NoNewPrivileges = true
+	node := app("node", "mknod")
+	node.Capabilities = []string{"CAP_MKNOD"}
+	dev := app("dev", "ls", "/dev")
+	p := start(t, agentns.Layer(t), nil, unconfined, status, nnp, node, dev, app("filtered", "mount"))
+	out := p.run("status")
+	for _, want := range []string{"CapPrm:\t0000000000000021", "CapEff:\t0000000000000021", "CapBnd:\t0000000000000021", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t0", "Seccomp:\t2"} {
+		contains(t, out, want)
+	}
+	out = p.run("nnp")
+	contains(t, out, "NoNewPrivs:\t1")
+	contains(t, out, "Seccomp:\t2")
+	contains(t, p.run("unconfined"), "operation not permitted")
+	contains(t, p.run("filtered"), "operation not permitted")
+	contains(t, p.run("node"), "mknod: <nil> open: open /tmp/node: operation not permitted")
+	want := "/dev/fd /dev/full /dev/mqueue /dev/null /dev/ptmx /dev/pts /dev/random /dev/shm /dev/stderr /dev/stdin /dev/stdout /dev/termination-log /dev/tty /dev/urandom /dev/zero\n"
+	if out := p.run("dev"); out != want {
+		t.Errorf("/dev has %s", out)
+	}
+}
+
+func TestUserFromTheImage(t *testing.T) {
+	layer := agentns.Layer(t)
+	for name, content := range map[string]string{
+		"passwd": "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/sh\n",
+		"group":  "root:x:0:\nweb:x:34:\nextra:x:77:web,other\nwheel:x:10:root\n",
+	} {
+		if err := os.WriteFile(filepath.Join(layer, "etc", name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uid, gid := uint32(1234), uint32(5)
+	named, numbers, root, none, home := app("named", "id"), app("numbers", "id"), app("root", "id"), app("none", "id"), app("home", "env")
+	named.User.Image = "web"
+	numbers.User = podpolicy.User{UID: &uid, GID: &gid, AdditionalGIDs: []uint32{9, 8}}
+	none.User.Image = "nobody-there"
+	home.User.Image = "web:extra"
+	p := start(t, layer, nil, named, numbers, root, none, home)
+	for name, want := range map[string]string{"named": "33 34 [34 77]\n", "numbers": "1234 5 [5 8 9]\n", "root": "0 0 [0 10]\n"} {
+		if got := p.run(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	contains(t, p.run("home"), "HOME=/var/www")
+	if err := p.create("none", "none", nil); err == nil || !strings.Contains(err.Error(), "not in the image's /etc/passwd") {
+		t.Errorf("unknown user: %v", err)
+	}
+}
+
+func TestMountsVolumesAndGeneratedFiles(t *testing.T) {
+	content := "key = value\n"
+	sum := sha256.Sum256([]byte(content))
+	layer := agentns.Layer(t)
+	// An image whose directory is a link: mounts stay inside.
+	if err := os.Symlink("/../../../etc", filepath.Join(layer, "conf")); err != nil {
+		t.Fatal(err)
+	}
+	mounts := []podpolicy.Mount{
+		{Volume: "files", Destination: "/conf/app"}, {Volume: "scratch", Destination: "/scratch"},
+		{Volume: "scratch", Destination: "/part", SubPath: "a/b"}, {Volume: "scratch", Destination: "/fixed", ReadOnly: true},
+	}
+	writer, reader := app("writer", "write", "/scratch/f", "/part/g", "/fixed/h", "/etc/app/app.conf", "/root-file", "/data/v"), app("reader", "read", "/etc/app/app.conf", "/scratch/a/b/g", "/etc/hostname", "/etc/resolv.conf", "/etc/hosts", "/proc/sys/kernel/hostname", "/proc/timer_list")
+	writer.Mounts, reader.Mounts = mounts, mounts
+	writer.ReadOnly, writer.ImageVolumes = true, []string{"/data"}
+	reader.MaskedPaths = []string{"/proc/timer_list", "/proc/absent"}
+	reader.ReadOnlyPaths = []string{"/proc/sys"}
+	p := start(t, layer, func(p *podpolicy.Policy) {
+		p.Volumes = []podpolicy.Volume{
+			{Name: "files", Kind: podpolicy.VolumeFiles, Files: map[string]podpolicy.File{
+				"app.conf": {SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content)), Mode: 0o644},
+			}},
+			{Name: "scratch", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20},
+		}
+	}, writer, reader)
+	ctx := ctxFor(t)
+	if err := p.create("reader", "r0", nil); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("without the files: %v", err)
+	}
+	v := &p.policy.Volumes[0]
+	for _, r := range append([]*agentpb.CopyFileRequest{podpolicy.CopyDirRequest(v, "")}, podpolicy.CopyFileRequests(v, "app.conf", []byte(content))...) {
+		if _, err := p.CopyFile(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := p.run("writer")
+	for _, want := range []string{
+		"/scratch/f <nil>", "/part/g <nil>", "/fixed/h open /fixed/h: read-only", "/etc/app/app.conf open /etc/app/app.conf: read-only",
+		"/root-file open /root-file: read-only", "/data/v <nil>",
+	} {
+		contains(t, out, want)
+	}
+	if out := p.run("reader"); !strings.HasPrefix(out, content+"xpod-host\nnameserver 192.0.2.1\n127.0.0.1\tlocalhost\n") || !strings.HasSuffix(out, "\npod-host\n") {
+		t.Errorf("reader says %q", out)
+	}
+}
+
+func TestEnvironmentIsThePolicys(t *testing.T) {
+	c := app("env", "env")
+	sum := sha256.Sum256([]byte("hunter2"))
+	c.Env = append(c.Env, podpolicy.EnvVar{Name: "TOKEN", SHA256: hex.EncodeToString(sum[:])})
+	p := start(t, agentns.Layer(t), nil, c)
+	if err := p.create("env", "e1", map[string]string{"TOKEN": "other"}); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), `"reason":"env-mismatch"`) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("another value: %v", err)
+	}
+	if err := p.create("env", "e1", map[string]string{"TOKEN": "hunter2"}); err != nil {
+		t.Fatal(err)
+	}
+	p.startContainer("e1")
+	out, err := p.Output(ctxFor(t), "e1", "")
+	if err != nil || out != "HOME=/\nPATH=/bin\nTOKEN=hunter2\n" {
+		t.Errorf("environment %q, %v", out, err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	c := app("cat", "cat")
+	c.Stdin = true
+	p := start(t, agentns.Layer(t), nil, c)
+	if err := p.create("cat", "cat", nil); err != nil {
+		t.Fatal(err)
+	}
+	p.startContainer("cat")
+	if r, err := p.WriteStdin(ctxFor(t), &agentpb.WriteStreamRequest{ContainerId: "cat", Data: []byte("line\n")}); err != nil || r.Len != 5 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if _, err := p.CloseStdin(ctxFor(t), &agentpb.CloseStdinRequest{ContainerId: "cat"}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.Output(ctxFor(t), "cat", ""); err != nil || out != "line\neof\n" {
+		t.Errorf("output %q, %v", out, err)
+	}
+}
+
+func TestExec(t *testing.T) {
+	c := app("main", "sleep")
+	c.Exec = []podpolicy.Exec{{Args: []string{"workload", "id"}}, {Args: []string{"workload", "read", "/proc/1/comm", "/proc/self/cgroup"}}, {Args: []string{"missing"}}, {Args: []string{"workload", "status", "CapBnd", "Seccomp"}}}
+	uid := uint32(42)
+	c.User.UID = &uid
+	p := start(t, agentns.Layer(t), nil, c)
+	if err := p.create("main", "main", nil); err != nil {
+		t.Fatal(err)
+	}
+	p.startContainer("main")
+	exec := func(id string, args ...string) error {
+		r := p.policy.ExecProcessRequest(&p.policy.Containers[0], "main", id, args, env(&c, nil), false)
+		_, err := p.ExecProcess(ctxFor(t), r)
+		return err
+	}
+	if err := exec("x1", "workload", "id"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.Output(ctxFor(t), "main", "x1"); err != nil || out != "42 0 [0]\n" {
+		t.Errorf("id: %q, %v", out, err)
+	}
+	if code := p.wait("main", "x1"); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if err := exec("x2", "workload", "read", "/proc/1/comm", "/proc/self/cgroup"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.Output(ctxFor(t), "main", "x2"); err != nil || !strings.HasPrefix(out, "workload\n") || !strings.Contains(out, "0::/\n") {
+		t.Errorf("namespaces: %q, %v", out, err)
+	}
+	if err := exec("x3", "missing"); status.Code(err) != codes.NotFound {
+		t.Errorf("missing command: %v", err)
+	}
+	if err := exec("x4", "workload", "echo", "undeclared"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("undeclared command: %v", err)
+	}
+	if err := exec("x5", "workload", "status", "CapBnd", "Seccomp"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.Output(ctxFor(t), "main", "x5"); err != nil || out != "CapBnd:\t0000000000000021\nSeccomp:\t2\n" {
+		t.Errorf("confinement: %q, %v", out, err)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	c := app("tty", "tty")
+	c.Terminal, c.Stdin = true, true
+	p := start(t, agentns.Layer(t), nil, c)
+	if err := p.create("tty", "tty", nil); err != nil {
+		t.Fatal(err)
+	}
+	resize := func(rows, columns uint32) {
+		t.Helper()
+		if _, err := p.TtyWinResize(ctxFor(t), &agentpb.TtyWinResizeRequest{ContainerId: "tty", Row: rows, Column: columns}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resize(24, 80)
+	p.startContainer("tty")
+	out := ""
+	for !strings.Contains(out, "size:") {
+		r, err := p.ReadStdout(ctxFor(t), &agentpb.ReadStreamRequest{ContainerId: "tty", Len: 4096})
+		if err != nil || len(r.Data) == 0 {
+			t.Fatalf("after %q: %v", out, err)
+		}
+		out += string(r.Data)
+	}
+	time.Sleep(50 * time.Millisecond) // the handler is installed after the line
+	resize(30, 100)
+	rest, err := p.Output(ctxFor(t), "tty", "")
+	if out += rest; err != nil || out != "tty: true true\r\nsize: 24 80\r\nsize: 30 100\r\n" {
+		t.Errorf("output %q, %v", out, err)
+	}
+}
+
+func TestOutputEndsAlthoughAnOrphanHoldsIt(t *testing.T) {
+	p := start(t, agentns.Layer(t), nil, app("orphan", "orphan"), app("flood", "flood", "300000"))
+	begin := time.Now()
+	p.run("orphan")
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("took %s", d)
+	}
+	if out := p.run("flood"); len(out) != 300000 {
+		t.Errorf("%d bytes", len(out))
+	}
+}
+
+func TestLogsKeptFromTheHost(t *testing.T) {
+	c := app("quiet", "flood", "1000000")
+	c.Logs = false
+	p := start(t, agentns.Layer(t), nil, c)
+	if out := p.run("quiet"); out != "" {
+		t.Errorf("%d bytes of output", len(out))
+	}
+	if code := p.wait("quiet", ""); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestMissingCommand(t *testing.T) {
+	c := app("none")
+	c.Args = []string{"no-such-program"}
+	p := start(t, agentns.Layer(t), nil, c)
+	if err := p.create("none", "none", nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.StartContainer(ctxFor(t), &agentpb.StartContainerRequest{ContainerId: "none"})
+	if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "no-such-program") {
+		t.Errorf("err = %v", err)
+	}
+	p.remove("none")
+}
+
+func TestStats(t *testing.T) {
+	p := start(t, agentns.Layer(t), nil, app("main", "sleep"))
+	if err := p.create("main", "main", nil); err != nil {
+		t.Fatal(err)
+	}
+	p.startContainer("main")
+	s, err := p.StatsContainer(ctxFor(t), &agentpb.StatsContainerRequest{ContainerId: "main"})
+	if err != nil || s.GetCgroupStats().GetCpuStats().GetCpuUsage() == nil {
+		t.Errorf("stats %v, %v", s, err)
+	}
+}
+
+func TestUnservedCallsAreDenied(t *testing.T) {
+	p := start(t, agentns.Layer(t), nil, app("main", "sleep"))
+	ctx := ctxFor(t)
+	for name, call := range map[string]func() error{
+		"SetPolicy":        func() error { _, err := p.SetPolicy(ctx, &agentpb.SetPolicyRequest{}); return err },
+		"SetGuestDateTime": func() error { _, err := p.SetGuestDateTime(ctx, &agentpb.SetGuestDateTimeRequest{Sec: 1}); return err },
+		"AddSwap":          func() error { _, err := p.AddSwap(ctx, &agentpb.AddSwapRequest{}); return err },
+		"SetIPTables":      func() error { _, err := p.SetIPTables(ctx, &agentpb.SetIPTablesRequest{}); return err },
+	} {
+		if code := status.Code(call()); code != codes.PermissionDenied {
+			t.Errorf("%s: %v", name, code)
+		}
+	}
+}
