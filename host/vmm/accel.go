@@ -59,9 +59,9 @@ func Detect(ctx context.Context, p *platform.Platform, cacheDir string, progress
 	case ctx.Err() != nil:
 		return Machine{}, "", context.Cause(ctx)
 	case err != nil:
-		want.Why = "TCG (KVM: " + err.Error() + ")"
+		want.Why = fmt.Sprintf("emulated (KVM does not work here: %.160s)", err)
 	default:
-		want.KVM, want.Why = true, "KVM (a probe boot has worked)"
+		want.KVM, want.Why = true, "KVM (a test boot has worked)"
 	}
 	writeProbe(cache, want)
 	return Machine{QEMUMajor: want.Major, KVM: want.KVM}, want.Why, nil

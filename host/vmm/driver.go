@@ -119,6 +119,11 @@ func (d *Driver) check(spec *launch.Spec) error {
 	if _, err := os.Stat(d.platform.QEMU.Path); err != nil {
 		return fmt.Errorf("QEMU is missing (%w): coffer guest build gets it", err)
 	}
+	if spec.TEE == launch.TPMSim {
+		if _, err := os.Stat(d.platform.SWTPM); err != nil {
+			return fmt.Errorf("swtpm is missing (%w): coffer guest build says which package has it", err)
+		}
+	}
 	return checkPorts(spec.Publish)
 }
 

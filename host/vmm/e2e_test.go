@@ -275,7 +275,7 @@ func TestEnds(t *testing.T) {
 		vm := b.launch(t, b.spec(t, launch.None), Options{})
 		_ = dial(t, vm, 'x')
 		if e := vm.Wait(); e.Reason != nodeapi.ReasonGuestPanic || !strings.Contains(e.Console, "Kernel panic") {
-			t.Errorf("exit %+v", e)
+			t.Errorf("exit %s\n%s", e.Reason, e.Console)
 		}
 	})
 	t.Run("killed", func(t *testing.T) {
@@ -327,7 +327,7 @@ func TestRefusals(t *testing.T) {
 			s.Publish = []launch.PortForward{{HostPort: busy, GuestPort: 80, Protocol: "tcp"}}
 		}},
 		{"no QEMU", "QEMU is missing", func(_ *launch.Spec, p *platform.Platform) { p.QEMU.Path = "/nonexistent/qemu" }},
-		{"no swtpm", "no such file", func(_ *launch.Spec, p *platform.Platform) { p.SWTPM = "/nonexistent/swtpm" }},
+		{"no swtpm", "swtpm is missing", func(_ *launch.Spec, p *platform.Platform) { p.SWTPM = "/nonexistent/swtpm" }},
 		{"no kernel", "opening the kernel", func(s *launch.Spec, _ *platform.Platform) { s.Kernel.Path = "/nonexistent/kernel" }},
 		{"other kernel", "SHA-256", func(s *launch.Spec, _ *platform.Platform) { s.Kernel.SHA256 = strings.Repeat("0", 64) }},
 		{"unknown TEE", "not one this driver launches", func(s *launch.Spec, _ *platform.Platform) { s.TEE = "snp" }},

@@ -16,47 +16,50 @@ type inputs struct {
 	paths Paths
 }
 
-// open opens everything that a Spec and a platform name.
-func openInputs(p *platform.Platform, spec *launch.Spec) (in *inputs, err error) {
-	in = new(inputs)
-	defer func() {
-		if err != nil {
-			in.close()
-		}
-	}()
+// openInputs opens everything that a Spec and a platform name.
+func openInputs(p *platform.Platform, spec *launch.Spec) (*inputs, error) {
+	in := new(inputs)
+	if err := in.open(p, spec); err != nil {
+		in.close()
+		return nil, err
+	}
+	return in, nil
+}
+
+func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 	for i := 1; i < len(p.QEMU.ArgsPrefix); i++ {
 		if p.QEMU.ArgsPrefix[i-1] != "-L" {
 			continue
 		}
 		d, err := os.Open(p.QEMU.ArgsPrefix[i])
 		if err != nil {
-			return nil, fmt.Errorf("opening QEMU's ROMs: %w", err)
+			return fmt.Errorf("opening QEMU's ROMs: %w", err)
 		}
 		in.paths.ROMs = append(in.paths.ROMs, in.path(d))
 	}
 	k, err := openLaunched("kernel", spec.Kernel)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	in.paths.Kernel = in.path(k)
 	if spec.Initrd.Path != "" {
 		rd, err := openLaunched("initrd", spec.Initrd)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		in.paths.Initrd = in.path(rd)
 	}
 	if spec.Firmware.Path != "" {
 		if err := in.firmware(spec); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if spec.Initdata != nil {
 		if err := in.initdata(spec.Initdata); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return in, nil
+	return nil
 }
 
 func (in *inputs) firmware(spec *launch.Spec) error {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 )
 
 // MaxMessage bounds one message in bytes. The largest that is expected, the
@@ -85,7 +86,7 @@ func (c *Client) Execute(ctx context.Context, command string, arguments any) (js
 	c.pending = reply
 	c.mu.Unlock()
 	if _, err := c.conn.Write(append(b, '\n')); err != nil {
-		return nil, fmt.Errorf("qmp: %s: %w", command, err)
+		return nil, fmt.Errorf("qmp: %s: %w", command, closed(err))
 	}
 	m, err := c.wait(ctx, reply)
 	if err == nil && m.Error != nil {
@@ -138,11 +139,8 @@ func (c *Client) read() {
 	for greeted := false; ; {
 		m, err := r.next()
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.end(ErrClosed)
-			return
 		case err != nil:
-			c.end(err)
+			c.end(closed(err))
 			return
 		case m.Event != "":
 			c.onEvent(Event{m.Event, m.Data})
@@ -162,4 +160,14 @@ func (c *Client) read() {
 		}
 		reply <- m
 	}
+}
+
+// closed gives the ways in which an ended QEMU shows one name.
+func closed(err error) error {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return ErrClosed
+		}
+	}
+	return err
 }
