@@ -161,4 +161,3 @@ func resolveOne(ctx context.Context, c *registry.Client, name string) (*spec.Res
 	}
 	return img, nil
 }
-
