@@ -220,3 +220,6 @@ func (c *Container) hasEnv(name string) bool {
 	}
 	return false
 }
+
+// FileNames gives the paths of a volume's files, sorted.
+func (v *Volume) FileNames() []string { return sortedKeys(v.Files) }

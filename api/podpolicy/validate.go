@@ -15,6 +15,8 @@ const (
 	maxList       = 4096
 	maxString     = 1 << 20
 	maxBytes      = 1 << 50
+
+	partSuffix = ".coffer-part"
 )
 
 // Validate checks grammar, bounds and references; it reports the first fault
@@ -125,6 +127,8 @@ func (v *Volume) validate() error {
 			switch {
 			case !relClean(name):
 				return fmt.Errorf("files[%s]: not a path below the volume's root", clip(name))
+			case strings.HasSuffix(name, partSuffix):
+				return fmt.Errorf("files[%s]: the agent keeps unfinished files under such names", clip(name))
 			case dirs[name]:
 				return fmt.Errorf("files[%s]: file and directory at once", clip(name))
 			case !hex64RE.MatchString(f.SHA256):
