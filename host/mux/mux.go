@@ -94,7 +94,7 @@ func (s *Server) serve(client net.Conn) {
 	guest, err := s.dial(s.ctx)
 	if err != nil {
 		if s.ctx.Err() == nil {
-			slog.Warn("dialing the guest failed", "error", err)
+			slog.Debug("dialing the guest failed", "error", err)
 		}
 		return
 	}

@@ -35,36 +35,37 @@ type probeResult struct {
 	Kernel string `json:"kernel"`
 	Major  int    `json:"major"`
 	KVM    bool   `json:"kvm"`
-	Why    string `json:"why"`
+	Why    string `json:"why,omitempty"` // why not KVM, for people
 }
 
 // Detect tells what this machine can do, by running it: QEMU's version, and
 // whether a kernel boots under KVM. The presence of /dev/kvm alone proves
 // nothing. The answer is kept in cacheDir until the next boot of the host or
 // another QEMU or kernel.
-func Detect(ctx context.Context, p *platform.Platform, cacheDir string, progress func(string)) (Machine, string, error) {
+func Detect(ctx context.Context, p *platform.Platform, cacheDir string, progress func(string)) (Machine, error) {
 	kernel := probeKernel(p)
 	want := probeResult{Boot: bootID(), QEMU: fileID(p.QEMU.Path), Kernel: fileID(kernel)}
 	cache := filepath.Join(cacheDir, probeFile)
 	if r, ok := readProbe(cache); ok && r.Boot == want.Boot && r.QEMU == want.QEMU && r.Kernel == want.Kernel {
-		return Machine{QEMUMajor: r.Major, KVM: r.KVM}, r.Why, nil
+		return Machine{QEMUMajor: r.Major, KVM: r.KVM}, nil
 	}
 	major, err := qemuMajor(ctx, p)
 	if err != nil {
-		return Machine{}, "", err
+		return Machine{}, err
 	}
 	want.Major = major
 	progress("testing whether KVM really boots a kernel here (once per boot of this host)")
 	switch err := probeKVM(ctx, p, kernel, major); {
 	case ctx.Err() != nil:
-		return Machine{}, "", context.Cause(ctx)
+		return Machine{}, context.Cause(ctx)
 	case err != nil:
-		want.Why = fmt.Sprintf("emulated (KVM does not work here: %.160s)", err)
+		want.Why = fmt.Sprintf("%.200s", err)
+		progress("KVM does not work here, so QEMU emulates the CPU (TCG): " + want.Why)
 	default:
-		want.KVM, want.Why = true, "KVM (a test boot has worked)"
+		want.KVM = true
 	}
 	writeProbe(cache, want)
-	return Machine{QEMUMajor: want.Major, KVM: want.KVM}, want.Why, nil
+	return Machine{QEMUMajor: want.Major, KVM: want.KVM}, nil
 }
 
 func probeKernel(p *platform.Platform) string {

@@ -36,7 +36,15 @@ type Machine struct {
 	TBSizeMiB int // translation cache under TCG; 0: DefaultTBSize
 }
 
-// DefaultTBSize is TCG's translation cache in MiB: doc/performance.md.
+// String names the accelerator.
+func (m Machine) String() string {
+	if m.KVM {
+		return "KVM"
+	}
+	return "TCG"
+}
+
+// DefaultTBSize is TCG's translation cache in MiB: docs/performance.md.
 const DefaultTBSize = 64
 
 // CommandLine gives QEMU's arguments, without the program's name. It is a pure

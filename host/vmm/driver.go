@@ -134,7 +134,6 @@ var madeFiles = []string{nodeapi.ConsoleLog, nodeapi.AgentSocket, tpmDir}
 type prepared struct {
 	in      *inputs
 	machine Machine
-	why     string
 	ca      *swtpm.CA
 	tpm     *swtpm.TPM
 }
@@ -155,12 +154,12 @@ func (l *launching) prepare(ctx context.Context, tpmUID int) (*prepared, error) 
 	}()
 	go func() {
 		if d.opt.Machine != nil {
-			p.machine, p.why = *d.opt.Machine, "as told"
+			p.machine = *d.opt.Machine
 			errc <- nil
 			return
 		}
 		var err error
-		p.machine, p.why, err = Detect(ctx, d.platform, d.opt.CacheDir, l.progress)
+		p.machine, err = Detect(ctx, d.platform, d.opt.CacheDir, l.progress)
 		errc <- err
 	}()
 	if l.spec.TEE == launch.TPMSim {

@@ -57,7 +57,7 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 		vm.swtpm, vm.swtpmOut = cmd, out
 		vm.ekRoot, vm.ekRootSPKI = pre.ca.RootDER(), pre.ca.RootSPKI()
 	}
-	l.progress(fmt.Sprintf("starting QEMU: %d MiB, %d vCPU, %s", l.spec.MemoryMiB, l.spec.VCPUs, pre.why))
+	l.progress(fmt.Sprintf("starting QEMU: %d MiB, %d vCPU, %s", l.spec.MemoryMiB, l.spec.VCPUs, pre.machine))
 	qmpConn, channelConn, err := l.startQEMU(vm, pre, qemuUID)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,139 @@
+package vmm
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/platform"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestCommandLine(t *testing.T) {
+	p := &platform.Platform{QEMU: platform.QEMU{ArgsPrefix: []string{"-L", "/a", "-L", "/b"}}}
+	fds := Paths{
+		ROMs: []string{"/dev/fd/3", "/dev/fd/4"}, Kernel: "/dev/fd/5", Initrd: "/dev/fd/6",
+		Console: 11, QMP: 10, Channel: 12, TPM: 13, Code: 7, Vars: 8, Initdata: 9,
+	}
+	for _, c := range []struct {
+		name  string
+		m     Machine
+		spec  launch.Spec
+		paths func(Paths) Paths
+	}{
+		{"tpm-sim", Machine{QEMUMajor: 10}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 1, MemoryMiB: 256,
+		}, nil},
+		{"tpm-sim-publish", Machine{QEMUMajor: 10, TBSizeMiB: 128}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 4, MemoryMiB: 1024,
+			Publish: []launch.PortForward{
+				{HostPort: 8080, GuestPort: 80, Protocol: "tcp"},
+				{HostIP: "0.0.0.0", HostPort: 53, GuestPort: 53, Protocol: "udp"},
+			},
+		}, nil},
+		{"none", Machine{QEMUMajor: 7}, launch.Spec{
+			TEE: launch.None, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
+		}, func(p Paths) Paths { p.TPM, p.Code, p.Vars, p.Initdata = 0, 0, 0, 0; return p }},
+		{"kvm", Machine{QEMUMajor: 10, KVM: true}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 1, MemoryMiB: 256, CPUModel: "EPYC",
+		}, func(p Paths) Paths { p.KVM = 14; return p }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ps := fds
+			if c.paths != nil {
+				ps = c.paths(ps)
+			}
+			args := CommandLine(p, c.m, &c.spec, ps)
+			for i, a := range args {
+				if strings.Contains(args[max(i-1, 0)], "-device") && strings.Contains(a, "-pci") && !strings.Contains(a, "romfile=,") && !strings.HasSuffix(a, "romfile=") {
+					t.Errorf("%s: an option ROM", a)
+				}
+			}
+			golden(t, c.name, strings.Join(args, "\n")+"\n")
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "cmdline-"+name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the command line is\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestInitdataDisk(t *testing.T) {
+	for _, plain := range [][]byte{nil, []byte("version = \"0.1.0\"\n"), bytes.Repeat([]byte("x"), launch.MaxInitdata)} {
+		d, err := InitdataDisk(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d)%512 != 0 || string(d[:8]) != "initdata" {
+			t.Fatalf("%d bytes, %q", len(d), d[:8])
+		}
+		n := binary.LittleEndian.Uint64(d[8:])
+		z, err := gzip.NewReader(bytes.NewReader(d[16 : 16+n]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(z)
+		if err != nil || !bytes.Equal(got, plain) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if rest := bytes.Trim(d[16+n:], "\x00"); len(rest) != 0 {
+			t.Errorf("padding %q", rest)
+		}
+	}
+	if _, err := InitdataDisk(make([]byte, launch.MaxInitdata+1)); err == nil {
+		t.Error("too long initdata was accepted")
+	}
+}
+
+func TestConsoleIsBounded(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	c := captureConsole(r, f)
+	io.WriteString(w, "the first line\n")
+	line := strings.Repeat("y", 8191) + "\n"
+	for range 1000 { // 8 MiB
+		io.WriteString(w, line)
+	}
+	io.WriteString(w, "\x1b[31mthe \x00last\u202e line\n")
+	w.Close()
+	<-c.done
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) > maxConsole {
+		t.Errorf("%d bytes", len(b))
+	}
+	for _, want := range []string{"the first line\n", cut, "last"} {
+		if !bytes.Contains(b, []byte(want)) {
+			t.Errorf("no %q in the file", want)
+		}
+	}
+	if got := c.Tail(); got != "[31mthe last line\n" {
+		t.Errorf("tail %q", got)
+	}
+}
