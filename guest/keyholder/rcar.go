@@ -36,18 +36,19 @@ func (c *client) session(ctx context.Context, stale *session) (*session, error) 
 	c.current = nil
 	f := c.flight
 	if f == nil {
-		// Not bound to this caller: others wait for it too.
-		f = start(func() (*session, error) { return c.attest(c.life) })
-		c.flight = f
-		go func() {
-			s, err := f.get(context.Background())
+		// Not bound to this caller: others wait for it too. The outcome is
+		// recorded before anybody hears of it.
+		f = start(func() (*session, error) {
+			s, err := c.attest(c.life)
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.flight = nil
 			if err == nil {
 				c.current = s
 			}
-		}()
+			return s, err
+		})
+		c.flight = f
 	}
 	c.mu.Unlock()
 	return f.get(ctx)

@@ -37,20 +37,25 @@ func (c *client) acceptToken(token string) (time.Duration, error) {
 	if err := t.verify(); err != nil {
 		return 0, c.protocol("token: %v", err)
 	}
-	if err := c.clock.VerifyChain(t.chain, c.roots, "", x509.ExtKeyUsageAny); err != nil {
+	first := !c.clock.Signed()
+	err = c.clock.VerifyChain(t.chain, c.roots, "", x509.ExtKeyUsageAny)
+	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
 		c.log.Warn("the token's signer does not lead to the CA in initdata; there is no signed time", "error", err)
 		return lifetime, nil
 	}
-	first := !c.clock.Signed()
+	if err != nil {
+		return 0, c.protocol("token: signer: %v", err)
+	}
 	if err := c.clock.Observe(t.iat); err != nil {
 		return 0, c.protocol("token: %v", err)
 	}
 	if first {
-		// What was accepted without knowing the time is checked again with it.
+		// What was accepted without knowing the time is checked again with it:
+		// the signer here, the server in the next request's handshake.
+		c.http.CloseIdleConnections()
 		if err := c.clock.VerifyChain(t.chain, c.roots, "", x509.ExtKeyUsageAny); err != nil {
 			return 0, c.protocol("token: signer: %v", err)
 		}
-		c.http.CloseIdleConnections()
 	}
 	return lifetime, nil
 }
