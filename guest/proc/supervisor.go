@@ -48,6 +48,8 @@ type Spec struct {
 	// Stderr to the console.
 	Files                 []*os.File
 	Stdin, Stdout, Stderr *os.File
+	// Owned says that the files in Files go with the Spec: Keep closes them.
+	Owned bool
 	// NoDump and Locked are for processes that hold keys: Confine makes them
 	// unreadable for others, without core dumps, locked in memory.
 	NoDump, Locked bool
@@ -179,6 +181,13 @@ func (s *Supervisor) Keep(ctx context.Context, name string, make func() (*Spec, 
 		spec, err := make()
 		if err != nil {
 			return nil, err
+		}
+		if spec.Owned {
+			defer func() {
+				for _, f := range spec.Files {
+					_ = f.Close()
+				}
+			}()
 		}
 		return s.Start(spec)
 	}

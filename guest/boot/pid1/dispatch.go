@@ -20,6 +20,10 @@ func Dispatch(argv []string, opt Options) int {
 	switch name := filepath.Base(argv[0]); name {
 	case container.InitName, container.ExecName:
 		return container.Main(name)
+	case keyholderName:
+		return helper(name, opt.keyholderMain)(argv[1:])
+	case restName:
+		return helper(name, restMain)(argv[1:])
 	default:
 		if run, ok := opt.Roles[name]; ok {
 			return run(argv[1:])
@@ -29,8 +33,8 @@ func Dispatch(argv []string, opt Options) int {
 		fmt.Fprintln(os.Stderr, "coffer-guest: it is the first process of a guest, or one of the guest's own; see --help of coffer")
 		return 2
 	}
-	if opt.Helpers == nil {
-		opt.Helpers = func(context.Context, *Guest) (agent.Images, error) { return noImages{}, nil }
+	if opt.Images == nil {
+		opt.Images = func(context.Context, *Guest) (agent.Images, error) { return noImages{}, nil }
 	}
 	Main(opt)
 	return 1

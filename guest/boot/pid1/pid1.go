@@ -20,6 +20,7 @@ import (
 	"github.com/cofferproject/coffer/guest/agent/rtnetlink"
 	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/container"
+	"github.com/cofferproject/coffer/guest/keyholder"
 	"github.com/cofferproject/coffer/guest/proc"
 )
 
@@ -35,17 +36,22 @@ type Options struct {
 	Variant string
 	// Simulated guests say so, loudly: they protect nothing.
 	Simulated bool
-	// Roles are the entry points of other processes, by argv[0].
+	// OpenAttester opens the TEE's device in the key holder.
+	OpenAttester func(log *slog.Logger) (keyholder.Attester, error)
+	// Images gives the agent its images; it may start processes of its own roles.
+	Images func(ctx context.Context, g *Guest) (agent.Images, error)
+	// Roles are the entry points of those processes, by argv[0].
 	Roles map[string]func(args []string) int
-	// Helpers starts the guest's helper processes and gives the agent its images.
-	Helpers func(ctx context.Context, g *Guest) (agent.Images, error)
 }
 
-// Guest is what a booted guest offers its helpers.
+// Guest is what a booted guest offers to Options.Images.
 type Guest struct {
 	Initdata   *boot.Initdata
 	Supervisor *proc.Supervisor
 	Log        *slog.Logger
+	// LayerKey gives a connection on which the parser of the image with this
+	// manifest digest can ask for layer keys (package layerkey).
+	LayerKey func(manifestDigest string) (*os.File, error)
 }
 
 // Main runs PID 1. It does not return.
@@ -103,8 +109,10 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 		return err
 	}
 	var reg boot.Register
-	if t := boot.FindTPM(); t != nil {
+	if t, ok := boot.FindTPM(); ok {
 		reg = t
+	} else {
+		log.Warn("no TEE: nothing can be attested, no secret will come")
 	}
 	in, err := boot.ReadInitdata(reg)
 	if err != nil {
@@ -120,10 +128,20 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
 		},
 	}
-	images, err := opt.Helpers(ctx, g)
+	keys, err := startHelpers(ctx, g)
 	if err != nil {
 		return err
 	}
+	g.LayerKey = keys.LayerKey
+	images, err := opt.Images(ctx, g)
+	if err != nil {
+		return err
+	}
+	door, err := listenREST()
+	if err != nil {
+		return err
+	}
+	images = &lazyREST{Images: images, ctx: ctx, g: g, rest: door}
 	enforcer := podpolicy.NewEnforcer(in.Policy)
 	state := filepath.Join(boot.StateDir, "containers")
 	if err := os.MkdirAll(state, 0o700); err != nil {

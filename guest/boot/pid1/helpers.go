@@ -1,0 +1,247 @@
+package pid1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/guest/agent"
+	"github.com/cofferproject/coffer/guest/boot"
+	"github.com/cofferproject/coffer/guest/keyholder"
+	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
+	"github.com/cofferproject/coffer/guest/proc"
+	"github.com/cofferproject/coffer/guest/restapi"
+)
+
+// Names (argv[0]) of the helper processes. The published daemons' names reach
+// the same code.
+const (
+	keyholderName = "coffer-keyholder"
+	restName      = "coffer-rest"
+)
+
+// User and group ids of the helper processes; nothing else in the guest has them.
+const (
+	keyholderID = 65101
+	restID      = 65102
+	cdhGroup    = 65103 // may connect to the key holder's socket
+)
+
+// Memory of the helper processes. Over it they are killed and started again.
+const (
+	keyholderMemory = 64 << 20
+	restMemory      = 32 << 20
+)
+
+// descriptors of the key holder, after stdin, stdout, stderr
+const (
+	fdControl = 3 + iota
+	fdInitdata
+)
+
+// fdListener is the REST server's descriptor.
+const fdListener = 3
+
+// keyHolder is PID 1's hold on the key holder process.
+type keyHolder struct {
+	mu      sync.Mutex
+	control *net.UnixConn
+}
+
+// LayerKey gives a connection on which the parser of the image with this
+// manifest digest can ask for layer keys (package layerkey).
+func (k *keyHolder) LayerKey(manifestDigest string) (*os.File, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.control == nil {
+		return nil, errors.New("the key holder does not run")
+	}
+	return layerkey.HandOver(k.control, manifestDigest)
+}
+
+// startHelpers starts the key holder.
+func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
+	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("starting the key holder: %w", err)
+		}
+		if err := os.Chown(d, keyholderID, keyholderID); err != nil {
+			return nil, fmt.Errorf("starting the key holder: %w", err)
+		}
+	}
+	if err := boot.ShareTPM(keyholderID); err != nil {
+		return nil, err
+	}
+	k := &keyHolder{}
+	return k, g.Supervisor.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(g.Initdata.Plain) })
+}
+
+// rest starts the REST server when the first container is on its way. PID 1
+// holds the listening socket, so that a workload that asks early only waits, and
+// no workload can take the address.
+type rest struct {
+	once     sync.Once
+	listener *os.File
+}
+
+func listenREST() (*rest, error) {
+	l, err := net.Listen("tcp", restapi.DefaultAddr)
+	if err != nil {
+		return nil, fmt.Errorf("listening for workloads: %w", err)
+	}
+	defer l.Close() // the file is a descriptor of its own
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("listening for workloads: %w", err)
+	}
+	return &rest{listener: f}, nil
+}
+
+func (r *rest) start(ctx context.Context, g *Guest) {
+	r.once.Do(func() {
+		err := g.Supervisor.Keep(ctx, restName, func() (*proc.Spec, error) {
+			return &proc.Spec{
+				Name: restName, UID: restID, GID: restID, Groups: []uint32{cdhGroup},
+				Namespaces:  unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+				MemoryLimit: restMemory, Pids: 32, Files: []*os.File{r.listener},
+			}, nil
+		})
+		if err != nil {
+			g.Log.Error("starting the REST server", "err", err)
+		}
+	})
+}
+
+// lazyREST starts the REST server with the first image.
+type lazyREST struct {
+	agent.Images
+	ctx  context.Context
+	g    *Guest
+	rest *rest
+}
+
+// Prepare implements agent.Images.
+func (l *lazyREST) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
+	l.rest.start(l.ctx, l.g)
+	return l.Images.Prepare(ctx, c)
+}
+
+// spec makes a fresh control connection for each start of the key holder.
+func (k *keyHolder) spec(plain []byte) (*proc.Spec, error) {
+	control, far, err := layerkey.ControlPair()
+	if err != nil {
+		return nil, err
+	}
+	doc, err := memoryFile("initdata", plain)
+	if err != nil {
+		return nil, errors.Join(err, control.Close(), far.Close())
+	}
+	k.mu.Lock()
+	if k.control != nil {
+		_ = k.control.Close()
+	}
+	k.control = control
+	k.mu.Unlock()
+	args := []string{}
+	if plain == nil {
+		args = append(args, noInitdata)
+	}
+	return &proc.Spec{
+		Name: keyholderName, Args: args, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
+		Capabilities: []string{"CAP_IPC_LOCK"},
+		Namespaces:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		MemoryLimit:  keyholderMemory, Pids: 64,
+		Files: []*os.File{far, doc}, Owned: true,
+		NoDump: true, Locked: true,
+	}, nil
+}
+
+// noInitdata tells the key holder that there was no device: not the same as an
+// empty document.
+const noInitdata = "--no-initdata"
+
+// memoryFile gives an unnamed file with the content, at its start.
+func memoryFile(name string, content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making memory file: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(content); err != nil {
+		return nil, errors.Join(fmt.Errorf("making memory file: %w", err), f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(fmt.Errorf("making memory file: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// helper wraps an entry point: confine first, end by SIGTERM, log to the console.
+func helper(name string, run func(ctx context.Context, log *slog.Logger, args []string) error) func([]string) int {
+	return func(args []string) int {
+		log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", name)
+		err := proc.Confine()
+		if err == nil {
+			// Between requests there is nothing to collect; memory is what is short.
+			debug.SetGCPercent(30)
+			var ctx context.Context
+			var stop context.CancelFunc
+			ctx, stop = signal.NotifyContext(context.Background(), unix.SIGTERM)
+			defer stop()
+			err = run(ctx, log, args)
+		}
+		if err != nil {
+			log.Error("helper failed", "err", err)
+			return 1
+		}
+		return 0
+	}
+}
+
+func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, args []string) error {
+	control, err := layerkey.FileControl(os.NewFile(fdControl, "control"))
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(fdInitdata, "initdata")
+	plain, err := io.ReadAll(io.LimitReader(f, initdata.MaxPlain+1))
+	if err != nil || len(plain) > initdata.MaxPlain {
+		return fmt.Errorf("reading initdata: %w", err)
+	}
+	_ = f.Close()
+	if len(args) == 1 && args[0] == noInitdata {
+		plain = nil
+	}
+	floor, err := boot.Floor()
+	if err != nil {
+		return err
+	}
+	s, err := keyholder.New(keyholder.Config{
+		Initdata: plain, OpenAttester: func() (keyholder.Attester, error) { return opt.OpenAttester(log) },
+		Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+func restMain(ctx context.Context, log *slog.Logger, _ []string) error {
+	l, err := net.FileListener(os.NewFile(fdListener, "listener"))
+	if err != nil {
+		return fmt.Errorf("taking over the listener: %w", err)
+	}
+	return restapi.Run(ctx, restapi.Config{Listener: l, CDHSocket: keyholder.CDHSocket, Logger: log})
+}
