@@ -1,0 +1,230 @@
+package initdata
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+)
+
+func doc(data map[string]string) *Document {
+	return &Document{Version: Version, Algorithm: SHA256, Data: data}
+}
+
+func TestBuildParses(t *testing.T) {
+	data := map[string]string{
+		"plain": "a = 1\nb = \"two\"\n", "empty": "", "quotes": "it's '''three''' and \"\"\"", "ends with quote'": "x'", "newline first": "\nx",
+		"control": "a\x01\r\n\x7f\t\\", "unicode": "schlüssel 🔑", "dots.and \"quotes\"": "v",
+	}
+	b, err := Build(doc(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Parse(b)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, b)
+	}
+	if !maps.Equal(d.Data, data) {
+		t.Errorf("got %q, want %q", d.Data, data)
+	}
+	again, err := Build(d)
+	if err != nil || !bytes.Equal(b, again) {
+		t.Errorf("not the same bytes again: %v", err)
+	}
+}
+
+// A document as the published tools' users write it.
+func TestPublishedForm(t *testing.T) {
+	d, err := Parse([]byte(`# comment with 'quotes" and [brackets
+algorithm = "sha384"
+version = "0.1.0"
+
+[data]
+"aa.toml" = '''
+[token_configs]
+[token_configs.kbs]
+url = 'https://kbs.example:8080/'
+cert = """
+-----BEGIN CERTIFICATE-----
+x
+-----END CERTIFICATE-----
+"""
+'''
+"cdh.toml" = '''
+socket = 'unix:///run/confidential-containers/cdh.sock'
+credentials = []
+[kbc]
+name = 'cc_kbc'
+url = 'https://kbs.example:8080'
+kbs_cert = """
+-----BEGIN CERTIFICATE-----
+x
+-----END CERTIFICATE-----
+"""
+[image]
+max_concurrent_layer_downloads_per_image = 3
+[image.registry_config]
+unqualified-search-registries = ["docker.io"]
+[[image.registry_config.registry]]
+location = "docker.io"
+[[image.registry_config.registry.mirror]]
+location = "mirror.example:5000"
+insecure = true
+'''
+"policy.rego" = "package agent_policy"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, cert, ok, err := d.KBS()
+	if err != nil || !ok || url != "https://kbs.example:8080" || !strings.Contains(cert, "BEGIN CERTIFICATE") {
+		t.Errorf("%q %q %v %v", url, cert, ok, err)
+	}
+	c, err := d.CDH()
+	if err != nil || c.Image.RegistryConfig.Registry[0].Mirror[0].Location != "mirror.example:5000" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if d.CheckAlgorithm("tdx") != nil || d.CheckAlgorithm("tpm") == nil || d.CheckAlgorithm("sample") == nil {
+		t.Error("algorithms of TEEs are wrong")
+	}
+	if _, _, _, err := doc(map[string]string{KeyAA: "[token_configs.kbs]\nurl = 'https://a'", KeyCDH: "[kbc]\nname='cc_kbc'\nurl = 'https://b'"}).KBS(); err == nil {
+		t.Error("two trustees in one document")
+	}
+}
+
+func TestEncodeConfig(t *testing.T) {
+	in := &CDHConfig{KBC: CDHKBC{Name: "cc_kbc", URL: "https://x", KBSCert: "-----BEGIN\nx\n"}}
+	in.Image.RegistryConfig = &RegistryConfig{Registry: []Registry{{Location: "docker.io", Mirror: []Mirror{{Location: "10.0.2.2:5000", Insecure: true}}}}}
+	in.Image.ExtraRootCertificates = []string{"pem\ntext\n"}
+	s, err := EncodeConfig(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := doc(map[string]string{KeyCDH: s}).CDH()
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, s)
+	}
+	if out.KBC != in.KBC || out.Image.RegistryConfig.Registry[0].Mirror[0] != in.Image.RegistryConfig.Registry[0].Mirror[0] || out.Image.ExtraRootCertificates[0] != "pem\ntext\n" {
+		t.Errorf("got %+v", out)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	const head = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n"
+	for name, s := range map[string]string{
+		"empty": "", "version": "version = \"0.2.0\"\nalgorithm = \"sha256\"\n[data]\n", "algorithm": "version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n",
+		"no algorithm": "version = \"0.1.0\"\n[data]\n", "unknown member": head + "x = 1\n", "other case": head + "Version = \"0.1.0\"\n", "value no string": head + "[data]\nx = 1\n",
+		"table in data": head + "[data.x]\ny = \"1\"\n", "twice": head + "[data]\nx = \"1\"\nx = \"2\"\n", "not UTF-8": head + "[data]\nx = \"\xff\"\n",
+		"deep": head + "[data]\nx = " + strings.Repeat("[", 1<<20), "deep key": head + strings.Repeat("a.", 1<<20) + "a = 1", "unended": head + "[data]\nx = '''", "large": head + strings.Repeat("#\n", MaxPlain),
+		"long name": head + "[data]\n" + strings.Repeat("k", 300) + " = \"\"\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Parse([]byte(s)); err == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+	for name, s := range map[string]string{"unknown": "[token_configs.kbs]\nurl='https://x'\nurls='y'\n", "deep": "x = " + strings.Repeat("{a=", 1000)} {
+		if _, err := doc(map[string]string{KeyAA: s}).AA(); err == nil {
+			t.Errorf("aa.toml, %s: accepted", name)
+		}
+	}
+	if _, err := doc(map[string]string{KeyCDH: "skip_sealed_secret_verification = true\n[kbc]\nname=''\n"}).CDH(); err == nil {
+		t.Error("sealed secrets without verification accepted")
+	}
+}
+
+func TestDevice(t *testing.T) {
+	plain, err := Build(doc(map[string]string{"x": strings.Repeat("y", 1000)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := EncodeDevice(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(img)%512 != 0 || string(img[:8]) != Magic {
+		t.Errorf("image of %d bytes", len(img))
+	}
+	got, err := DecodeDevice(bytes.NewReader(img))
+	if err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := DecodeDevice(bytes.NewReader(make([]byte, 512))); !errors.Is(err, ErrNoMagic) {
+		t.Errorf("a disk of zeros: %v", err)
+	}
+	if _, err := DecodeDevice(bytes.NewReader(img[:30])); err == nil || errors.Is(err, ErrNoMagic) {
+		t.Errorf("cut: %v", err)
+	}
+	huge := bytes.Clone(img)
+	huge[15] = 1
+	if _, err := DecodeDevice(bytes.NewReader(huge)); err == nil {
+		t.Error("a length of 2^56 was accepted")
+	}
+	bomb, err := compress(make([]byte, MaxPlain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decompress(append(bomb, bomb...)); err == nil {
+		t.Error("two gzip members were accepted")
+	}
+	s, err := EncodeAnnotation(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := DecodeAnnotation(s); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("annotation: %v", err)
+	}
+}
+
+func TestDigests(t *testing.T) {
+	sum := sha256.Sum256([]byte("coffer: no initdata"))
+	if NoneDigest() != sum {
+		t.Error("the fixed digest changed")
+	}
+	if b := Fit([]byte{1, 2}, 4); !bytes.Equal(b, []byte{1, 2, 0, 0}) || !bytes.Equal(Fit(b, 1), []byte{1}) {
+		t.Error("fit")
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, data := range []map[string]string{{}, {"a": "b\n'x"}, {KeyAA: "[token_configs.kbs]\nurl = 'https://x'\ncert = '''x'''\n"}, {KeyCDH: "[kbc]\nname = 'cc_kbc'\n[[image.registry_config.registry]]\nlocation = 'x'\n"}} {
+		b, err := Build(doc(data))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := Parse(b)
+		if err != nil {
+			return
+		}
+		_, _, _, _ = d.KBS()
+		again, err := Build(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := Parse(again)
+		if err != nil || !maps.Equal(d.Data, e.Data) {
+			t.Errorf("%q became %q: %v", d.Data, e, err)
+		}
+	})
+}
+
+func FuzzDecodeDevice(f *testing.F) {
+	img, err := EncodeDevice([]byte("x = 1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(img)
+	f.Add([]byte(Magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		plain, err := DecodeDevice(bytes.NewReader(b))
+		if err == nil && len(plain) > MaxPlain {
+			t.Errorf("%d bytes", len(plain))
+		}
+	})
+}
