@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/cofferproject/coffer/api/initdata"
 )
 
 // fieldRef gives a field of the pod itself. whole allows the maps, which only
@@ -51,6 +53,9 @@ func (p *Pod) fieldRef(ref *corev1.ObjectFieldSelector, path string, whole bool,
 func mapLines(m map[string]string) string {
 	var lines []string
 	for _, k := range keys(m) {
+		if k == initdata.AnnotationKey {
+			continue // it holds the hash of what stands here
+		}
 		lines = append(lines, fmt.Sprintf("%s=%q", k, m[k]))
 	}
 	return strings.Join(lines, "\n")
