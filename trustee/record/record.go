@@ -1,0 +1,211 @@
+// Package record keeps the decisions that owners may ask about: the whole denial
+// with measured and expected values, or what was attested, under the id that the
+// guest was told. It also puts refusals into the audit log.
+//
+// Invariants: what an unauthenticated peer can cause is bounded, in memory and
+// on disk; a denial always gets an id, and its whole text never crosses the wire
+// to a guest.
+//
+// Trust zone: trustee.
+package record
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+const (
+	index     = "record-index"
+	keep      = 1000 // records of a namespace on disk
+	keepFlood = 1000 // denials in memory that came too fast for the disk
+	maxRecord = 64 << 10
+)
+
+// ErrNotFound says that there is no such record, or not any more.
+var ErrNotFound = errors.New("no such record, or it was too long ago")
+
+// Book keeps records.
+type Book struct {
+	store store.Store
+	audit *audit.Log
+	log   *slog.Logger
+	now   func() time.Time
+
+	mu    sync.Mutex
+	flood map[string]*trusteeapi.Record
+	order []string // ids in flood, the oldest first
+}
+
+// New makes a Book.
+func New(s store.Store, a *audit.Log, log *slog.Logger, now func() time.Time) *Book {
+	return &Book{store: s, audit: a, log: log, now: now, flood: map[string]*trusteeapi.Record{}}
+}
+
+// NewID gives a random record id.
+func NewID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Deny records a refusal and gives it its id. r names what was asked for.
+func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) *denial.Denial {
+	ctx = context.WithoutCancel(ctx) // who hangs up is recorded as well
+	full := *d
+	if r.ID == "" {
+		r.ID = NewID()
+	}
+	full.RecordID = r.ID
+	r.Time, r.Outcome, r.Denial = b.now().UTC(), trusteeapi.OutcomeDenied, &full
+	e := &audit.Entry{
+		Record: r.ID, Namespace: r.Namespace, Action: r.Kind, Peer: r.Peer, TEE: r.TEE, Simulated: r.Simulated, Initdata: r.Initdata,
+		Resource: r.Resource, Reason: string(d.Reason), Component: d.Component, Claim: d.Claim,
+	}
+	recorded, err := b.audit.AppendDenial(ctx, e)
+	if err != nil {
+		b.log.Error("recording a denial failed", "record", r.ID, "error", err)
+	}
+	if !recorded {
+		b.remember(&r)
+		return &full
+	}
+	r.Audited = e.Seq
+	if err := b.store.Update(ctx, func(tx store.Tx) error { return Put(tx, &r) }); err != nil {
+		b.log.Error("keeping a denial failed", "record", r.ID, "error", err)
+		b.remember(&r)
+	}
+	return &full
+}
+
+func (b *Book) remember(r *trusteeapi.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.order) >= keepFlood {
+		delete(b.flood, b.order[0])
+		b.order = b.order[1:]
+	}
+	b.flood[r.ID] = r
+	b.order = append(b.order, r.ID)
+}
+
+// Put keeps a record in a transaction and drops the oldest one too many.
+func Put(tx store.Tx, r *trusteeapi.Record) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if len(raw) > maxRecord {
+		short := *r
+		short.Claims = map[string]any{"omitted": fmt.Sprintf("record of %d bytes, at most %d are kept", len(raw), maxRecord)}
+		if raw, err = json.Marshal(short); err != nil {
+			return fmt.Errorf("record: %w", err)
+		}
+	}
+	bucket, meta := tenant.Bucket(r.Namespace, "records"), tenant.Bucket(r.Namespace, "meta")
+	n := uint64(0)
+	if v, err := tx.Get(meta, "records"); err != nil {
+		return err
+	} else if v != nil {
+		n = binary.BigEndian.Uint64(v)
+	}
+	n++
+	if err := tx.Put(meta, "records", binary.BigEndian.AppendUint64(nil, n)); err != nil {
+		return err
+	}
+	if n > keep {
+		old, ok, err := store.GetJSON[trusteeapi.Record](tx, bucket, key(n-keep))
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := errors.Join(tx.Delete(index, old.ID), tx.Delete(bucket, key(n-keep))); err != nil {
+				return err
+			}
+		}
+	}
+	if err := tx.Put(bucket, key(n), raw); err != nil {
+		return err
+	}
+	return tx.Put(index, r.ID, []byte(r.Namespace+"/"+key(n)))
+}
+
+func key(n uint64) string { return fmt.Sprintf("%020d", n) }
+
+// Get gives one record.
+func (b *Book) Get(ctx context.Context, id string) (*trusteeapi.Record, error) {
+	b.mu.Lock()
+	r := b.flood[id]
+	b.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	err := b.store.View(ctx, func(tx store.Tx) error {
+		at, err := tx.Get(index, id)
+		if err != nil {
+			return err
+		}
+		ns, k, ok := cut(string(at))
+		if !ok {
+			return ErrNotFound
+		}
+		v, ok, err := store.GetJSON[trusteeapi.Record](tx, tenant.Bucket(ns, "records"), k)
+		if err == nil && !ok {
+			err = ErrNotFound
+		}
+		r = v
+		return err
+	})
+	return r, err
+}
+
+func cut(s string) (ns, k string, ok bool) {
+	const n = 20
+	if len(s) < n+2 {
+		return "", "", false
+	}
+	return s[:len(s)-n-1], s[len(s)-n:], true
+}
+
+// Filter narrows List; zero members do not.
+type Filter struct {
+	Initdata, Outcome, Kind string
+	Limit                   int
+}
+
+// List gives a namespace's records, the newest first.
+func (b *Book) List(ctx context.Context, ns string, f Filter) ([]trusteeapi.Record, error) {
+	if f.Limit <= 0 || f.Limit > keep {
+		f.Limit = 100
+	}
+	out := []trusteeapi.Record{}
+	err := b.store.View(ctx, func(tx store.Tx) error {
+		if _, err := tenant.GetNamespace(tx, ns); err != nil {
+			return err
+		}
+		return tx.ScanBack(tenant.Bucket(ns, "records"), func(_ string, v []byte) (bool, error) {
+			var r trusteeapi.Record
+			if err := json.Unmarshal(v, &r); err != nil {
+				return false, fmt.Errorf("record: %w", err)
+			}
+			if (f.Initdata == "" || f.Initdata == r.Initdata) && (f.Outcome == "" || f.Outcome == r.Outcome) && (f.Kind == "" || f.Kind == r.Kind) {
+				out = append(out, r)
+			}
+			return len(out) < f.Limit, nil
+		})
+	})
+	return out, err
+}

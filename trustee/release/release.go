@@ -1,0 +1,278 @@
+// Package release is the one gate through which a secret leaves the trustee
+// (design.md sections 3 and 5).
+//
+// Invariants, all of them before a byte of the secret leaves: the token is this
+// trustee's own, of this namespace and not expired; the secret's binding names
+// the token's verified initdata digest, or a seal of a known owner that names
+// it; the status is acceptable; the answer is encrypted to the TEE key that the
+// evidence covered; the audit record is on disk. "Affirming" alone releases
+// nothing: anybody can boot the genuine guest with initdata of his own.
+//
+// Trust zone: trustee.
+package release
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release/internal/vault"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// Component names the gate in denials.
+const Component = "kbs"
+
+// Reasons of denials. docs/denials.md explains each.
+const (
+	ReasonTokenInvalid denial.Reason = "token-invalid"
+	ReasonTokenExpired denial.Reason = "token-expired"
+	ReasonNamespace    denial.Reason = "token-namespace"
+	ReasonNoInitdata   denial.Reason = "initdata-unbound"
+	ReasonUnbound      denial.Reason = "secret-unbound"
+	ReasonStatus       denial.Reason = "status-unacceptable"
+	ReasonAbsent       denial.Reason = "secret-absent"
+	ReasonAudit        denial.Reason = "audit-unavailable"
+)
+
+// Config makes a Gate.
+type Config struct {
+	Store store.Store
+	KEK   keyring.KEK
+	Audit *audit.Log
+	Book  *record.Book
+	// TokenKeys are the keys whose tokens count.
+	TokenKeys []crypto.PublicKey
+	Now       func() time.Time
+}
+
+// Gate releases secrets.
+type Gate struct {
+	cfg   Config
+	vault *vault.Vault
+}
+
+// New refuses a configuration with a part missing.
+func New(c Config) (*Gate, error) {
+	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || len(c.TokenKeys) == 0 || c.Now == nil {
+		return nil, errors.New("release: a part of the configuration is missing")
+	}
+	return &Gate{c, vault.New(c.Store, c.KEK, c.Now)}, nil
+}
+
+// Put stores a new version of a secret. Without a binding nobody gets it.
+func (g *Gate) Put(ctx context.Context, ns, name string, secret []byte) (*trusteeapi.Resource, error) {
+	return g.vault.Put(ctx, ns, name, secret)
+}
+
+// Delete removes a secret and its binding.
+func (g *Gate) Delete(ctx context.Context, ns, name string) error {
+	return g.vault.Delete(ctx, ns, name)
+}
+
+// List gives the metadata of the secrets.
+func (g *Gate) List(ctx context.Context, ns string) ([]trusteeapi.Resource, error) {
+	return g.vault.List(ctx, ns)
+}
+
+// Request asks for one secret.
+type Request struct {
+	Namespace string
+	Resource  string // repository/type/tag
+	Token     string // attestation result, compact JWT
+	Peer      string
+}
+
+// Release gives the secret as a JWE to the attested TEE key. A refusal is a
+// *denial.Denial with its record; another error is a fault of the trustee.
+func (g *Gate) Release(ctx context.Context, req Request) ([]byte, error) {
+	r := trusteeapi.Record{ID: record.NewID(), Kind: "release", Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}
+	jwe, err := g.release(ctx, req, &r)
+	if d, ok := denial.As(err); ok {
+		return nil, g.cfg.Book.Deny(ctx, r, d)
+	}
+	return jwe, err
+}
+
+func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) ([]byte, error) {
+	sub, jti, err := g.token(req, r)
+	if err != nil {
+		return nil, err
+	}
+	var meta *trusteeapi.Resource
+	var box []byte
+	var sealID string
+	err = g.cfg.Store.View(ctx, func(tx store.Tx) error {
+		n, err := tenant.GetNamespace(tx, req.Namespace)
+		if err != nil {
+			return err
+		}
+		// The binding comes before anything that tells whether the secret exists.
+		if sealID, err = g.bound(tx, req, sub.Coffer.Initdata); err != nil {
+			return err
+		}
+		if err := acceptable(n, sub); err != nil {
+			return err
+		}
+		meta, box, err = g.vault.Sealed(tx, req.Namespace, req.Resource)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if meta == nil {
+		return nil, &denial.Denial{
+			Reason: ReasonAbsent, Component: Component, Claim: req.Resource, Measured: "no secret of that name",
+			Source: "namespace " + req.Namespace,
+		}
+	}
+	key, keyID, err := teeKey(sub)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := g.vault.Open(ctx, req.Namespace, meta, box)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	jwe, err := kbs.Seal(key, secret)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.cfg.Audit.Append(ctx, &audit.Entry{
+		Kind: audit.KindRelease, Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, TEE: sub.Coffer.TEE, Simulated: sub.Coffer.Simulated,
+		Status: string(sub.Status), Initdata: sub.Coffer.Initdata.String(), Token: jti, TEEKey: keyID, Resource: req.Resource,
+		Version: meta.Version, Seal: sealID,
+	}); err != nil {
+		return nil, &denial.Denial{Reason: ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
+	}
+	return jwe, nil
+}
+
+// token verifies the attestation result and gives its primary submodule.
+func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, string, error) {
+	c, err := ear.Verify(req.Token, g.cfg.Now(), g.cfg.TokenKeys...)
+	if err != nil {
+		reason := ReasonTokenInvalid
+		if errors.Is(err, ear.ErrExpired) {
+			reason = ReasonTokenExpired
+		}
+		return nil, "", &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
+	}
+	sub, ok := c.Submods["cpu0"]
+	if !ok || sub.Coffer == nil {
+		return nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
+	}
+	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
+	if sub.Coffer.Namespace != req.Namespace || c.Audience != Audience(req.Namespace) {
+		return nil, "", &denial.Denial{
+			Reason: ReasonNamespace, Component: Component, Claim: "token audience", Measured: sub.Coffer.Namespace,
+			Expected: req.Namespace, Source: "URL of the request",
+		}
+	}
+	for name, s := range c.Submods {
+		if name != "cpu0" && s.Status != ear.Affirming {
+			return nil, "", &denial.Denial{
+				Reason: ReasonStatus, Component: Component, Claim: name + " ear.status", Measured: string(s.Status), Expected: string(ear.Affirming), Source: "release rule",
+			}
+		}
+	}
+	return &sub, c.ID, nil
+}
+
+// Audience gives the aud of tokens of a namespace.
+func Audience(ns string) string { return "coffer-trustee/ns/" + ns }
+
+// bound checks the binding and gives the seal by which it holds.
+func (g *Gate) bound(tx store.Tx, req Request, d *ear.Digest) (string, error) {
+	b, err := tenant.BindingOf(tx, req.Namespace, req.Resource)
+	if err != nil {
+		return "", err
+	}
+	if d == nil {
+		return "", &denial.Denial{
+			Reason: ReasonNoInitdata, Component: Component, Claim: "initdata digest", Measured: "none",
+			Expected: tenant.Expected(tx, req.Namespace, b), Source: "binding of " + req.Resource,
+		}
+	}
+	id, ok, why, err := tenant.Holds(tx, req.Namespace, b, d)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", &denial.Denial{
+			Reason: ReasonUnbound, Component: Component, Claim: "initdata digest", Measured: d.String(),
+			Expected: tenant.Expected(tx, req.Namespace, b), Source: "binding of " + req.Resource + " in namespace " + req.Namespace, Detail: why,
+		}
+	}
+	return id, nil
+}
+
+// acceptable is the status rule: affirming; in a simulated namespace the same
+// with the hardware claim at exactly its cap.
+func acceptable(n *trusteeapi.Namespace, s *ear.Submod) error {
+	deny := func(claim, measured, expected string) error {
+		return &denial.Denial{Reason: ReasonStatus, Component: Component, Claim: claim, Measured: measured, Expected: expected, Source: "release rule of namespace " + n.Name}
+	}
+	if s.Coffer.Simulated != n.Simulated {
+		return deny("simulated", fmt.Sprint(s.Coffer.Simulated), fmt.Sprint(n.Simulated))
+	}
+	v, debug := s.Vector, false
+	if s.Coffer.Debug && n.InsecureAllowDebug && v.Configuration == ear.UnsafeConfig {
+		v.Configuration, debug = ear.Recognized, true
+	}
+	if n.Simulated {
+		if v.Hardware != ear.UnsafeHardware {
+			return deny("hardware", fmt.Sprint(v.Hardware), fmt.Sprint(ear.UnsafeHardware))
+		}
+		v.Hardware = ear.Recognized
+	}
+	if s.Coffer.Debug && !debug {
+		return deny("debug guest image", "true", "false")
+	}
+	if t := v.Status(); t != ear.Affirming {
+		return deny("ear.status", string(s.Status), string(ear.Affirming))
+	}
+	return nil
+}
+
+// teeKey takes the recipient from the verified token and from nowhere else.
+func teeKey(s *ear.Submod) (*kbs.TEEKey, string, error) {
+	bad := func(err error) error {
+		return &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "tee-pubkey", Detail: err.Error()}
+	}
+	rt, ok := s.Evidence["runtime_data_claims"].(map[string]any)
+	if !ok {
+		return nil, "", bad(errors.New("token has no runtime data"))
+	}
+	raw, err := json.Marshal(rt["tee-pubkey"])
+	if err != nil {
+		return nil, "", bad(err)
+	}
+	k, err := kbs.ParseTEEKey(raw)
+	if err != nil {
+		return nil, "", bad(err)
+	}
+	if err := k.Check(); err != nil {
+		return nil, "", bad(err)
+	}
+	canon, err := k.MarshalJSON()
+	if err != nil {
+		return nil, "", bad(err)
+	}
+	sum := sha256.Sum256(canon)
+	return k, hex.EncodeToString(sum[:]), nil
+}

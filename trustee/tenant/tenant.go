@@ -1,0 +1,194 @@
+// Package tenant keeps what owners have registered: namespaces, owners' keys,
+// seals, bindings of secrets, reference values and endorsement key roots.
+//
+// Invariants: nothing crosses namespaces; a seal is registered only with a good
+// signature of a key that the namespace knows, and counts only as long as it
+// knows it; a root of simulated TPMs is never one of a production namespace.
+//
+// Trust zone: trustee.
+package tenant
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+// Kinds of errors, for errors.Is.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflict")
+	ErrInvalid  = errors.New("invalid")
+	ErrLimit    = errors.New("too many")
+)
+
+func invalid(err error) error { return fmt.Errorf("%w: %w", ErrInvalid, err) }
+
+// Limits for each namespace; all of it is an administrator's doing.
+const (
+	maxNamespaces = 1000
+	maxOwners     = 1000
+	maxBundles    = 64
+	maxRoots      = 1000
+)
+
+const namespaces = "namespaces"
+
+// Bucket gives the name of a namespace's bucket. A name has no slash, so that
+// no two namespaces meet.
+func Bucket(ns, what string) string { return "ns/" + ns + "/" + what }
+
+// Registry reads and changes what is registered.
+type Registry struct {
+	store store.Store
+	now   func() time.Time
+}
+
+// New makes a Registry and the default namespace, which is production.
+func New(ctx context.Context, s store.Store, now func() time.Time) (*Registry, error) {
+	r := &Registry{s, now}
+	if _, err := r.CreateNamespace(ctx, trusteeapi.Namespace{Name: trusteeapi.DefaultNamespace}); err != nil && !errors.Is(err, ErrConflict) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// CreateNamespace makes a namespace. One with the same choices is given as it is.
+func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) (*trusteeapi.Namespace, error) {
+	if err := trusteeapi.CheckNamespace(n.Name); err != nil {
+		return nil, invalid(err)
+	}
+	n.Created = r.now().UTC()
+	var out *trusteeapi.Namespace
+	err := r.store.Update(ctx, func(tx store.Tx) error {
+		have, ok, err := store.GetJSON[trusteeapi.Namespace](tx, namespaces, n.Name)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if have.Simulated != n.Simulated || have.InsecureAllowDebug != n.InsecureAllowDebug {
+				return fmt.Errorf("namespace %s exists with simulated=%t, insecure_allow_debug=%t, which is for good: %w",
+					n.Name, have.Simulated, have.InsecureAllowDebug, ErrConflict)
+			}
+			out = have
+			return nil
+		}
+		if err := room(tx, namespaces, maxNamespaces); err != nil {
+			return err
+		}
+		out = &n
+		return store.PutJSON(tx, namespaces, n.Name, n)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Namespaces lists the namespaces.
+func (r *Registry) Namespaces(ctx context.Context) (out []trusteeapi.Namespace, err error) {
+	err = r.store.View(ctx, func(tx store.Tx) error {
+		out, err = store.List[trusteeapi.Namespace](tx, namespaces)
+		return err
+	})
+	return out, err
+}
+
+// Namespace gives one namespace.
+func (r *Registry) Namespace(ctx context.Context, name string) (out *trusteeapi.Namespace, err error) {
+	err = r.store.View(ctx, func(tx store.Tx) error {
+		out, err = GetNamespace(tx, name)
+		return err
+	})
+	return out, err
+}
+
+// GetNamespace is Namespace inside of a transaction.
+func GetNamespace(tx store.Tx, name string) (*trusteeapi.Namespace, error) {
+	n, ok, err := store.GetJSON[trusteeapi.Namespace](tx, namespaces, name)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("namespace %.80q: %w", name, ErrNotFound)
+	}
+	return n, nil
+}
+
+// room reports whether a bucket takes one more.
+func room(tx store.Tx, bucket string, limit int) error {
+	n := 0
+	err := tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return n < limit, nil })
+	if err != nil {
+		return err
+	}
+	if n >= limit {
+		return fmt.Errorf("%s: %d: %w", bucket, n, ErrLimit)
+	}
+	return nil
+}
+
+// generation counts the changes to what evidence is appraised with, so that a
+// prepared verifier knows when it is out of date, on every replica.
+func generation(tx store.Tx, ns string) (uint64, error) {
+	b, err := tx.Get(Bucket(ns, "meta"), "trust-generation")
+	if err != nil || b == nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func bump(tx store.Tx, ns string) error {
+	g, err := generation(tx, ns)
+	if err != nil {
+		return err
+	}
+	return tx.Put(Bucket(ns, "meta"), "trust-generation", binary.BigEndian.AppendUint64(nil, g+1))
+}
+
+// update runs fn for a namespace that exists.
+func (r *Registry) update(ctx context.Context, ns string, fn func(store.Tx, *trusteeapi.Namespace) error) error {
+	return r.store.Update(ctx, func(tx store.Tx) error {
+		n, err := GetNamespace(tx, ns)
+		if err != nil {
+			return err
+		}
+		return fn(tx, n)
+	})
+}
+
+// list gives a bucket of a namespace that exists.
+func list[T any](ctx context.Context, r *Registry, ns, what string) (out []T, err error) {
+	err = r.store.View(ctx, func(tx store.Tx) error {
+		if _, err := GetNamespace(tx, ns); err != nil {
+			return err
+		}
+		out, err = store.List[T](tx, Bucket(ns, what))
+		return err
+	})
+	return out, err
+}
+
+// remove deletes one key of a namespace's bucket.
+func (r *Registry) remove(ctx context.Context, ns, what, key string, trust bool) error {
+	return r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+		v, err := tx.Get(Bucket(ns, what), key)
+		if err != nil {
+			return err
+		}
+		if v == nil {
+			return fmt.Errorf("%s %.128q: %w", what, key, ErrNotFound)
+		}
+		if trust {
+			if err := bump(tx, ns); err != nil {
+				return err
+			}
+		}
+		return tx.Delete(Bucket(ns, what), key)
+	})
+}
