@@ -39,6 +39,9 @@ const (
 	AASocket  = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
 )
 
+// teeKeyAlgorithm is the published name of the one kind of TEE key made here.
+const teeKeyAlgorithm = "ECDH-ES+A256KW-P256"
+
 // Attester gets evidence from the TEE; tee/tpm/attester.Attester is one.
 type Attester interface {
 	TEE() string // wire name
@@ -117,9 +120,18 @@ func (s *Server) readInitdata() error {
 	if err != nil {
 		return err
 	}
-	if aa, err := doc.AA(); err != nil {
+	aa, err := doc.AA()
+	if err != nil {
 		return err
-	} else if aa != nil {
+	}
+	cdh, err := doc.CDH()
+	if err != nil {
+		return err
+	}
+	if err := unsupported(aa, cdh); err != nil {
+		return err
+	}
+	if aa != nil {
 		s.aa = aa.TokenConfigs.KBS
 	}
 	url, cert, ok, err := doc.KBS()
@@ -147,6 +159,28 @@ func (s *Server) readInitdata() error {
 	}
 	s.client.initdata = s.cfg.Initdata
 	s.client.attestTimeout = s.cfg.AttestTimeout
+	return nil
+}
+
+// unsupported refuses settings that would have an effect in the published
+// daemons and have none here: an owner who asked for them must not be ignored.
+func unsupported(aa *initdata.AAConfig, cdh *initdata.CDHConfig) error {
+	if aa != nil {
+		if k := aa.TokenConfigs.KBS; k != nil && k.TEEKeyAlgorithm != "" && k.TEEKeyAlgorithm != teeKeyAlgorithm {
+			return fmt.Errorf("%s: tee_key_algorithm %.60q is not supported, only %s", initdata.KeyAA, k.TEEKeyAlgorithm, teeKeyAlgorithm)
+		}
+		if e := aa.EventlogConfig; e != nil && e.EnableEventlog {
+			return fmt.Errorf("%s: enable_eventlog is not supported: no reference value could explain the events", initdata.KeyAA)
+		}
+	}
+	if cdh != nil {
+		if n := cdh.KBC.Name; n != "" && n != "cc_kbc" {
+			return fmt.Errorf("%s: kbc.name %.60q is not supported, only cc_kbc", initdata.KeyCDH, n)
+		}
+		if len(cdh.Credentials) > 0 {
+			return fmt.Errorf("%s: credentials are not supported", initdata.KeyCDH)
+		}
+	}
 	return nil
 }
 

@@ -258,6 +258,23 @@ func TestOnlyTheCAInInitdata(t *testing.T) {
 	}
 }
 
+func TestSettingsWithoutEffectAreRefused(t *testing.T) {
+	for name, data := range map[string]map[string]string{
+		"key algorithm": {initdata.KeyAA: "[token_configs.kbs]\nurl='https://x'\ntee_key_algorithm='RSA-OAEP-256'\n"},
+		"event log":     {initdata.KeyAA: "[eventlog_config]\nenable_eventlog=true\n"},
+		"offline":       {initdata.KeyCDH: "[kbc]\nname='offline_fs_kbc'\n"},
+		"credentials":   {initdata.KeyCDH: "[kbc]\nname='cc_kbc'\n[[credentials]]\npath='/x'\nresource_uri='kbs:///a/b/c'\n"},
+	} {
+		b, err := initdata.Build(&initdata.Document{Version: initdata.Version, Algorithm: initdata.SHA256, Data: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Config{Initdata: b, OpenAttester: openFake, Floor: floor, Logger: slog.Default()}); err == nil || !strings.Contains(err.Error(), "not supported") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // The guest's wall clock says 2026; what counts is the floor and signed time.
 func TestTimeRule(t *testing.T) {
 	future := startKBS(t, nil, time.Now().AddDate(5, 0, 0), time.Now().AddDate(6, 0, 0))
