@@ -1,0 +1,64 @@
+// Command standins builds images that bear the names and entrypoints of those
+// in the Kubernetes documentation's examples, from the machine's own Debian
+// packages and small programs of ours, as OCI layouts. test/mirror serves them.
+//
+//	go run ./test/standins build --out DIR
+//
+// Every image lands in DIR/<registry>/<repository>/<tag>. What was built from
+// the same inputs before is taken from the cache. The same inputs give the same
+// bytes. docs/standins.md lists what differs from the real images.
+//
+// Trust zone: tests only; the programs run on the build machine as root and
+// read nothing but packages that apt has authenticated.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cofferproject/coffer/owner/platform"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := command(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "standins:", err)
+		os.Exit(1)
+	}
+}
+
+func command(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("standins", flag.ContinueOnError)
+	out := f.String("out", "", "folder of the layouts (default: standins in the cache)")
+	if len(args) == 0 {
+		return errors.New("usage: standins build [--out DIR] | list")
+	}
+	if err := f.Parse(args[1:]); err != nil {
+		return err
+	}
+	switch args[0] {
+	case "list":
+		for _, s := range standins {
+			fmt.Println(s.ref())
+		}
+		return nil
+	case "build":
+		cache, err := platform.CacheDir()
+		if err != nil {
+			return err
+		}
+		if *out == "" {
+			*out = filepath.Join(cache, "standins", "layouts")
+		}
+		b := &builder{ctx: ctx, cache: filepath.Join(cache, "standins")}
+		return b.build(*out)
+	}
+	return fmt.Errorf("unknown command %q", args[0])
+}
