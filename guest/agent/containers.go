@@ -68,6 +68,9 @@ func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config,
 		Volumes: c.ImageVolumes, Masked: c.MaskedPaths, ReadOnlyPaths: c.ReadOnlyPaths, ReadOnlyRoot: c.ReadOnly,
 		Process: p,
 	}
+	if err := s.namesOnce(); err != nil {
+		return nil, err
+	}
 	for _, v := range g.Volumes {
 		if err := s.openVolume(v); err != nil {
 			return nil, err

@@ -43,10 +43,22 @@ func (s *Server) CreateSandbox(_ context.Context, req *agentpb.CreateSandboxRequ
 	s.mu.Lock()
 	s.dns = req.GetDns()
 	s.mu.Unlock()
-	if err := s.writeEtc(); err != nil {
-		return nil, err
-	}
 	return &emptypb.Empty{}, nil
+}
+
+// namesOnce makes the pod's files of names before its first container: the
+// network does not change any more by then.
+func (s *Server) namesOnce() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.named {
+		return nil
+	}
+	if err := s.writeEtc(); err != nil {
+		return err
+	}
+	s.named = true
+	return nil
 }
 
 // writeEtc makes the pod's files of names. The Enforcer has held the DNS lines to

@@ -60,7 +60,10 @@ type Options struct {
 	Runtime  *container.Runtime
 	Images   Images
 	PowerOff func() // ends the guest; called once DestroySandbox has answered
-	Log      *slog.Logger
+	// ShowDenials puts whole denials on the console, measured and expected values
+	// included: for debug images alone, since the console is the host's.
+	ShowDenials bool
+	Log         *slog.Logger
 }
 
 // Server implements grpc.AgentService and grpc.Health. Between New and Activate
@@ -81,6 +84,7 @@ type Server struct {
 	mu      sync.Mutex
 	volumes map[string]bool // mounted pod volumes
 	dns     []string
+	named   bool // hosts, hostname and resolv.conf are written
 }
 
 // New makes a Server that is not active yet.
@@ -185,8 +189,10 @@ func (s *Server) deny(request string, err error) error {
 		d = &denial.Denial{Reason: "refused", Component: "guest-agent", Detail: err.Error()}
 	}
 	s.denials.record(d)
-	// The console is the host's: no measured or expected values here either.
 	s.log.Warn("denied", "request", request, "reason", string(d.Reason), "claim", d.Claim, "record", d.RecordID)
+	if s.opt.ShowDenials {
+		s.log.Warn("denial in full", "denial", d.Error())
+	}
 	b, jerr := json.Marshal(d.Public())
 	if jerr != nil {
 		b = nil

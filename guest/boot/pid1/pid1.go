@@ -27,6 +27,9 @@ import (
 // exe is this binary's path in the guest image.
 const exe = "/init"
 
+// debugMarker is in debug images alone.
+const debugMarker = "/etc/coffer/debug"
+
 // portWait bounds how long the guest channel's device may take to appear.
 const portWait = 30 * time.Second
 
@@ -60,16 +63,21 @@ func Main(opt Options) {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(24 << 20)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("guest", opt.Variant)
+	_, err := os.Stat(debugMarker)
+	debugging := err == nil
+	if debugging {
+		log.Warn("DEBUG GUEST IMAGE: its console shows what a release image keeps to itself")
+	}
 	if opt.Simulated {
 		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
 	}
-	if err := run(log, opt); err != nil {
+	if err := run(log, opt, debugging); err != nil {
 		boot.Halt(log, err)
 	}
 	boot.PowerOff()
 }
 
-func run(log *slog.Logger, opt Options) error {
+func run(log *slog.Logger, opt Options, debugging bool) error {
 	ctx := context.Background()
 	if err := boot.Filesystems(); err != nil {
 		return err
@@ -85,7 +93,7 @@ func run(log *slog.Logger, opt Options) error {
 	served := make(chan error, 1)
 	go func() { served <- serve(ctx, server) }()
 	started := make(chan error, 1)
-	go func() { started <- start(ctx, log, opt, reaper, server) }()
+	go func() { started <- start(ctx, log, opt, reaper, server, debugging) }()
 	if err := <-started; err != nil {
 		return err
 	}
@@ -101,7 +109,7 @@ func serve(ctx context.Context, server *agent.Server) error {
 	return server.Serve(ctx, l)
 }
 
-func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server) error {
+func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
 	if err := boot.Modules(); err != nil {
 		return err
 	}
@@ -156,6 +164,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	}
 	return server.Activate(agent.Options{
 		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: boot.PowerOff, Log: log,
+		ShowDenials: debugging,
 	})
 }
 
