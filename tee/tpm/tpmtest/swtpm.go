@@ -140,10 +140,11 @@ func (ca *CA) Provision(t testing.TB, c transport.TPM, kind int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeNV(t, c, k.NVIndex, der)
+	WriteNV(t, c, k.NVIndex, der)
 }
 
-func writeNV(t testing.TB, c transport.TPM, index uint32, b []byte) {
+// WriteNV stores a certificate in NV memory, in an index larger than it.
+func WriteNV(t testing.TB, c transport.TPM, index uint32, b []byte) {
 	t.Helper()
 	b = append(b, make([]byte, 16)...) // indices are often larger than the certificate
 	owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
