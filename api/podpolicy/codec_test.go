@@ -3,6 +3,8 @@ package podpolicy
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -119,4 +121,67 @@ func FuzzParse(f *testing.F) {
 		}
 		NewEnforcer(p)
 	})
+}
+
+// TestVectors reads the documents of SPEC.md section 7.
+func TestVectors(t *testing.T) {
+	if os.Getenv("UPDATE_GOLDEN") == "1" {
+		writeVectors(t)
+	}
+	for _, class := range []string{"good", "bad"} {
+		files, err := filepath.Glob(filepath.Join("testdata", class, "*.json"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no vectors in %s: %v", class, err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := Parse(b)
+			if class == "bad" {
+				if err == nil {
+					t.Errorf("%s was accepted", f)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", f, err)
+				continue
+			}
+			if again, err := Encode(p); err != nil || !bytes.Equal(b, again) {
+				t.Errorf("%s: %v: encodes to other bytes", f, err)
+			}
+		}
+	}
+}
+
+func writeVectors(t *testing.T) {
+	full, err := Encode(testPolicy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := Encode(&Policy{Version: 1, Pod: "default/small", Hostname: "small", Sandbox: Sandbox{ResolvConf: "none"}, Containers: []Container{{
+		Name: "app", Image: "127.0.0.1:5000/app@" + digestA, ManifestDigest: digestA, Args: []string{"/app"}, Cwd: "/", Seccomp: "unconfined", Restart: "Never",
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, doc := range map[string]string{
+		"good/full": string(full), "good/small": string(small),
+		"bad/unknown-member":  strings.Replace(string(small), `"pod"`, `"extra":0,"pod"`, 1),
+		"bad/member-twice":    strings.Replace(string(small), `"pod"`, `"version":1,"pod"`, 1),
+		"bad/other-case":      strings.Replace(string(small), `"pod"`, `"Pod"`, 1),
+		"bad/null":            strings.Replace(string(small), `"hostname":"small"`, `"hostname":null`, 1),
+		"bad/trailing":        string(small) + "{}",
+		"bad/image-by-tag":    strings.Replace(string(small), "@"+digestA, ":latest", 1),
+		"bad/no-containers":   `{"version":1,"pod":"default/small","hostname":"small","sandbox":{"resolv_conf":"none","shm_bytes":0},"containers":[]}`,
+		"bad/file-leaves":     strings.Replace(string(full), `"a.conf"`, `"../a.conf"`, 1),
+		"bad/loader-hashed":   strings.Replace(string(full), `{"name":"PATH","value":"/bin"}`, `{"name":"PATH","sha256":"`+sha("/bin")+`"}`, 1),
+		"bad/mount-over-proc": strings.Replace(string(full), `"/scratch"`, `"/proc/sys"`, 1),
+	} {
+		if err := os.WriteFile(filepath.Join("testdata", name+".json"), []byte(doc), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

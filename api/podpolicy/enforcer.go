@@ -133,6 +133,8 @@ func (e *Enforcer) judgeGoverned(req proto.Message, name string) (*Grant, *denia
 		return e.judgeResize(r)
 	case *agentpb.UpdateContainerRequest:
 		return e.judgeUpdate(r)
+	case *agentpb.GetDiagnosticDataRequest:
+		return e.judgeDiagnostics(r)
 	case *agentpb.VolumeStatsRequest:
 		return e.judgeVolumeStats(r)
 	}

@@ -170,6 +170,8 @@ func TestProcesses(t *testing.T) {
 	allow(t, e, &agentpb.StatsContainerRequest{ContainerId: "side-1"})
 	allow(t, e, &agentpb.UpdateContainerRequest{ContainerId: "side-1", Resources: &agentpb.LinuxResources{Memory: &agentpb.LinuxMemory{Limit: 5}}})
 	refuse(t, e, &agentpb.UpdateContainerRequest{ContainerId: "side-1", Resources: &agentpb.LinuxResources{Memory: &agentpb.LinuxMemory{DisableOOMKiller: true}}}, ResourceMismatch, "")
+	allow(t, e, &agentpb.GetDiagnosticDataRequest{ContainerId: "app-1", LogType: "termination_log"})
+	refuse(t, e, &agentpb.GetDiagnosticDataRequest{ContainerId: "side-1", LogType: "termination_log"}, RequestNotAllowed, "containers[side].logs")
 	allow(t, e, &agentpb.VolumeStatsRequest{VolumeGuestPath: LocalDir + "/scratch"})
 	refuse(t, e, &agentpb.VolumeStatsRequest{VolumeGuestPath: "/"}, PathDenied, "")
 }

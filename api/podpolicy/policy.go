@@ -96,7 +96,7 @@ type Container struct {
 	Resources       Resources `json:"resources,omitzero"`
 	Restart         string    `json:"restart"` // "Always", "OnFailure", "Never": how often it may be created again
 	Exec            []Exec    `json:"exec,omitempty"`
-	Logs            bool      `json:"logs"`              // may the host read stdout and stderr; if not they are drained
+	Logs            bool      `json:"logs"`              // may the host read stdout, stderr and the termination message; if not they are drained
 	Signals         []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
 }
 

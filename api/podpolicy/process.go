@@ -104,6 +104,19 @@ func (e *Enforcer) judgeUpdate(r *agentpb.UpdateContainerRequest) (*Grant, *deni
 	return i.grant(""), nil
 }
 
+// judgeDiagnostics lets the host read the message that a container writes for
+// it on its end, where it may read the container's output too.
+func (e *Enforcer) judgeDiagnostics(r *agentpb.GetDiagnosticDataRequest) (*Grant, *denial.Denial) {
+	i, d := e.find(r.ContainerId)
+	if d != nil {
+		return nil, d
+	}
+	if r.LogType != "termination_log" || !i.spec.Logs {
+		return nil, deny(RequestNotAllowed, i.claim+".logs", r.LogType, "termination_log, where logs is true")
+	}
+	return i.grant(""), nil
+}
+
 // judgeVolumeStats answers only about directories of the policy's volumes.
 func (e *Enforcer) judgeVolumeStats(r *agentpb.VolumeStatsRequest) (*Grant, *denial.Denial) {
 	for i := range e.policy.Volumes {
