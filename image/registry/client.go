@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -38,6 +39,8 @@ type Config struct {
 	Auth       []byte   `json:"auth,omitempty"`        // containers-auth.json(5)
 	Proxy      Proxy    `json:"proxy,omitzero"`
 	Times      Timeouts `json:"times,omitzero"`
+	// Tokens are Authorization headers that an earlier client was given (Client.Tokens).
+	Tokens map[string]string `json:"tokens,omitempty"`
 	// SkipHosts are not asked: they have given wrong bytes before.
 	SkipHosts []string `json:"skip_hosts,omitempty"`
 
@@ -46,6 +49,10 @@ type Config struct {
 	Roots func() *x509.CertPool `json:"-"`
 	// Now is the time certificates are judged at; nil means the system's clock.
 	Now func() time.Time `json:"-"`
+	// OnlyFloor says that Now is no more than a lower bound, as in a guest that has
+	// seen no signed time yet: then NotBefore is not checked, NotAfter against Now.
+	// An https:// proxy cannot be used with it.
+	OnlyFloor bool `json:"-"`
 }
 
 // Timeouts bound every wait; zero members mean the defaults.
@@ -109,27 +116,44 @@ func New(cfg Config) (*Client, error) {
 	}
 	private := x509.NewCertPool()
 	for i, p := range cfg.ExtraRoots {
-		if !private.AppendCertsFromPEM([]byte(p)) {
-			return nil, fmt.Errorf("extra root certificate %d: no certificate in PEM form", i)
+		certs, err := parsePEM(p)
+		if err != nil {
+			return nil, fmt.Errorf("extra root certificate %d: %w", i, err)
+		}
+		for _, cert := range certs {
+			if cfg.OnlyFloor {
+				cert = withoutBeginning(cert)
+			}
+			private.AddCert(cert)
 		}
 	}
 	c := &Client{conf: cfg.Conf, keys: keys, times: cfg.Times.withDefaults(), tokens: map[string]string{}, skip: map[string]bool{}, havePrivate: len(cfg.ExtraRoots) > 0}
 	for _, h := range cfg.SkipHosts {
 		c.skip[h] = true
 	}
-	c.private = c.newHTTP(private, proxy, cfg.Now)
+	maps.Copy(c.tokens, cfg.Tokens)
+	c.private = c.newHTTP(private, proxy, &cfg)
 	c.public = sync.OnceValue(func() *http.Client {
 		var roots *x509.CertPool // nil: the system's
 		if cfg.Roots != nil {
 			roots = cfg.Roots()
 		}
-		return c.newHTTP(roots, proxy, cfg.Now)
+		return c.newHTTP(roots, proxy, &cfg)
 	})
 	return c, nil
 }
 
-func (c *Client) newHTTP(roots *x509.CertPool, proxy func(*http.Request) (*url.URL, error), now func() time.Time) *http.Client {
-	return &http.Client{CheckRedirect: checkRedirect, Transport: &http.Transport{
+func (c *Client) newHTTP(roots *x509.CertPool, proxy func(*http.Request) (*url.URL, error), cfg *Config) *http.Client {
+	if cfg.OnlyFloor {
+		return &http.Client{CheckRedirect: checkRedirect, Transport: &floorTransport{hosts: map[string]*http.Transport{}, make: func(host string) *http.Transport {
+			return c.newTransport(proxy, floorTLS(host, roots, cfg.Now))
+		}}}
+	}
+	return &http.Client{CheckRedirect: checkRedirect, Transport: c.newTransport(proxy, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: cfg.Now})}
+}
+
+func (c *Client) newTransport(proxy func(*http.Request) (*url.URL, error), t *tls.Config) *http.Transport {
+	return &http.Transport{
 		Proxy:                  proxy,
 		DialContext:            (&net.Dialer{Timeout: c.times.Dial, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    c.times.Dial,
@@ -142,8 +166,16 @@ func (c *Client) newHTTP(roots *x509.CertPool, proxy func(*http.Request) (*url.U
 		// HTTP/1.1 only: HTTP/2 would buffer up to 4 MiB for each blob and gains
 		// nothing for a few large transfers.
 		TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: now},
-	}}
+		TLSClientConfig: t,
+	}
+}
+
+// Tokens gives the Authorization headers in use, for Config.Tokens of another
+// client for the same image: secrets, though short-lived ones.
+func (c *Client) Tokens() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.tokens)
 }
 
 const maxRedirects = 5

@@ -331,9 +331,26 @@ func TestTLS(t *testing.T) {
 	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}}, "localhost:"+port+"/team/app:v1"); err == nil || !strings.Contains(err.Error(), "not localhost") {
 		t.Errorf("other name: %v", err)
 	}
+	// A guest before its first signed time: the floor lies before the certificate.
+	early := func() time.Time { return time.Unix(-1_000_000_000, 0) }
+	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}, Now: early}, f.host()+"/team/app:v1"); err == nil {
+		t.Error("a certificate from the future was accepted")
+	}
+	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}, Now: early, OnlyFloor: true}, f.host()+"/team/app:v1"); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}, Now: early, OnlyFloor: true}, "localhost:"+port+"/team/app:v1"); err == nil || !strings.Contains(err.Error(), "not localhost") {
+		t.Errorf("other name without time: %v", err)
+	}
+	if _, _, err := pull(t, Config{Times: quick, Now: early, OnlyFloor: true}, f.host()+"/team/app:v1"); err == nil || !strings.Contains(err.Error(), "extra_root_certificates") {
+		t.Errorf("unknown CA without time: %v", err)
+	}
 	late := func() time.Time { return time.Now().Add(200 * 365 * 24 * time.Hour) }
 	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}, Now: late}, f.host()+"/team/app:v1"); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired: %v", err)
+	}
+	if _, _, err := pull(t, Config{Times: quick, ExtraRoots: []string{ca}, Now: late, OnlyFloor: true}, f.host()+"/team/app:v1"); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("expired before the floor: %v", err)
 	}
 }
 
