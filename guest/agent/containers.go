@@ -34,6 +34,9 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 	if c == nil {
 		return nil, invalid("no container")
 	}
+	if err := s.namesOnce(); err != nil {
+		return nil, err
+	}
 	image, err := s.opt.Images.Prepare(ctx, c)
 	if err != nil {
 		if _, ok := denial.As(err); ok {
@@ -67,9 +70,6 @@ func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config,
 		Layers: image.Layers, Etc: etcDir, Shm: podpolicy.ShmDir,
 		Volumes: c.ImageVolumes, Masked: c.MaskedPaths, ReadOnlyPaths: c.ReadOnlyPaths, ReadOnlyRoot: c.ReadOnly,
 		Process: p,
-	}
-	if err := s.namesOnce(); err != nil {
-		return nil, err
 	}
 	for _, v := range g.Volumes {
 		if err := s.openVolume(v); err != nil {

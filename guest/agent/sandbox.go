@@ -41,13 +41,17 @@ func (s *Server) CreateSandbox(_ context.Context, req *agentpb.CreateSandboxRequ
 		return nil, err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.dns = req.GetDns()
-	s.mu.Unlock()
+	// Now already, for the guest's own name look-ups.
+	if err := s.writeEtc(); err != nil {
+		return nil, err
+	}
 	return &emptypb.Empty{}, nil
 }
 
-// namesOnce makes the pod's files of names before its first container: the
-// network does not change any more by then.
+// namesOnce makes the pod's files of names again before its first container:
+// then the network is final.
 func (s *Server) namesOnce() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

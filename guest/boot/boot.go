@@ -28,13 +28,20 @@ const CgroupHelpers = "/sys/fs/cgroup/coffer"
 // StateDir is the tmpfs that holds layers and containers' writes.
 const StateDir = "/run/coffer"
 
+// ResolvConf is the pod's and the guest's own resolver configuration; the
+// guest's /etc/resolv.conf is a link to it.
+const ResolvConf = StateDir + "/etc/resolv.conf"
+
 // Filesystems makes the root an ordinary, read-only mount and mounts the
 // kernel's file systems. PID 1 calls it first.
 func Filesystems() error {
-	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/.root"} {
+	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/etc", "/.root"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return fmt.Errorf("making mount points: %w", err)
 		}
+	}
+	if err := os.Symlink(ResolvConf, "/etc/resolv.conf"); err != nil {
+		return fmt.Errorf("linking resolv.conf: %w", err)
 	}
 	if err := leaveInitramfs(); err != nil {
 		return err
@@ -52,7 +59,7 @@ func Filesystems() error {
 		{"tmpfs", "/tmp", safe, "mode=1777,size=16m"},
 		// Image layers and containers' writes live in memory; a quarter stays for
 		// processes, so that a full disk is an error and not an OOM kill.
-		{"tmpfs", StateDir, unix.MS_NOSUID, "mode=0700,size=75%"},
+		{"tmpfs", StateDir, unix.MS_NOSUID | unix.MS_NODEV, "mode=0711,size=75%"},
 		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{"cgroup2", "/sys/fs/cgroup", safe, "nsdelegate"},
 		{"securityfs", "/sys/kernel/security", safe, ""},

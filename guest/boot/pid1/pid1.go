@@ -41,13 +41,11 @@ type Options struct {
 	Simulated bool
 	// OpenAttester opens the TEE's device in the key holder.
 	OpenAttester func(log *slog.Logger) (keyholder.Attester, error)
-	// Images gives the agent its images; it may start processes of its own roles.
-	Images func(ctx context.Context, g *Guest) (agent.Images, error)
-	// Roles are the entry points of those processes, by argv[0].
-	Roles map[string]func(args []string) int
+	// Images gives the agent its images; nil: pulled from registries. Tests set it.
+	Images func(g *Guest) (agent.Images, error)
 }
 
-// Guest is what a booted guest offers to Options.Images.
+// Guest is what a booted guest offers to who gives images.
 type Guest struct {
 	Initdata   *boot.Initdata
 	Supervisor *proc.Supervisor
@@ -141,7 +139,10 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 		return err
 	}
 	g.LayerKey = keys.LayerKey
-	images, err := opt.Images(ctx, g)
+	if opt.Images == nil {
+		opt.Images = pullImages
+	}
+	images, err := opt.Images(g)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func main() {
 			}
 			return sim.New(t, attester.Options{Logger: log})
 		},
-		Images: func(context.Context, *pid1.Guest) (agent.Images, error) {
+		Images: func(*pid1.Guest) (agent.Images, error) {
 			go reportMemory()
 			return layer{}, nil
 		},

@@ -1,0 +1,100 @@
+package pid1
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/cofferproject/coffer/api/cdhpb"
+	"github.com/cofferproject/coffer/guest/agent"
+	"github.com/cofferproject/coffer/guest/boot"
+	"github.com/cofferproject/coffer/guest/keyholder"
+	"github.com/cofferproject/coffer/guest/unpacker"
+	"github.com/cofferproject/coffer/image/digest"
+	"github.com/cofferproject/coffer/image/registry"
+)
+
+// parserMemory is what all image parsers together may use.
+const parserMemory = 128 << 20
+
+// credentialTime bounds one question for registry credentials: it may have to
+// wait for the first attestation.
+const credentialTime = time.Minute
+
+// maxCredentials bounds an auth.json.
+const maxCredentials = 1 << 20
+
+// pullImages gives the agent images from registries, as initdata says.
+func pullImages(g *Guest) (agent.Images, error) {
+	floor, err := boot.Floor()
+	if err != nil {
+		return nil, err
+	}
+	svc, err := unpacker.New(unpacker.Options{
+		Root:       filepath.Join(boot.StateDir, "images"),
+		Start:      unpacker.WithSupervisor(g.Supervisor, parserMemory),
+		ResolvConf: boot.ResolvConf,
+		Hosts:      "/etc/hosts",
+		// The key holder alone sees signed times; a registry's certificate is
+		// checked against the floor, its content against the policy's digest.
+		Clock: func() (time.Time, bool) { return floor, true },
+	})
+	if err != nil {
+		return nil, err
+	}
+	if g.Initdata.Policy != nil {
+		// Started while the host still prepares the first container.
+		go func() {
+			if err := svc.Warm(); err != nil {
+				g.Log.Error("starting the image parser", "err", err)
+			}
+		}()
+	}
+	return &unpacker.Images{
+		Service:   svc,
+		Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
+		KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
+	}, nil
+}
+
+func registryConfig(ctx context.Context, g *Guest) (registry.Config, error) {
+	if g.Initdata.Document == nil {
+		return registry.Config{}, nil
+	}
+	cdh, err := g.Initdata.Document.CDH()
+	if err != nil || cdh == nil {
+		return registry.Config{}, err
+	}
+	var auth []byte
+	if uri := cdh.Image.AuthenticatedRegistryCredentialsURI; uri != "" {
+		if auth, err = fetch(ctx, uri); err != nil {
+			return registry.Config{}, fmt.Errorf("fetching registry credentials: %w", err)
+		}
+	}
+	return unpacker.RegistryConfig(&cdh.Image, auth)
+}
+
+// fetch asks the key holder for a resource.
+func fetch(ctx context.Context, uri string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, credentialTime)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", keyholder.CDHSocket)
+	if err != nil {
+		return nil, err
+	}
+	c := ttrpc.NewClient(conn)
+	defer c.Close()
+	r, err := cdhpb.NewGetResourceServiceClient(c).GetResource(ctx, &cdhpb.GetResourceRequest{ResourcePath: uri})
+	if err != nil {
+		return nil, err
+	}
+	if len(r.GetResource()) > maxCredentials {
+		return nil, fmt.Errorf("%d bytes, at most %d", len(r.GetResource()), maxCredentials)
+	}
+	return r.GetResource(), nil
+}
