@@ -33,6 +33,10 @@ Exit codes: docs/exit-codes.md.`,
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined two lines above
 	}
+	root.AddCommand(
+		NewRunCommand(), NewSealCommand(), NewPsCommand(), NewLogsCommand(), NewExecCommand(), NewStopCommand(),
+		NewGuestCommand(),
+	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Exit(ExitUsage, err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		switch o := Output(cmd); o {

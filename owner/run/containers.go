@@ -47,7 +47,9 @@ type containerSpec struct {
 	stdin   bool
 	tty     bool
 	restart string // "Always", "OnFailure", "Never"
-	create  func(cid string) *agentpb.CreateContainerRequest
+
+	stopSignal uint32
+	create     func(cid string) *agentpb.CreateContainerRequest
 }
 
 // supervisor drives all containers of one pod.
@@ -56,6 +58,7 @@ type supervisor struct {
 	grace       time.Duration
 	maxRestarts int // -1: no limit
 	onStatus    func()
+	onCreated   func(name string)
 	sink        func(name string) (*logSink, error)
 	stdin       io.Reader
 	warn        func(format string, args ...any)
@@ -63,6 +66,7 @@ type supervisor struct {
 	mu      sync.Mutex
 	status  map[string]*ContainerStatus
 	running map[string]string // name -> container id
+	stops   map[string]uint32 // name -> the signal that asks it to stop
 	oom     map[string]bool   // container ids killed for memory
 	oomMore chan struct{}     // closed and renewed at each OOM event
 	stopped bool
@@ -72,10 +76,11 @@ type supervisor struct {
 func newSupervisor(a *agent, specs []containerSpec) *supervisor {
 	s := &supervisor{
 		agent: a, status: map[string]*ContainerStatus{}, running: map[string]string{},
-		oom: map[string]bool{}, oomMore: make(chan struct{}), stopCh: make(chan struct{}),
+		stops: map[string]uint32{}, oom: map[string]bool{}, oomMore: make(chan struct{}), stopCh: make(chan struct{}),
 	}
 	for _, c := range specs {
 		s.status[c.name] = &ContainerStatus{Name: c.name, Init: c.init, State: "waiting"}
+		s.stops[c.name] = c.stopSignal
 	}
 	return s
 }
@@ -176,6 +181,9 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 	if err != nil {
 		return exit{}, fmt.Errorf("creating container %s: %w", c.name, err)
 	}
+	if s.onCreated != nil {
+		s.onCreated(c.name)
+	}
 	sink, err := s.sink(c.name)
 	if err != nil {
 		return exit{}, err
@@ -262,7 +270,7 @@ func (s *supervisor) sawOOM(cid string) bool {
 	}
 }
 
-// signal passes sig to every running container.
+// signal passes sig to every running container; 0 is each one's own stop signal.
 func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) {
 	s.mu.Lock()
 	ids := make(map[string]string, len(s.running))
@@ -271,6 +279,13 @@ func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) {
 	}
 	s.mu.Unlock()
 	for name, cid := range ids {
+		sig := sig
+		if sig == 0 {
+			sig = syscall.Signal(s.stops[name])
+		}
+		if sig == 0 {
+			sig = syscall.SIGTERM
+		}
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
 		_, err := s.agent.SignalProcess(cctx, &agentpb.SignalProcessRequest{ContainerId: cid, Signal: uint32(sig)})
 		cancel()
@@ -280,7 +295,7 @@ func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) {
 	}
 }
 
-// stop ends the pod as Kubernetes does: SIGTERM, the grace period, SIGKILL. It
+// stop ends the pod as Kubernetes does: the stop signal (SIGTERM), the grace period, SIGKILL. It
 // returns at once; run returns when the containers are gone.
 func (s *supervisor) stop() {
 	s.mu.Lock()
@@ -293,7 +308,7 @@ func (s *supervisor) stop() {
 	s.mu.Unlock()
 	go func() {
 		ctx := context.Background()
-		s.signal(ctx, syscall.SIGTERM)
+		s.signal(ctx, 0)
 		deadline := time.Now().Add(s.grace)
 		for time.Now().Before(deadline) {
 			if s.idle() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,7 +133,14 @@ func startTrustee(ctx context.Context, dir string) error {
 		return fmt.Errorf("opening the trustee's log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(bin, "serve", "--state", dir, "--listen", "127.0.0.1:0",
+	// The address stays the same as long as it can: sealed pods name it.
+	listen := "127.0.0.1:0"
+	if cfg, err := trusteeclient.LoadConfig(dir); err == nil {
+		if u, err := url.Parse(cfg.URL); err == nil && free(u.Host) {
+			listen = u.Host
+		}
+	}
+	cmd := exec.Command(bin, "serve", "--state", dir, "--listen", listen,
 		"--simulated-namespace", SimulatedNamespace, "--lease-socket", filepath.Join(dir, leaseSocket), "--output", "json")
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -165,6 +173,16 @@ func startTrustee(ctx context.Context, dir string) error {
 		return fmt.Errorf("starting coffer-trustee: %w (its log: %s)", err, log.Name())
 	}
 	return nil
+}
+
+// free tells whether a TCP address can be listened on.
+func free(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = l.Close()
+	return true
 }
 
 // dialNamed connects to a trustee that somebody runs.

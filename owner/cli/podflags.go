@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/owner/run"
+)
+
+// podFlags are the flags that run and seal have in common.
+type podFlags struct {
+	opts   run.PodOptions
+	tee    string
+	images []string
+}
+
+func (f *podFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVarP(&f.opts.File, "file", "f", "", "pod manifest (YAML or JSON); - is standard input")
+	fl.StringVar(&f.tee, "tee", "", "TEE to run in: tpm-sim (simulated: protects nothing)")
+	fl.StringVar(&f.opts.Platform, "platform", run.DefaultPlatform(), "platform.json of coffer guest build")
+	fl.BoolVar(&f.opts.Debug, "debug-image", false, "use the debug guest image: another measurement, talks on the console")
+	addTrusteeFlags(cmd, &f.opts.Trustee)
+	fl.StringVar(&f.opts.Images.RegistriesFile, "registries", "", "registries.conf (version 2): mirrors, insecure registries")
+	fl.StringArrayVar(&f.opts.Images.CAFiles, "registry-ca", nil, "PEM file with the CA of a private registry (repeatable)")
+	fl.StringVar(&f.opts.Images.AuthFile, "registry-auth-file", "", "auth.json for resolving images here")
+	fl.StringVar(&f.opts.Images.GuestAuthURI, "registry-auth", "", "kbs:/// URI of the auth.json that the guest fetches from the trustee")
+	fl.BoolVar(&f.opts.AllowExec, "allow-exec", false, "seal so that whoever runs the pod may start any command in it (coffer exec)")
+	fl.BoolVar(&f.opts.HideLogs, "hide-logs", false, "seal so that whoever runs the pod cannot read its output")
+	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
+	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits)")
+	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions([]string{string(launch.TPMSim)}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// addTrusteeFlags adds the flags that name a trustee.
+func addTrusteeFlags(cmd *cobra.Command, o *run.TrusteeOptions) {
+	fl := cmd.Flags()
+	fl.StringVar(&o.URL, "trustee", "", "URL of the trustee (default: a local one, started if need be)")
+	fl.StringVar(&o.CAFile, "trustee-ca", "", "PEM file with the trustee's CA; with --trustee")
+	fl.StringVar(&o.AdminKey, "admin-key", "", "file with the trustee's admin key; with --trustee")
+}
+
+// finish checks what the flags say together.
+func (f *podFlags) finish(args []string) error {
+	switch {
+	case len(args) > 1:
+		return Exit(ExitUsage, fmt.Errorf("one pod manifest at a time, got %d", len(args)))
+	case len(args) == 1 && f.opts.File != "":
+		return Exit(ExitUsage, errors.New("the manifest is given twice: as an argument and with -f"))
+	case len(args) == 1:
+		f.opts.File = args[0]
+	case f.opts.File == "":
+		return Exit(ExitUsage, errors.New("no pod manifest given"))
+	}
+	switch launch.TEE(f.tee) {
+	case launch.TPMSim:
+		f.opts.TEE = launch.TPMSim
+	case "":
+		return Exit(ExitUsage, errors.New("no TEE chosen, and this machine has none that coffer can use yet: --tee tpm-sim simulates one (it protects nothing)"))
+	default:
+		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows tpm-sim", f.tee))
+	}
+	for _, s := range f.images {
+		name, src, ok := strings.Cut(s, "=")
+		if !ok || name == "" || src == "" {
+			return Exit(ExitUsage, fmt.Errorf("--image %q: write NAME=oci:DIR, NAME=oci-archive:FILE or NAME=docker-archive:FILE", s))
+		}
+		if f.opts.Images.Local == nil {
+			f.opts.Images.Local = map[string]string{}
+		}
+		f.opts.Images.Local[name] = src
+	}
+	return nil
+}
+
+// parsePublish reads [IP:]HOSTPORT:PORT[/PROTOCOL].
+func parsePublish(s string) (launch.PortForward, error) {
+	bad := func(why string) (launch.PortForward, error) {
+		return launch.PortForward{}, Exit(ExitUsage, fmt.Errorf("--publish %q: %s; write [IP:]HOSTPORT:PORT[/tcp|udp]", s, why))
+	}
+	rest, proto, ok := strings.Cut(s, "/")
+	if !ok {
+		proto = "tcp"
+	}
+	if proto != "tcp" && proto != "udp" {
+		return bad("unknown protocol " + proto)
+	}
+	i := strings.LastIndexByte(rest, ':')
+	if i < 0 {
+		return bad("no port of the pod")
+	}
+	guest, err := strconv.ParseUint(rest[i+1:], 10, 16)
+	if err != nil || guest == 0 {
+		return bad("the pod's port is no port")
+	}
+	host, ip := rest[:i], ""
+	if j := strings.LastIndexByte(host, ':'); j >= 0 {
+		ip, host = strings.Trim(host[:j], "[]"), host[j+1:]
+		if net.ParseIP(ip) == nil {
+			return bad("the address is no IP address")
+		}
+	}
+	hp, err := strconv.ParseUint(host, 10, 16)
+	if err != nil || hp == 0 {
+		return bad("the host's port is no port")
+	}
+	return launch.PortForward{HostIP: ip, HostPort: int(hp), GuestPort: int(guest), Protocol: proto}, nil
+}

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cofferproject/coffer/owner/run"
+)
+
+// NewRunCommand runs a pod in a TEE.
+func NewRunCommand() *cobra.Command {
+	var f podFlags
+	var publish []string
+	var maxRestarts int
+	var detach bool
+	var timings string
+	cmd := &cobra.Command{
+		Use:   "run [-f] POD.YAML",
+		Short: "Run a pod in a Trusted Execution Environment",
+		Long: `Run a Kubernetes pod in a TEE: boot a measured guest, let it attest to the
+trustee, and let the guest pull, verify and decrypt the pod's images itself.
+
+A pod that was not sealed (coffer seal) is sealed in memory. Output of the
+containers goes to standard output, with the container's name before each line
+where there are several; what coffer does goes to standard error. The pod's exit
+code is coffer's; docs/exit-codes.md lists coffer's own.
+
+Signals: the first SIGINT or SIGTERM stops the pod with its grace period, the
+second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
+		Example: `  coffer run pod.yaml --tee tpm-sim
+  coffer run pod.yaml --tee tpm-sim --publish 8080:80
+  coffer run -f - --tee tpm-sim < pod.yaml
+  coffer run pod.yaml --tee tpm-sim --image docker.io/library/app=oci:./app`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.finish(args); err != nil {
+				return err
+			}
+			o := run.Options{PodOptions: f.opts, MaxRestarts: maxRestarts, Timings: timings,
+				Stdout: cmd.OutOrStdout(), Progress: cmd.ErrOrStderr(), JSON: Output(cmd) == "json"}
+			if f.opts.File != "-" {
+				o.Stdin = os.Stdin
+			}
+			for _, p := range publish {
+				pf, err := parsePublish(p)
+				if err != nil {
+					return err
+				}
+				o.Publish = append(o.Publish, pf)
+			}
+			if detach {
+				return runDetached(cmd)
+			}
+			o.OnRunning = announce
+			code, err := run.Run(cmd.Context(), o)
+			if err != nil {
+				return runError(err)
+			}
+			if code != 0 {
+				return &ExitError{Code: code, Silent: true}
+			}
+			return nil
+		},
+	}
+	f.add(cmd)
+	fl := cmd.Flags()
+	fl.StringArrayVarP(&publish, "publish", "p", nil, "forward a port of this machine to the pod: [IP:]HOSTPORT:PORT[/tcp|udp] (repeatable)")
+	fl.StringArrayVar(&f.images, "image", nil, "take an image from disk: NAME=oci:DIR, oci-archive:FILE or docker-archive:FILE (repeatable)")
+	fl.IntVar(&maxRestarts, "max-restarts", -1, "end after so many restarts of a container (default: as the pod's restartPolicy says)")
+	fl.BoolVarP(&detach, "detach", "d", false, "return when the pod runs, and print its id")
+	fl.StringVar(&timings, "timings", "", "write how long each phase took to this file, as JSON")
+	return cmd
+}
+
+// runError gives each kind of failure its exit code.
+func runError(err error) error {
+	var (
+		input *run.InputError
+		image *run.ImageError
+		tee   *run.LaunchError
+		deny  *run.Denied
+	)
+	switch {
+	case errors.As(err, &deny):
+		return Exit(ExitDenied, err)
+	case errors.As(err, &input):
+		return Exit(ExitInput, err)
+	case errors.As(err, &image):
+		return Exit(ExitImage, err)
+	case errors.As(err, &tee):
+		return Exit(ExitLaunch, err)
+	default:
+		return err
+	}
+}
+
+// NewSealCommand seals a pod.
+func NewSealCommand() *cobra.Command {
+	var f podFlags
+	var out string
+	cmd := &cobra.Command{
+		Use:   "seal [-f] POD.YAML",
+		Short: "Seal a pod: fix and sign what it may run",
+		Long: `Seal a pod: resolve its images to digests, write down in a policy what it may
+run, put the policy and the trustee's address into initdata, sign a statement
+that names it with the owner's key, and register it with the trustee.
+
+The manifest comes back with one annotation more; nothing else changes. Bind
+secrets to the printed seal with coffer secret put --for SEAL.`,
+		Example: `  coffer seal pod.yaml --tee tpm-sim --out sealed.yaml
+  coffer secret put default/db/password --for SEAL --from-file password.txt
+  coffer run sealed.yaml --tee tpm-sim`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.finish(args); err != nil {
+				return err
+			}
+			r, err := run.Seal(cmd.Context(), f.opts, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "coffer: "+s) })
+			if err != nil {
+				return runError(err)
+			}
+			if out != "" {
+				if err := run.WriteFile(out, r.Manifest, 0o644); err != nil {
+					return err
+				}
+			}
+			for _, n := range r.Notes {
+				fmt.Fprintln(cmd.ErrOrStderr(), "coffer: note:", n)
+			}
+			switch {
+			case Output(cmd) == "json":
+				return PrintJSON(cmd.OutOrStdout(), r)
+			case out == "":
+				fmt.Fprintf(cmd.ErrOrStderr(), "coffer: seal %s, initdata %s\n", r.Seal, r.Initdata)
+				_, err = cmd.OutOrStdout().Write(r.Manifest)
+				return err
+			default:
+				fmt.Fprintf(cmd.OutOrStdout(), "seal      %s\ninitdata  %s\npolicy    %s\nmanifest  %s\n", r.Seal, r.Initdata, r.Policy, out)
+				return nil
+			}
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&out, "out", "", "file for the sealed manifest (default: standard output)")
+	cmd.Flags().BoolVar(&f.opts.Unregistered, "unregistered", false, "sign and register nothing: such a pod attests, but gets no secret")
+	return cmd
+}
