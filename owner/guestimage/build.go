@@ -40,6 +40,13 @@ const (
 	BareName    = "initrd-bare.cpio" // test/bench/bareinit alone
 )
 
+// The firmware's files. The build for 2 MiB of flash boots two seconds faster
+// under TCG than the one for 4 MiB and measures the same things.
+const (
+	codeName = "OVMF_CODE.fd"
+	varsName = "OVMF_VARS.fd"
+)
+
 // InitrdName gives the file name of a variant's initrd.
 func InitrdName(variant string) string {
 	if variant == apiplatform.Release {
@@ -195,8 +202,8 @@ func (b *builder) findPackages() error {
 	if fw, b.firmware, err = b.in.Packages.Dir(platform.RoleFirmware); err != nil {
 		return err
 	}
-	b.code = filepath.Join(fw, "usr/share/OVMF/OVMF_CODE_4M.fd")
-	b.vars = filepath.Join(fw, "usr/share/OVMF/OVMF_VARS_4M.fd")
+	b.code = filepath.Join(fw, "usr/share/OVMF", codeName)
+	b.vars = filepath.Join(fw, "usr/share/OVMF", varsName)
 	b.platform, err = hostPart(b.in.Packages)
 	return err
 }

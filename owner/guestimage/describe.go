@@ -67,7 +67,7 @@ func (b *builder) provenance(code, vars []byte) refvalue.Provenance {
 	p := refvalue.Provenance{
 		Tool: "coffer guest build", Revision: b.revision, Compiler: b.goVersion,
 		TemporaryLock: b.in.Packages.Temporary,
-		Files:         map[string]string{"OVMF_CODE_4M.fd": sum(code), "OVMF_VARS_4M.fd": sum(vars)},
+		Files:         map[string]string{codeName: sum(code), varsName: sum(vars)},
 	}
 	for name, data := range b.files {
 		p.Files[name] = sum(data)

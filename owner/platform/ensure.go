@@ -60,16 +60,17 @@ func (e *GoneError) Error() string {
 	return s + "; --update-lock pins what there is now and prints old and new measurements, --temp-lock uses it once"
 }
 
-// CacheDir is $COFFER_CACHE, or coffer in the user's cache folder.
+// CacheDir is $COFFER_CACHE, or .cache/coffer in the home folder; host/vmm looks
+// in the same place.
 func CacheDir() (string, error) {
 	if d := os.Getenv("COFFER_CACHE"); d != "" {
 		return filepath.Abs(d)
 	}
-	d, err := os.UserCacheDir()
+	d, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("finding the cache folder: %w (set COFFER_CACHE)", err)
+		return "", fmt.Errorf("finding the cache folder: %w (set COFFER_CACHE or HOME)", err)
 	}
-	return filepath.Join(d, "coffer"), nil
+	return filepath.Join(d, ".cache", "coffer"), nil
 }
 
 // Ensure makes every package that the host needs available in the cache. It

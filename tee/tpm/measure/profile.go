@@ -18,4 +18,9 @@ var profiles = map[string]profile{
 		crtmVersion: "",
 		platformHOB: 0xe0c0,
 	},
+	"d9b568def24088c92f34b5479e0ed7e44d0a4d4cea8a0f5716719180bba48106": {
+		name:        "ovmf 2022.11-6+deb12u2 OVMF_CODE.fd",
+		crtmVersion: "",
+		platformHOB: 0xefc0,
+	},
 }

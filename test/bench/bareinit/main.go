@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ func main() {
 	}
 	if b, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(b), "coffer.eventlog") {
 		dumpEventLog()
+		time.Sleep(3 * time.Second) // the host removes the console's log with the VM
 	}
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
