@@ -102,43 +102,53 @@ func (e *Enforcer) judgeGoverned(req proto.Message, name string) (*Grant, *denia
 	case *agentpb.CreateSandboxRequest:
 		return e.judgeSandbox(r)
 	}
+	judge := e.inSandbox(req)
+	if judge == nil {
+		return nil, deny(RequestNotAllowed, name, "requested", "never: no policy allows it")
+	}
 	if e.sandbox != sandboxReady {
 		return nil, deny(OutOfOrder, name, "before CreateSandbox", "after")
 	}
+	return judge()
+}
+
+// inSandbox gives the judge of a request that needs the sandbox; nil: no policy
+// allows it.
+func (e *Enforcer) inSandbox(req proto.Message) func() (*Grant, *denial.Denial) {
 	switch r := req.(type) {
 	case *agentpb.CopyFileRequest:
-		return e.judgeCopyFile(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeCopyFile(r) }
 	case *agentpb.CreateContainerRequest:
-		return e.judgeCreateContainer(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeCreateContainer(r) }
 	case *agentpb.StartContainerRequest:
-		return e.judgeStart(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeStart(r) }
 	case *agentpb.RemoveContainerRequest:
-		return e.judgeRemove(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeRemove(r) }
 	case *agentpb.ExecProcessRequest:
-		return e.judgeExecProcess(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeExecProcess(r) }
 	case *agentpb.SignalProcessRequest:
-		return e.judgeSignal(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeSignal(r) }
 	case *agentpb.WaitProcessRequest:
-		return e.judgeProcessQuery(r.ContainerId, r.ExecId)
+		return func() (*Grant, *denial.Denial) { return e.judgeProcessQuery(r.ContainerId, r.ExecId) }
 	case *agentpb.CloseStdinRequest:
 		// Ending the input of a process is always the host's to do.
-		return e.judgeProcessQuery(r.ContainerId, r.ExecId)
+		return func() (*Grant, *denial.Denial) { return e.judgeProcessQuery(r.ContainerId, r.ExecId) }
 	case *agentpb.StatsContainerRequest:
-		return e.judgeProcessQuery(r.ContainerId, "")
+		return func() (*Grant, *denial.Denial) { return e.judgeProcessQuery(r.ContainerId, "") }
 	case *agentpb.ReadStreamRequest:
-		return e.judgeRead(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeRead(r) }
 	case *agentpb.WriteStreamRequest:
-		return e.judgeWrite(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeWrite(r) }
 	case *agentpb.TtyWinResizeRequest:
-		return e.judgeResize(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeResize(r) }
 	case *agentpb.UpdateContainerRequest:
-		return e.judgeUpdate(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeUpdate(r) }
 	case *agentpb.GetDiagnosticDataRequest:
-		return e.judgeDiagnostics(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeDiagnostics(r) }
 	case *agentpb.VolumeStatsRequest:
-		return e.judgeVolumeStats(r)
+		return func() (*Grant, *denial.Denial) { return e.judgeVolumeStats(r) }
 	}
-	return nil, deny(RequestNotAllowed, name, "requested", "never: no policy allows it")
+	return nil
 }
 
 // Exited tells the Enforcer that a process has ended, as the guest itself saw

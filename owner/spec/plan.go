@@ -142,3 +142,7 @@ func (c *Container) Exec(containerID, execID string, args []string, tty bool) *a
 
 // Policy gives the container's entry in the policy.
 func (c *Container) Policy() *podpolicy.Container { return c.policy }
+
+// HasFiles reports whether a volume of the pod holds files that CopyFiles
+// delivers.
+func (p *Plan) HasFiles(volume string) bool { return len(p.content[volume]) > 0 }
