@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/api/refvalue"
 )
@@ -45,9 +46,11 @@ var _ transport.TPMCloser = (*Conn)(nil)
 // Open opens the first device that is there.
 func Open() (*Conn, error) {
 	for _, p := range Paths {
-		f, err := os.OpenFile(p, os.O_RDWR, 0)
+		// Blocking, past the runtime's poller: in non-blocking mode the driver runs
+		// commands in the background, and a read that comes too early says end of file.
+		fd, err := unix.Open(p, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err == nil {
-			return NewConn(f), nil
+			return NewConn(os.NewFile(uintptr(fd), p)), nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("opening TPM: %w", err)
