@@ -196,3 +196,6 @@ func VerifyX5C(token string, a Anchors) (*Claims, error) {
 	}
 	return claims(m, a.Now)
 }
+
+// MarshalJWKS gives the document of a JWKS endpoint.
+func MarshalJWKS(keys ...*JWK) ([]byte, error) { return json.Marshal(JWKS{keys}) }

@@ -177,7 +177,7 @@ func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, string, er
 		return nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
-	if sub.Coffer.Namespace != req.Namespace || c.Audience != Audience(req.Namespace) {
+	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
 		return nil, "", &denial.Denial{
 			Reason: ReasonNamespace, Component: Component, Claim: "token audience", Measured: sub.Coffer.Namespace,
 			Expected: req.Namespace, Source: "URL of the request",
@@ -192,9 +192,6 @@ func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, string, er
 	}
 	return &sub, c.ID, nil
 }
-
-// Audience gives the aud of tokens of a namespace.
-func Audience(ns string) string { return "coffer-trustee/ns/" + ns }
 
 // bound checks the binding and gives the seal by which it holds.
 func (g *Gate) bound(tx store.Tx, req Request, d *ear.Digest) (string, error) {

@@ -43,6 +43,9 @@ const namespaces = "namespaces"
 // no two namespaces meet.
 func Bucket(ns, what string) string { return "ns/" + ns + "/" + what }
 
+// Audience gives the aud of tokens of a namespace.
+func Audience(ns string) string { return "coffer-trustee/ns/" + ns }
+
 // Registry reads and changes what is registered.
 type Registry struct {
 	store store.Store

@@ -1,0 +1,195 @@
+// Package adminapi serves the administration API (api/trusteeapi/SPEC.md) and the
+// published administration of resources.
+//
+// Invariants: every route names the permission it needs, and a role has only
+// what is listed for it; a token is good once; what changes anything is in the
+// audit log before it happens; no answer carries a secret.
+//
+// Trust zone: trustee.
+package adminapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// Config makes a Handler.
+type Config struct {
+	Store    store.Store
+	Registry *tenant.Registry
+	Gate     *release.Gate
+	Book     *record.Book
+	Audit    *audit.Log
+	Bodies   *httpio.Budget
+	Log      *slog.Logger
+	Info     trusteeapi.Info
+	Now      func() time.Time
+}
+
+// Handler serves the API.
+type Handler struct {
+	cfg  Config
+	once *onceOnly
+}
+
+// New refuses a configuration with a part missing.
+func New(c Config) (*Handler, error) {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Log == nil || c.Now == nil {
+		return nil, errors.New("adminapi: a part of the configuration is missing")
+	}
+	return &Handler{c, newOnceOnly()}, nil
+}
+
+// route is one operation. Without a permission it cannot be served.
+type route struct {
+	method, path string
+	need         Permission
+	limit        int64 // of the body
+	serve        func(*call) (any, error)
+}
+
+// call is one authenticated request.
+type call struct {
+	*Handler
+	r     *http.Request
+	body  []byte
+	actor string
+}
+
+func (c *call) ctx() context.Context { return c.r.Context() }
+func (c *call) ns() string           { return c.r.PathValue("ns") }
+
+// resource gives the name in the path, checked.
+func (c *call) resource() (string, error) {
+	u := resourceURI(c.r.PathValue("repository"), c.r.PathValue("type"), c.r.PathValue("tag"))
+	if err := u.Validate(); err != nil {
+		return "", httpio.BadRequest(httpio.TypePath, err.Error())
+	}
+	return u.Name(), nil
+}
+
+// Routes adds the API's paths to a mux.
+func (h *Handler) Routes(mux *http.ServeMux) {
+	for _, rt := range routes() {
+		if rt.need == "" {
+			continue // never served; a test finds it
+		}
+		mux.HandleFunc(rt.method+" "+trusteeapi.PathPrefix+rt.path, func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, rt) })
+	}
+	mux.HandleFunc(trusteeapi.PathPrefix+"/", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := h.authenticate(r, ReadInfo); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		httpio.WriteError(w, http.StatusNotFound, httpio.TypePath, "no such path or method")
+	})
+}
+
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
+	w.Header().Set("Cache-Control", "no-store")
+	actor, err := h.authenticate(r, rt.need)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	c := &call{Handler: h, r: r, actor: actor}
+	if rt.limit > 0 {
+		body, done, err := h.cfg.Bodies.Read(w, r, rt.limit)
+		if err != nil {
+			httpio.WriteBodyError(w, err)
+			return
+		}
+		defer done()
+		c.body = body
+	}
+	if rt.method != http.MethodGet {
+		if err := h.record(r, r.PathValue("ns"), actor, rt.method+" "+rt.path); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+	}
+	out, err := rt.serve(c)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	switch v := out.(type) {
+	case nil:
+		w.WriteHeader(http.StatusNoContent)
+	case lines:
+		v.write(w)
+	default:
+		if err := httpio.WriteJSON(w, http.StatusOK, out); err != nil {
+			h.fail(w, r, err)
+		}
+	}
+}
+
+// record puts a change into the audit log before it happens.
+func (h *Handler) record(r *http.Request, ns, actor, action string) error {
+	err := h.cfg.Audit.Append(r.Context(), &audit.Entry{
+		Kind: audit.KindAdmin, Record: record.NewID(), Actor: actor, Action: action, Namespace: ns, Resource: short(r.URL.Path), Peer: r.RemoteAddr,
+	})
+	if err != nil {
+		return &denial.Denial{Reason: release.ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
+	}
+	return nil
+}
+
+func short(s string) string {
+	const most = 512
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}
+
+// fail answers an error. Administrators are authenticated, so they see causes;
+// faults of ours are for the log.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if d, ok := denial.As(err); ok {
+		if d.RecordID == "" {
+			d = h.cfg.Book.Deny(r.Context(), trusteeapi.Record{
+				Kind: "admin", Namespace: trusteeapi.DefaultNamespace, Peer: r.RemoteAddr, Resource: short(r.URL.Path),
+			}, d)
+		}
+		status, text := http.StatusUnauthorized, "administration: not authenticated"
+		switch d.Reason {
+		case ReasonForbidden:
+			status, text = http.StatusForbidden, "administration: not allowed"
+		case release.ReasonAudit:
+			status, text = http.StatusServiceUnavailable, "audit log unavailable, so nothing is changed"
+		}
+		httpio.Write(w, status, kbs.ErrorInfo{
+			Type: httpio.TypePrefix + httpio.TypeAdmin, Detail: text, Reason: string(d.Reason), Claim: d.Claim, Record: d.RecordID,
+		})
+		return
+	}
+	var bad *httpio.Bad
+	switch {
+	case errors.As(err, &bad):
+		httpio.WriteError(w, http.StatusBadRequest, bad.Type, bad.Detail)
+	case errors.Is(err, tenant.ErrInvalid):
+		httpio.WriteError(w, http.StatusBadRequest, httpio.TypeSerde, err.Error())
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound):
+		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
+	case errors.Is(err, tenant.ErrConflict), errors.Is(err, tenant.ErrLimit):
+		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())
+	default:
+		h.cfg.Log.Error("administration failed", "path", r.URL.Path, "error", err)
+		httpio.WriteError(w, http.StatusInternalServerError, httpio.TypeInternal, "internal error")
+	}
+}

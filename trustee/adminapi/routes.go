@@ -1,0 +1,246 @@
+package adminapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/api/resource"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/record"
+)
+
+const (
+	small      = 64 << 10
+	maxSeal    = 1 << 20 // a seal as a JSON string
+	auditLines = 1000
+	auditBytes = 1 << 20
+)
+
+// routes lists every operation.
+func routes() []route {
+	const (
+		ns  = "/namespaces/{ns}"
+		res = "/{repository}/{type}/{tag}"
+	)
+	return []route{
+		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
+		{"GET", "/audit", ReadAudit, 0, (*call).auditTail},
+		{"GET", "/attestations/{id}", ReadRecords, 0, func(c *call) (any, error) { return c.cfg.Book.Get(c.ctx(), c.r.PathValue("id")) }},
+
+		{"GET", "/namespaces", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespaces(c.ctx()) }},
+		{"POST", "/namespaces", WriteNamespaces, small, (*call).createNamespace},
+		{"GET", ns, ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespace(c.ctx(), c.ns()) }},
+		{"GET", ns + "/attestations", ReadRecords, 0, (*call).attestations},
+
+		{"GET", ns + "/owners", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Owners(c.ctx(), c.ns()) }},
+		{"POST", ns + "/owners", WriteOwners, small, (*call).addOwner},
+		{"DELETE", ns + "/owners/{id}", WriteOwners, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteOwner(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+
+		{"GET", ns + "/seals", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Seals(c.ctx(), c.ns()) }},
+		{"POST", ns + "/seals", WriteSeals, maxSeal, (*call).registerSeal},
+		{"GET", ns + "/seals/{id}", ReadTenant, 0, func(c *call) (any, error) {
+			return c.cfg.Registry.Seal(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+		{"DELETE", ns + "/seals/{id}", WriteSeals, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteSeal(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+
+		{"GET", ns + "/resources", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Gate.List(c.ctx(), c.ns()) }},
+		{"PUT", ns + "/resources" + res, WriteSecrets, kbs.MaxResource, (*call).putResource},
+		{"DELETE", ns + "/resources" + res, WriteSecrets, 0, (*call).deleteResource},
+
+		{"GET", ns + "/bindings" + res, ReadTenant, 0, (*call).binding},
+		{"POST", ns + "/bindings" + res, WriteBindings, small, (*call).bind},
+		{"DELETE", ns + "/bindings" + res, WriteBindings, 0, (*call).unbind},
+
+		{"GET", ns + "/reference-values", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.ReferenceValues(c.ctx(), c.ns()) }},
+		{"PUT", ns + "/reference-values/{name}", WriteTrust, refvalue.MaxSize, func(c *call) (any, error) {
+			return c.cfg.Registry.RegisterReferenceValues(c.ctx(), c.ns(), c.r.PathValue("name"), c.actor, c.body)
+		}},
+		{"DELETE", ns + "/reference-values/{name}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteReferenceValues(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+
+		{"GET", ns + "/ek-roots", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.EKRoots(c.ctx(), c.ns()) }},
+		{"POST", ns + "/ek-roots", WriteTrust, small, (*call).addEKRoot},
+		{"DELETE", ns + "/ek-roots/{id}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteEKRoot(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+	}
+}
+
+// decode reads a request document strictly.
+func decode[T any](c *call) (*T, error) {
+	d := json.NewDecoder(bytes.NewReader(c.body))
+	d.DisallowUnknownFields()
+	v := new(T)
+	if err := d.Decode(v); err != nil {
+		return nil, httpio.BadRequest(httpio.TypeSerde, "request: "+err.Error())
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, httpio.BadRequest(httpio.TypeSerde, "request: data after the document")
+	}
+	return v, nil
+}
+
+func (c *call) createNamespace() (any, error) {
+	n, err := decode[trusteeapi.Namespace](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.CreateNamespace(c.ctx(), *n)
+}
+
+func (c *call) addOwner() (any, error) {
+	k, err := decode[trusteeapi.OwnerKey](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.AddOwner(c.ctx(), c.ns(), k.Name, k.PublicKey)
+}
+
+func (c *call) registerSeal() (any, error) {
+	s, err := decode[trusteeapi.SealInfo](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.RegisterSeal(c.ctx(), c.ns(), s.JWS)
+}
+
+func (c *call) putResource() (any, error) {
+	name, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(c.body)
+	return c.cfg.Gate.Put(c.ctx(), c.ns(), name, c.body)
+}
+
+func (c *call) deleteResource() (any, error) {
+	name, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.cfg.Gate.Delete(c.ctx(), c.ns(), name)
+}
+
+func (c *call) binding() (any, error) {
+	name, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.Binding(c.ctx(), c.ns(), name)
+}
+
+func (c *call) bind() (any, error) {
+	name, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	b, err := decode[trusteeapi.Binding](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.Bind(c.ctx(), c.ns(), name, *b)
+}
+
+func (c *call) unbind() (any, error) {
+	name, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.cfg.Registry.Unbind(c.ctx(), c.ns(), name)
+}
+
+func (c *call) addEKRoot() (any, error) {
+	e, err := decode[trusteeapi.EKRoot](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.AddEKRoot(c.ctx(), c.ns(), e.Certificate, e.Intermediate)
+}
+
+func (c *call) attestations() (any, error) {
+	q := c.r.URL.Query()
+	f := record.Filter{Initdata: q.Get("initdata"), Outcome: q.Get("outcome"), Kind: q.Get("kind")}
+	if l := q.Get("limit"); l != "" {
+		n, err := strconv.Atoi(l)
+		if err != nil || n < 1 {
+			return nil, httpio.BadRequest(httpio.TypeSerde, "limit is not a positive number")
+		}
+		f.Limit = n
+	}
+	return c.cfg.Book.List(c.ctx(), c.ns(), f)
+}
+
+// lines is an answer of JSON lines.
+type lines [][]byte
+
+func (l lines) write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	for _, b := range l {
+		w.Write(append(b, '\n'))
+	}
+}
+
+func (c *call) auditTail() (any, error) {
+	q := c.r.URL.Query()
+	after, limit := uint64(0), auditLines
+	var err error
+	if a := q.Get("after"); a != "" {
+		if after, err = strconv.ParseUint(a, 10, 64); err != nil {
+			return nil, httpio.BadRequest(httpio.TypeSerde, "after is not a number")
+		}
+	}
+	if l := q.Get("limit"); l != "" {
+		if limit, err = strconv.Atoi(l); err != nil || limit < 1 {
+			return nil, httpio.BadRequest(httpio.TypeSerde, "limit is not a positive number")
+		}
+	}
+	out, err := c.cfg.Audit.Read(after, min(limit, auditLines), auditBytes)
+	return lines(out), err
+}
+
+func resourceURI(repository, kind, tag string) *resource.URI {
+	return &resource.URI{Plugin: resource.PluginResource, Path: []string{repository, kind, tag}}
+}
+
+// PublishedResource is POST and DELETE /kbs/v0/resource/... as published: raw
+// bytes in, an empty body out.
+func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string) {
+	actor, err := h.authenticate(r, WriteSecrets)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if r.Method == http.MethodDelete {
+		if err = h.record(r, ns, actor, "DELETE /kbs/v0/resource"); err == nil {
+			err = h.cfg.Gate.Delete(r.Context(), ns, name)
+		}
+	} else {
+		body, done, e := h.cfg.Bodies.Read(w, r, kbs.MaxResource)
+		if e != nil {
+			httpio.WriteBodyError(w, e)
+			return
+		}
+		defer done()
+		defer clear(body)
+		if err = h.record(r, ns, actor, "POST /kbs/v0/resource"); err == nil {
+			_, err = h.cfg.Gate.Put(r.Context(), ns, name, body)
+		}
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/xml")
+}

@@ -1,0 +1,150 @@
+// Package httpio reads requests and writes answers the same way on all of the
+// trustee's HTTP interfaces: the published error document, bounded bodies.
+//
+// Trust zone: trustee.
+package httpio
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/cofferproject/coffer/api/kbs"
+)
+
+// TypePrefix opens the type of every published error.
+const TypePrefix = "https://github.com/confidential-containers/kbs/errors/"
+
+// Published error types, and TypeNotFound and TypeInternal in their manner.
+const (
+	TypeAttestation   = "AttestationError"
+	TypePath          = "InvalidRequestPath"
+	TypePlugin        = "PluginNotFound"
+	TypePolicy        = "PolicyDeny"
+	TypeToken         = "TokenNotFound"
+	TypeTokenVerifier = "TokenVerifierError"
+	TypeAdmin         = "AdminAuthAccess"
+	TypeSerde         = "SerdeError"
+	TypeNotFound      = "ResourceNotFound"
+	TypeInternal      = "PluginInternalError"
+)
+
+// MaxBody is the limit of a body where nothing else is said, as published.
+const MaxBody = 2 << 20
+
+// Bad is a mistake of the peer.
+type Bad struct{ Type, Detail string }
+
+// Error gives the detail.
+func (b *Bad) Error() string { return b.Detail }
+
+// BadRequest makes a Bad. detail is shown to the peer.
+func BadRequest(typ, detail string) error {
+	if len(detail) > 400 {
+		detail = detail[:400]
+	}
+	return &Bad{typ, detail}
+}
+
+// Write answers with an error document.
+func Write(w http.ResponseWriter, status int, e kbs.ErrorInfo) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(e)
+}
+
+// WriteError answers with type and detail.
+func WriteError(w http.ResponseWriter, status int, typ, detail string) {
+	Write(w, status, kbs.ErrorInfo{Type: TypePrefix + typ, Detail: detail})
+}
+
+// WriteJSON answers with a document.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(b)
+	return nil
+}
+
+var (
+	errTooLarge = errors.New("body too large")
+	errBusy     = errors.New("too many bodies at once")
+)
+
+// WriteBodyError answers an error of Budget.Read.
+func WriteBodyError(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, errTooLarge):
+		WriteError(w, http.StatusRequestEntityTooLarge, TypeSerde, "body too large")
+	case errors.Is(err, errBusy):
+		w.Header().Set("Retry-After", "1")
+		WriteError(w, http.StatusTooManyRequests, TypeSerde, "too many requests at once")
+	default:
+		WriteError(w, http.StatusBadRequest, TypeSerde, "body cannot be read")
+	}
+}
+
+// Budget bounds the memory of all bodies together. A body takes from it as it
+// arrives, so that a slow client holds no more than it has sent.
+type Budget struct {
+	left atomic.Int64
+}
+
+// NewBudget makes a Budget of n bytes.
+func NewBudget(n int64) *Budget {
+	b := new(Budget)
+	b.left.Store(n)
+	return b
+}
+
+// Read reads a body of at most limit bytes. done gives its memory back.
+func (b *Budget) Read(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, done func(), err error) {
+	if r.ContentLength > limit {
+		return nil, nil, errTooLarge
+	}
+	taken := int64(0)
+	defer func() {
+		if err != nil {
+			b.left.Add(taken)
+		}
+	}()
+	src := http.MaxBytesReader(w, r.Body, limit)
+	size := int64(16 << 10)
+	if r.ContentLength > 0 {
+		size = min(size, r.ContentLength+1)
+	}
+	buf := make([]byte, 0, size)
+	for {
+		if int64(cap(buf)) > taken {
+			n := int64(cap(buf)) - taken
+			taken += n
+			if b.left.Add(-n) < 0 {
+				return nil, nil, errBusy
+			}
+		}
+		n, err := src.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if errors.Is(err, io.EOF) {
+			return buf, func() { b.left.Add(taken) }, nil
+		}
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, nil, errTooLarge
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(buf) == cap(buf) {
+			bigger := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
+			copy(bigger, buf)
+			buf = bigger
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package kbsapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/session"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// Reasons of denials of this package.
+const (
+	ReasonNonce denial.Reason = "nonce-mismatch"
+)
+
+// attest reads the evidence before it takes a slot, so that slow clients hold
+// none.
+func (c *call) attest() {
+	cookie := c.cookie()
+	if cookie == "" {
+		httpio.WriteError(c.w, http.StatusUnauthorized, httpio.TypeAttestation, "RCAR handshake Attest failed: no session cookie")
+		return
+	}
+	open, err := c.h.cfg.Sessions.Opened(c.r.Context(), c.ns, cookie)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.rec.TEE = open.TEE
+	b, done, ok := c.body(httpio.MaxBody)
+	if !ok {
+		return
+	}
+	defer done()
+	c.limited(func() error { return c.verify(open, b) })
+}
+
+func (c *call) verify(open *session.Open, body []byte) error {
+	ctx := c.r.Context()
+	m, err := kbs.DecodeAttestation(body)
+	if err != nil {
+		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Attest failed: "+err.Error())
+	}
+	if m.RuntimeData.Nonce != open.Nonce {
+		return &denial.Denial{
+			Reason: ReasonNonce, Component: release.Component, Claim: "runtime-data nonce", Measured: m.RuntimeData.Nonce,
+			Expected: open.Nonce, Source: "challenge of this session",
+		}
+	}
+	c.rec.ID = record.NewID()
+	res, err := c.appraise(ctx, open, m)
+	if err != nil {
+		return err
+	}
+	c.granted(res)
+	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, func(tx store.Tx) error { return record.Put(tx, &c.rec) })
+	if err != nil {
+		return err
+	}
+	s := res.Submod
+	if err := c.h.cfg.Audit.Append(ctx, &audit.Entry{
+		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
+		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
+	}); err != nil {
+		return &denial.Denial{Reason: release.ReasonAudit, Component: release.Component, Claim: "audit record", Detail: err.Error()}
+	}
+	c.setCookie(cookie, res.Expires)
+	return httpio.WriteJSON(c.w, http.StatusOK, kbs.TokenResponse{Token: res.Token})
+}
+
+// appraise runs the verifier. A parser that panics on hostile evidence denies
+// this one request.
+func (c *call) appraise(ctx context.Context, open *session.Open, m *kbs.Attestation) (res *appraisal.Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.h.cfg.Log.Error("verifier panicked", "tee", open.TEE, "panic", p, "stack", string(debug.Stack()))
+			err = &denial.Denial{Reason: ReasonVerifierFault, Component: appraisal.Component, Claim: "evidence", Detail: "the verifier failed on this evidence"}
+		}
+	}()
+	return c.h.cfg.Service.Attest(ctx, c.rec.ID, &appraisal.Attestation{
+		Namespace: c.ns, TEE: open.TEE, Hash: open.Hash, Nonce: open.Nonce, RequestExtra: open.Extra, Message: m,
+	})
+}
+
+// ReasonVerifierFault says that a verifier failed by a fault of its own.
+const ReasonVerifierFault denial.Reason = "verifier-fault"
+
+// granted fills the record of an accepted attestation.
+func (c *call) granted(res *appraisal.Result) {
+	s, r := res.Submod, &c.rec
+	r.Outcome, r.Simulated, r.Initdata = trusteeapi.OutcomeGranted, s.Coffer.Simulated, s.Coffer.Initdata.String()
+	r.Status, r.Vector = string(s.Status), s.Vector.Map()
+	r.Time = res.Expires.Add(-appraisal.Lifetime).UTC()
+	r.Claims = map[string]any{"evidence": s.Evidence, "detail": res.Verified.Detail}
+}
+
+// fail answers an error.
+func fail(c *call, err error) {
+	var bad *httpio.Bad
+	if errors.As(err, &bad) {
+		httpio.WriteError(c.w, http.StatusBadRequest, bad.Type, bad.Detail)
+		return
+	}
+	if errors.Is(err, tenant.ErrNotFound) {
+		httpio.WriteError(c.w, http.StatusNotFound, httpio.TypePath, "no such namespace")
+		return
+	}
+	d, ok := denial.As(err)
+	if !ok {
+		if c.r.Context().Err() == nil {
+			c.h.cfg.Log.Error("request failed", "path", c.r.URL.Path, "error", err)
+		}
+		httpio.WriteError(c.w, http.StatusInternalServerError, httpio.TypeInternal, "internal error")
+		return
+	}
+	if d.RecordID == "" {
+		// Sessions that merely ended or never were are no decisions about anybody.
+		if d.Component != session.Component || d.Reason == session.ReasonUsed || d.Reason == ReasonNonce || d.Reason == release.ReasonAudit {
+			d = c.h.cfg.Book.Deny(c.r.Context(), c.rec, d)
+		}
+	}
+	status, typ, text := answer(d)
+	p := d.Public()
+	httpio.Write(c.w, status, kbs.ErrorInfo{
+		Type: httpio.TypePrefix + typ, Detail: text, Reason: string(p.Reason), Claim: p.Claim, Record: p.RecordID,
+	})
+}
+
+// answer maps a denial to the published error.
+func answer(d *denial.Denial) (status int, typ, text string) {
+	switch d.Reason {
+	case session.ReasonInvalid, session.ReasonExpired, session.ReasonUsed, ReasonNonce:
+		return http.StatusUnauthorized, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed: session"
+	case release.ReasonTokenExpired, release.ReasonTokenInvalid, release.ReasonNamespace:
+		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
+	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus:
+		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
+	case release.ReasonAbsent:
+		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
+	case release.ReasonAudit:
+		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
+	}
+	return http.StatusForbidden, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed"
+}

@@ -1,0 +1,247 @@
+// Package kbsapi serves KBS protocol 0.4.0 as published (RCAR handshake and
+// resources), for every namespace under its own base path.
+//
+// Invariants: /auth stores nothing; a refusal tells the peer reason, claim and
+// record id and never what was measured or expected; bodies are bounded one by
+// one and together; how many attestations are verified at once is bounded.
+//
+// Trust zone: trustee. Everything that comes in is hostile.
+package kbsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/resource"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/session"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// AdminResources serves the published administration of resources (POST and
+// DELETE), which package adminapi owns: it authenticates, audits and answers.
+type AdminResources interface {
+	PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string)
+}
+
+// Config makes a Handler.
+type Config struct {
+	Service  *appraisal.Service
+	Gate     *release.Gate
+	Sessions *session.Manager
+	Registry *tenant.Registry
+	Book     *record.Book
+	Audit    *audit.Log
+	Admin    AdminResources
+	Bodies   *httpio.Budget
+	Log      *slog.Logger
+	JWKS     []byte
+}
+
+// Handler serves the protocol.
+type Handler struct {
+	cfg  Config
+	work chan struct{} // slots of verification
+}
+
+// New refuses a configuration with a part missing.
+func New(c Config) (*Handler, error) {
+	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil {
+		return nil, errors.New("kbsapi: a part of the configuration is missing")
+	}
+	return &Handler{c, make(chan struct{}, 4*runtime.GOMAXPROCS(0))}, nil
+}
+
+// Routes adds the protocol's paths to a mux.
+func (h *Handler) Routes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	for _, base := range []string{"", "/ns/{ns}"} {
+		mux.HandleFunc("GET "+base+"/.well-known/jwks.json", h.jwks)
+		mux.HandleFunc(base+kbs.PathPrefix+"/{path...}", h.serve)
+	}
+}
+
+func (h *Handler) jwks(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(h.cfg.JWKS)
+}
+
+// call is one request.
+type call struct {
+	h    *Handler
+	w    http.ResponseWriter
+	r    *http.Request
+	ns   string
+	base string // path prefix of the namespace, for cookies
+	rec  trusteeapi.Record
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
+	c := &call{h: h, w: w, r: r, ns: trusteeapi.DefaultNamespace, base: kbs.PathPrefix}
+	if ns := r.PathValue("ns"); ns != "" {
+		if trusteeapi.CheckNamespace(ns) != nil {
+			httpio.WriteError(w, http.StatusNotFound, httpio.TypePath, "invalid namespace")
+			return
+		}
+		c.ns, c.base = ns, "/ns/"+ns+kbs.PathPrefix
+	}
+	c.rec = trusteeapi.Record{Namespace: c.ns, Peer: r.RemoteAddr}
+	path := strings.Split(r.PathValue("path"), "/")
+	switch {
+	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "auth":
+		c.rec.Kind = "auth"
+		c.limited(c.auth)
+	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "attest":
+		c.rec.Kind = "attest"
+		c.attest()
+	case path[0] == resource.PluginResource && len(path) > 1:
+		c.resource(path[1:])
+	default:
+		httpio.WriteError(w, http.StatusNotFound, httpio.TypePlugin, fmt.Sprintf("plugin %.60q not found", path[0]))
+	}
+}
+
+// limited runs work when there is a slot; a server that stays busy says so.
+func (c *call) limited(work func() error) {
+	t := time.NewTimer(2 * time.Second)
+	defer t.Stop()
+	select {
+	case c.h.work <- struct{}{}:
+		defer func() { <-c.h.work }()
+	case <-t.C:
+		c.w.Header().Set("Retry-After", "1")
+		httpio.WriteError(c.w, http.StatusTooManyRequests, httpio.TypeAttestation, "too many attestations at once")
+		return
+	case <-c.r.Context().Done():
+		return
+	}
+	if err := work(); err != nil {
+		c.fail(err)
+	}
+}
+
+// body reads the whole body; false: it has answered.
+func (c *call) body(limit int64) ([]byte, func(), bool) {
+	b, done, err := c.h.cfg.Bodies.Read(c.w, c.r, limit)
+	if err != nil {
+		httpio.WriteBodyError(c.w, err)
+		return nil, nil, false
+	}
+	return b, done, true
+}
+
+func (c *call) auth() error {
+	b, done, ok := c.body(kbs.MaxRequest)
+	if !ok {
+		return nil
+	}
+	defer done()
+	req, err := kbs.DecodeRequest(b)
+	if err != nil {
+		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Auth failed: "+err.Error())
+	}
+	if !versionFits(req.Version) {
+		return httpio.BadRequest(httpio.TypeAttestation, fmt.Sprintf(
+			"Attestation error: RCAR handshake Auth failed: KBS Client Protocol Version Mismatch: expect =%s while the request is %.40s",
+			kbs.ProtocolVersion, req.Version))
+	}
+	c.rec.TEE = req.TEE
+	nonce := session.NewNonce()
+	extra, alg, err := c.h.cfg.Service.Challenge(c.r.Context(), c.ns, req, nonce)
+	if err != nil {
+		return err
+	}
+	cookie, expires, err := c.h.cfg.Sessions.Begin(session.Open{Namespace: c.ns, TEE: req.TEE, Nonce: nonce, Hash: alg, Extra: req.ExtraParams})
+	if err != nil {
+		return err
+	}
+	c.setCookie(cookie, expires)
+	return httpio.WriteJSON(c.w, http.StatusOK, kbs.Challenge{Nonce: nonce, ExtraParams: extra})
+}
+
+// versionFits takes the patch releases of the one version.
+func versionFits(v string) bool {
+	p, ok := strings.CutPrefix(v, "0.4.")
+	return ok && p != "" && len(p) < 4 && strings.Trim(p, "0123456789") == ""
+}
+
+func (c *call) setCookie(value string, expires time.Time) {
+	http.SetCookie(c.w, &http.Cookie{
+		Name: kbs.SessionCookie, Value: value, Path: c.base, Expires: expires.UTC(), HttpOnly: true, Secure: true, SameSite: http.SameSiteStrictMode,
+	})
+}
+
+func (c *call) cookie() string {
+	k, err := c.r.Cookie(kbs.SessionCookie)
+	if err != nil {
+		return ""
+	}
+	return k.Value
+}
+
+// resource serves one resource; the attested read goes through the gate.
+func (c *call) resource(path []string) {
+	u := &resource.URI{Plugin: resource.PluginResource, Path: path, Query: c.r.URL.RawQuery}
+	if err := u.Validate(); err != nil {
+		httpio.WriteError(c.w, http.StatusBadRequest, httpio.TypePath, err.Error())
+		return
+	}
+	switch c.r.Method {
+	case http.MethodGet:
+		if err := c.read(u.Name()); err != nil {
+			c.fail(err)
+		}
+	case http.MethodPost, http.MethodDelete:
+		c.h.cfg.Admin.PublishedResource(c.w, c.r, c.ns, u.Name())
+	default:
+		httpio.WriteError(c.w, http.StatusMethodNotAllowed, httpio.TypePath, "method not allowed")
+	}
+}
+
+func (c *call) read(name string) error {
+	ctx := c.r.Context()
+	token, err := c.token(ctx)
+	if err != nil {
+		return err
+	}
+	if token == "" {
+		httpio.WriteError(c.w, http.StatusUnauthorized, httpio.TypeToken, "Attestation Token not found")
+		return nil
+	}
+	jwe, err := c.h.cfg.Gate.Release(ctx, release.Request{Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr})
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.Header().Set("Cache-Control", "no-store")
+	c.w.Write(jwe)
+	return nil
+}
+
+// token gives the session's token, else the bearer's; "": none.
+func (c *call) token(ctx context.Context) (string, error) {
+	if k := c.cookie(); k != "" {
+		t, err := c.h.cfg.Sessions.Token(ctx, c.ns, k)
+		if err == nil || !errors.Is(err, session.ErrNone) {
+			return t, err
+		}
+	}
+	t, _ := strings.CutPrefix(c.r.Header.Get("Authorization"), "Bearer ")
+	return t, nil
+}
+
+// fail answers an error. What is neither a denial nor the peer's mistake is a
+// fault of ours: its cause is for the log alone.
+func (c *call) fail(err error) { fail(c, err) }

@@ -1,0 +1,83 @@
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+// firstAdmin makes the administrator's credential at the first start and gives
+// the path of its key. The file comes before its registration: a crash between
+// leaves a key that the next start registers.
+func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (string, error) {
+	path, err := filepath.Abs(filepath.Join(dir, "admin.key"))
+	if err != nil {
+		return "", err
+	}
+	has, err := adminapi.HasAdmin(ctx, s)
+	if err != nil || has {
+		return path, err
+	}
+	key, err := readAdminKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err = makeAdminKey(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("admin credential: %w", err)
+	}
+	return path, adminapi.RegisterAdmin(ctx, s, key.Public(), now)
+}
+
+func makeAdminKey(path string) (ed25519.PrivateKey, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, keyring.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+func readAdminKey(path string) (ed25519.PrivateKey, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, fmt.Errorf("%s is not PEM", path)
+	}
+	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := k.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s is not an Ed25519 key", path)
+	}
+	return key, nil
+}
+
+// writeClientConfig tells tools on this machine where the server is.
+func (s *Server) writeClientConfig() error {
+	b, err := json.MarshalIndent(s.Client(), "", "  ")
+	if err != nil {
+		return err
+	}
+	return keyring.WriteFile(filepath.Join(s.cfg.State, "client.json"), append(b, '\n'), 0o600)
+}

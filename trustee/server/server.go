@@ -1,0 +1,322 @@
+// Package server puts the trustee together: Key Broker Service, Attestation
+// Service and Reference Value Provider Service in one process on one store.
+//
+// Invariants: the first start makes every key, and no start ever falls back to a
+// default one; client.json and the ready line come after everything works; what
+// was acknowledged before a kill -9 is there after it.
+//
+// Trust zone: trustee.
+package server
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/kbsapi"
+	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/session"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/bolt"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// DefaultNames are in every certificate; 10.0.2.2 is the host as guests of
+// QEMU's user-mode network see it.
+var DefaultNames = []string{"localhost", "127.0.0.1", "::1", "10.0.2.2"}
+
+const bodyMemory = 128 << 20 // bytes of all request bodies together
+
+// Config makes a Server.
+type Config struct {
+	State  string   // folder
+	Listen string   // address
+	Names  []string // further names of the certificate
+	// SimulatedNamespace, if not "", is made as simulated.
+	SimulatedNamespace string
+	Log                *slog.Logger
+	Now                func() time.Time
+	// Verifiers adds TEEs, keyed by wire name, to those built in; for tests.
+	Verifiers map[string]appraisal.Factory
+	// WrapStore lets a test put faults between the server and its store.
+	WrapStore func(store.Store) store.Store
+}
+
+// Server is a running trustee.
+type Server struct {
+	cfg      Config
+	store    store.Store
+	kek      keyring.KEK
+	keys     *keyring.Keys
+	audit    *audit.Log
+	sessions *session.Manager
+	admin    string // path of the admin key
+	ln       net.Listener
+	http     *http.Server
+	cert     atomic.Pointer[tls.Certificate]
+	stop     context.CancelFunc
+	tasks    chan struct{}
+	served   chan error
+}
+
+// Version of the build, from the module's build information.
+func Version() string {
+	if b, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range b.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
+// Start opens the state, listens and serves.
+func Start(ctx context.Context, c Config) (*Server, error) {
+	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
+		return nil, errors.New("trustee: a part of the configuration is missing")
+	}
+	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
+	if err := s.open(ctx); err != nil {
+		s.closeState()
+		return nil, fmt.Errorf("starting trustee: %w", err)
+	}
+	h, err := s.handler(ctx)
+	if err == nil {
+		err = s.listen(ctx, h)
+	}
+	if err != nil {
+		s.closeState()
+		return nil, fmt.Errorf("starting trustee: %w", err)
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	go s.housekeeping(run)
+	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
+	if err := s.writeClientConfig(); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.Close(ctx))
+	}
+	return s, nil
+}
+
+// open brings up store, keys and audit log.
+func (s *Server) open(ctx context.Context) error {
+	c := s.cfg
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return err
+	}
+	db, kekFile := filepath.Join(c.State, "trustee.db"), filepath.Join(c.State, "envelope.key")
+	if _, err := os.Stat(db); err == nil {
+		// A new key would leave everything unreadable; say what is missing instead.
+		if s.kek, err = keyring.OpenFileKEK(kekFile); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.kek == nil {
+		if s.kek, err = keyring.CreateFileKEK(kekFile); err != nil {
+			return err
+		}
+	}
+	if s.store, err = bolt.Open(db); err != nil {
+		return err
+	}
+	if c.WrapStore != nil {
+		s.store = c.WrapStore(s.store)
+	}
+	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now}); err != nil {
+		return err
+	}
+	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
+		return err
+	}
+	if s.admin, err = firstAdmin(ctx, s.store, c.State, c.Now()); err != nil {
+		return err
+	}
+	return s.audit.Append(ctx, &audit.Entry{Kind: audit.KindStart, Record: record.NewID(), Action: "coffer-trustee " + Version()})
+}
+
+// handler makes everything that answers.
+func (s *Server) handler(ctx context.Context) (http.Handler, error) {
+	c := s.cfg
+	registry, err := tenant.New(ctx, s.store, c.Now)
+	if err != nil {
+		return nil, err
+	}
+	if c.SimulatedNamespace != "" {
+		if _, err := registry.CreateNamespace(ctx, trusteeapi.Namespace{Name: c.SimulatedNamespace, Simulated: true}); err != nil {
+			return nil, err
+		}
+	}
+	book := record.New(s.store, s.audit, c.Log, c.Now)
+	gate, err := release.New(release.Config{
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	factories := map[string]appraisal.Factory{"tpm": appraisal.TPM(s.keys.MAC)}
+	for tee, f := range c.Verifiers {
+		factories[tee] = f
+	}
+	service, err := appraisal.New(registry, s.keys.Signer, factories, "coffer-trustee "+Version(), c.Now)
+	if err != nil {
+		return nil, err
+	}
+	bodies := httpio.NewBudget(bodyMemory)
+	admin, err := adminapi.New(adminapi.Config{
+		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Log: c.Log, Now: c.Now,
+		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	jwks, err := ear.MarshalJWKS(s.keys.Signer.JWK())
+	if err != nil {
+		return nil, err
+	}
+	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
+	kbs, err := kbsapi.New(kbsapi.Config{
+		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
+		Admin: admin, Bodies: bodies, Log: c.Log, JWKS: jwks,
+	})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	kbs.Routes(mux)
+	admin.Routes(mux)
+	return mux, nil
+}
+
+// listen makes the TLS listener. Its limits are for peers that nobody knows:
+// every one has a time in which it must be done.
+func (s *Server) listen(ctx context.Context, h http.Handler) error {
+	if err := s.renewTLS(ctx); err != nil {
+		return err
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	s.ln = newLimited(ln, maxConns)
+	s.http = &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
+		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		},
+	}
+	return nil
+}
+
+func (s *Server) names() []string { return append(append([]string{}, DefaultNames...), s.cfg.Names...) }
+
+func (s *Server) renewTLS(ctx context.Context) error {
+	c, err := s.keys.TLS(ctx, s.store, s.kek, s.names(), s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	s.cert.Store(c)
+	return nil
+}
+
+// housekeeping forgets what has ended and renews the certificate in time.
+func (s *Server) housekeeping(ctx context.Context) {
+	defer close(s.tasks)
+	sweep, renew := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour)
+	defer sweep.Stop()
+	defer renew.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			for n := sweepBatch; n == sweepBatch && err == nil; {
+				n, err = s.sessions.Sweep(ctx, sweepBatch)
+			}
+		case <-renew.C:
+			err = s.renewTLS(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("housekeeping failed", "error", err)
+		}
+	}
+}
+
+const sweepBatch = 1000
+
+// URL gives the server's URL.
+func (s *Server) URL() string {
+	host, port, err := net.SplitHostPort(s.ln.Addr().String())
+	if err != nil {
+		return "https://" + s.ln.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+// Client says how a tool on this machine reaches the server.
+func (s *Server) Client() trusteeapi.ClientConfig {
+	return trusteeapi.ClientConfig{
+		URL: s.URL(), CAPEM: string(s.keys.CAPEM), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
+	}
+}
+
+// Wait gives the error by which serving ended, or nil when ctx ends first.
+func (s *Server) Wait(ctx context.Context) error {
+	select {
+	case err := <-s.served:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Close lets requests in progress end, for as long as ctx allows, and closes the
+// state.
+func (s *Server) Close(ctx context.Context) error {
+	s.stop()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	<-s.tasks
+	return errors.Join(err, s.closeState())
+}
+
+func (s *Server) closeState() error {
+	var errs []error
+	if s.ln != nil {
+		s.ln.Close() // again after a shutdown, harmless
+	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	return errors.Join(errs...)
+}

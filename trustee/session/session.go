@@ -1,0 +1,257 @@
+// Package session keeps handshakes. An opened session lies with the client alone,
+// in a cookie under a MAC, so that /auth stores nothing; an attested one lies in
+// the store, together with the mark that its nonce is used up.
+//
+// Invariants: a cookie serves one namespace and ends; a nonce yields one token;
+// the cookie of an attested session is random and stored only as its hash.
+//
+// Trust zone: trustee.
+package session
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// Component names sessions in denials.
+const Component = "kbs"
+
+// Reasons of denials. docs/denials.md explains each.
+const (
+	ReasonInvalid denial.Reason = "session-invalid"
+	ReasonExpired denial.Reason = "session-expired"
+	ReasonUsed    denial.Reason = "session-used"
+)
+
+// OpenFor is how long a client may take to come back with evidence.
+const OpenFor = 5 * time.Minute
+
+// MaxCookie is the longest cookie, in bytes.
+const MaxCookie = 14 << 10
+
+// Prefixes of the two kinds of cookies.
+const (
+	prefixOpen     = "o1."
+	prefixAttested = "a1."
+)
+
+const expiryBucket = "session-expiry"
+
+// Open is a session that waits for evidence.
+type Open struct {
+	Namespace string          `json:"n"`
+	TEE       string          `json:"t"`
+	Nonce     string          `json:"c"`
+	Hash      string          `json:"h"`
+	Extra     json.RawMessage `json:"x,omitempty"` // Request.extra-params
+	Expires   int64           `json:"e"`
+}
+
+// Manager makes and checks sessions.
+type Manager struct {
+	store store.Store
+	key   []byte
+	now   func() time.Time
+}
+
+// New makes a Manager. mac is the trustee's MAC key.
+func New(s store.Store, mac []byte, now func() time.Time) *Manager {
+	h := hmac.New(sha256.New, mac)
+	h.Write([]byte("coffer session key 1"))
+	return &Manager{s, h.Sum(nil), now}
+}
+
+// NewNonce gives a nonce in its published form.
+func NewNonce() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+func (m *Manager) mac(payload string) []byte {
+	h := hmac.New(sha256.New, m.key)
+	h.Write([]byte(payload))
+	return h.Sum(nil)
+}
+
+// Begin gives the cookie of a new session.
+func (m *Manager) Begin(o Open) (cookie string, expires time.Time, err error) {
+	expires = m.now().Add(OpenFor)
+	o.Expires = expires.Unix()
+	b, err := json.Marshal(o)
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("session: %w", err)
+	}
+	p := base64.RawURLEncoding.EncodeToString(b)
+	cookie = prefixOpen + p + "." + base64.RawURLEncoding.EncodeToString(m.mac(p))
+	if len(cookie) > MaxCookie {
+		return "", time.Time{}, deny(ReasonInvalid, "extra-params too long")
+	}
+	return cookie, expires, nil
+}
+
+// Opened checks the cookie of a session that waits for evidence.
+func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) {
+	if strings.HasPrefix(cookie, prefixAttested) {
+		return nil, deny(ReasonUsed, "the session is attested; a new handshake begins with /auth")
+	}
+	rest, ok := strings.CutPrefix(cookie, prefixOpen)
+	p, tag, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || len(cookie) > MaxCookie {
+		return nil, deny(ReasonInvalid, "not a session cookie")
+	}
+	sum, err := base64.RawURLEncoding.DecodeString(tag)
+	if err != nil || !hmac.Equal(sum, m.mac(p)) {
+		return nil, deny(ReasonInvalid, "not a session of this trustee")
+	}
+	b, err := base64.RawURLEncoding.DecodeString(p)
+	if err != nil {
+		return nil, deny(ReasonInvalid, "not a session cookie")
+	}
+	o := new(Open)
+	if err := json.Unmarshal(b, o); err != nil {
+		return nil, deny(ReasonInvalid, "not a session cookie")
+	}
+	if o.Namespace != ns {
+		return nil, deny(ReasonInvalid, "a session of another namespace")
+	}
+	if m.now().Unix() >= o.Expires {
+		return nil, deny(ReasonExpired, "")
+	}
+	err = m.store.View(ctx, func(tx store.Tx) error { return unused(tx, o) })
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+func unused(tx store.Tx, o *Open) error {
+	v, err := tx.Get(tenant.Bucket(o.Namespace, "used-nonces"), o.Nonce)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		return deny(ReasonUsed, "the session has attested once")
+	}
+	return nil
+}
+
+// attested is an attested session at rest.
+type attested struct {
+	Token   string `json:"token"`
+	Expires int64  `json:"exp"`
+}
+
+// Complete uses the nonce up and keeps the token; also runs in the same
+// transaction. It gives the cookie of the attested session.
+func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
+	var id [32]byte
+	rand.Read(id[:])
+	cookie := prefixAttested + base64.RawURLEncoding.EncodeToString(id[:])
+	sessions, used := tenant.Bucket(o.Namespace, "sessions"), tenant.Bucket(o.Namespace, "used-nonces")
+	key := hashID(cookie)
+	err := m.store.Update(ctx, func(tx store.Tx) error {
+		if err := unused(tx, o); err != nil {
+			return err
+		}
+		// A nonce is remembered for as long as its cookie could come back.
+		if err := tx.Put(used, o.Nonce, []byte{1}); err != nil {
+			return err
+		}
+		if err := store.PutJSON(tx, sessions, key, attested{token, expires.Unix()}); err != nil {
+			return err
+		}
+		for _, e := range []struct {
+			at          int64
+			bucket, key string
+		}{{o.Expires, used, o.Nonce}, {expires.Unix(), sessions, key}} {
+			if err := tx.Put(expiryBucket, fmt.Sprintf("%020d|%s|%s", e.at, e.bucket, e.key), nil); err != nil {
+				return err
+			}
+		}
+		return also(tx)
+	})
+	if err != nil {
+		return "", err
+	}
+	return cookie, nil
+}
+
+func hashID(cookie string) string {
+	s := sha256.Sum256([]byte(cookie))
+	return hex.EncodeToString(s[:])
+}
+
+// ErrNone says that a cookie names no attested session.
+var ErrNone = errors.New("no attested session")
+
+// Token gives the token of an attested session, or ErrNone.
+func (m *Manager) Token(ctx context.Context, ns, cookie string) (string, error) {
+	if !strings.HasPrefix(cookie, prefixAttested) || len(cookie) > 128 {
+		return "", ErrNone
+	}
+	var a *attested
+	err := m.store.View(ctx, func(tx store.Tx) error {
+		v, ok, err := store.GetJSON[attested](tx, tenant.Bucket(ns, "sessions"), hashID(cookie))
+		if ok {
+			a = v
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	if a == nil || m.now().Unix() >= a.Expires {
+		return "", ErrNone
+	}
+	return a.Token, nil
+}
+
+// Sweep deletes what has ended, at most limit entries, and gives their number.
+func (m *Manager) Sweep(ctx context.Context, limit int) (int, error) {
+	until := fmt.Sprintf("%020d", m.now().Unix())
+	n := 0
+	err := m.store.Update(ctx, func(tx store.Tx) error {
+		n = 0
+		var keys []string
+		err := tx.Scan(expiryBucket, "", func(k string, _ []byte) (bool, error) {
+			if k >= until || len(keys) >= limit {
+				return false, nil
+			}
+			keys = append(keys, k)
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			p := strings.SplitN(k, "|", 3)
+			if len(p) != 3 {
+				continue
+			}
+			if err := errors.Join(tx.Delete(p[1], p[2]), tx.Delete(expiryBucket, k)); err != nil {
+				return err
+			}
+		}
+		n = len(keys)
+		return nil
+	})
+	return n, err
+}
+
+func deny(r denial.Reason, detail string) *denial.Denial {
+	return &denial.Denial{Reason: r, Component: Component, Claim: "session", Detail: detail}
+}
