@@ -293,7 +293,7 @@ func childOf(t *testing.T, pid int, word string) int {
 
 func TestSilentGuestIsEnded(t *testing.T) {
 	req := request(t, e2e(t), launch.None)
-	s := begin(t, nodeCommand("-boot-timeout", "4s"), req)
+	s := begin(t, nodeCommand("-boot-timeout", "12s"), req)
 	s.ready()
 	e := s.event()
 	if e.Type != nodeapi.Exited || e.Reason != nodeapi.ReasonNoAnswer || !strings.Contains(e.Console, "Kernel panic") {

@@ -57,7 +57,11 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, newDriver NewDriver) 
 	}()
 	exit := sb.Wait()
 	_ = srv.Close()
-	ev.send(nodeapi.Event{Type: nodeapi.Exited, Reason: exit.Reason, Console: exit.Console})
+	last := nodeapi.Event{Type: nodeapi.Exited, Reason: exit.Reason, Console: exit.Console}
+	if exit.Reason == nodeapi.ReasonNoAnswer {
+		last.Error = "the guest did not answer on its channel in time"
+	}
+	ev.send(last)
 	return sb.Destroy() // tells what could not be removed
 }
 

@@ -47,6 +47,10 @@ func (m Machine) String() string {
 // DefaultTBSize is TCG's translation cache in MiB: docs/performance.md.
 const DefaultTBSize = 64
 
+// virtio is what every virtio device has: no option ROM, and only the interface
+// of virtio 1.0.
+const virtio = "romfile=,disable-legacy=on"
+
 // CommandLine gives QEMU's arguments, without the program's name. It is a pure
 // function: the same inputs give the same machine and so the same measurement.
 func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths) []string {
@@ -86,18 +90,18 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 	a.add("-serial", "chardev:console")
 
 	if paths.Channel != 0 {
-		a.add("-device", "virtio-serial-pci,id=serial,addr=1,romfile=,max_ports=2")
+		a.add("-device", "virtio-serial-pci,id=serial,addr=1,"+virtio+",max_ports=2")
 		a.socket("agent", paths.Channel)
 		a.add("-device", "virtserialport,chardev=agent,nr=1,name="+channel.PortName)
 		a.add("-netdev", netdev(spec.Publish))
-		a.add("-device", "virtio-net-pci,netdev=net,addr=2,romfile=,mac="+GuestMAC)
+		a.add("-device", "virtio-net-pci,netdev=net,addr=2,"+virtio+",mac="+GuestMAC)
 		a.add("-object", "rng-builtin,id=rng")
-		a.add("-device", "virtio-rng-pci,rng=rng,addr=3,romfile=")
+		a.add("-device", "virtio-rng-pci,rng=rng,addr=3,"+virtio)
 	}
 	if paths.Initdata != 0 {
 		a.fdset(3, paths.Initdata)
 		a.add("-blockdev", "driver=file,node-name=initdata,filename=/dev/fdset/3,read-only=on,locking=off")
-		a.add("-device", "virtio-blk-pci,drive=initdata,addr=4,romfile=,serial=initdata")
+		a.add("-device", "virtio-blk-pci,drive=initdata,addr=4,"+virtio+",serial=initdata")
 	}
 	if paths.TPM != 0 {
 		a.socket("tpm", paths.TPM)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"unicode"
@@ -89,7 +90,11 @@ func (c *console) Tail() string {
 	return printable(b)
 }
 
+// escapes are terminal control sequences; firmware sends many.
+var escapes = regexp.MustCompile(`\x1b(\[[0-9;:<=>?]*[ -/]*[@-~]|[@-Z\\^_])`)
+
 func printable(s string) string {
+	s = escapes.ReplaceAllString(s, "")
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
 			return r

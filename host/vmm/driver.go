@@ -87,10 +87,29 @@ func (d *Driver) Launch(ctx context.Context, id, dir string, spec *launch.Spec, 
 	l := &launching{driver: d, spec: spec, dir: dir, progress: progress}
 	vm, err := l.run(ctx)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("launching %s: %w", id, err), l.undo())
+		uerr := l.undo()
+		if uerr != nil {
+			err = errors.Join(err, uerr)
+		}
+		return nil, &LaunchError{ID: id, Err: err, console: l.tail()}
 	}
 	return vm, nil
 }
+
+// LaunchError is why a VM could not be launched.
+type LaunchError struct {
+	ID      string
+	Err     error
+	console string
+}
+
+func (e *LaunchError) Error() string { return fmt.Sprintf("launching %s: %v", e.ID, e.Err) }
+
+// Unwrap gives Err.
+func (e *LaunchError) Unwrap() error { return e.Err }
+
+// ConsoleTail gives what the guest had printed, if it came that far.
+func (e *LaunchError) ConsoleTail() string { return e.console }
 
 // check refuses what could be refused before anything is made.
 func (d *Driver) check(spec *launch.Spec) error {

@@ -180,8 +180,13 @@ func TestBoot(t *testing.T) {
 			echo(t, dial(t, vm, 't'), 1<<20)
 			confined(t, vm)
 			text := consoleText(t, vm)
-			if !strings.Contains(text, `TESTGUEST disk "initdata"`) {
-				t.Logf("no initdata disk seen (the kernel may need a module for it)")
+			for slot, id := range map[string]string{"01": "0x1043", "02": "0x1041", "03": "0x1044", "04": "0x1042"} {
+				if !strings.Contains(text, "device 0000:00:"+slot+".0 "+id+", no ROM") {
+					t.Errorf("no virtio device %s in slot %s:\n%s", id, slot, text)
+				}
+			}
+			if n := strings.Count(text, "TESTGUEST device"); n != 4+2 { // and host bridge and LPC
+				t.Errorf("%d devices, want 6:\n%s", n, text)
 			}
 			if der, spki := vm.EKRoot(); (tee == launch.TPMSim) != (len(der) > 0 && len(spki) == 64) {
 				t.Errorf("EK root: %d bytes, %q", len(der), spki)
@@ -295,7 +300,7 @@ func TestEnds(t *testing.T) {
 	t.Run("silent", func(t *testing.T) {
 		s := b.spec(t, launch.None)
 		s.Cmdline += " testguest=silent"
-		vm := b.launch(t, s, Options{BootTimeout: 6 * time.Second})
+		vm := b.launch(t, s, Options{BootTimeout: 15 * time.Second})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if _, err := vm.Dial(ctx, 't'); err == nil {
@@ -350,4 +355,27 @@ func TestRefusals(t *testing.T) {
 			t.Log(err)
 		})
 	}
+}
+
+func TestPublish(t *testing.T) {
+	b := setup(t)
+	port := 0
+	for p := 700; p < 1024; p++ { // privileged: QEMU is not, but may bind it
+		if l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", p)); err == nil {
+			_ = l.Close()
+			port = p
+			break
+		}
+	}
+	if port == 0 {
+		t.Skip("no free port below 1024 that this user may bind")
+	}
+	s := b.spec(t, launch.None)
+	s.Publish = []launch.PortForward{{HostPort: port, GuestPort: 80, Protocol: "tcp"}}
+	b.launch(t, s, Options{})
+	c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
 }

@@ -177,6 +177,13 @@ func (l *launching) undo() error {
 	return errors.Join(err, removeMade(l.dir))
 }
 
+func (l *launching) tail() string {
+	if l.console == nil {
+		return ""
+	}
+	return l.console.Tail()
+}
+
 func removeMade(dir string) error {
 	var errs []error
 	for _, n := range madeFiles {

@@ -28,7 +28,7 @@ func main() {
 		}
 	}
 	fmt.Println("TESTGUEST started")
-	disk()
+	devices()
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	if bytes.Contains(cmdline, []byte("testguest=silent")) {
 		fmt.Println("TESTGUEST says nothing\x1b[2J")
@@ -47,16 +47,17 @@ func main() {
 	}
 }
 
-// disk shows the beginning of the initdata disk.
-func disk() {
-	f, err := os.Open("/dev/vda")
-	if err != nil {
-		return
+// devices shows what the machine has on its bus.
+func devices() {
+	ents, _ := os.ReadDir("/sys/bus/pci/devices")
+	for _, e := range ents {
+		d, _ := os.ReadFile("/sys/bus/pci/devices/" + e.Name() + "/device")
+		rom := "no ROM"
+		if _, err := os.Stat("/sys/bus/pci/devices/" + e.Name() + "/rom"); err == nil {
+			rom = "a ROM"
+		}
+		fmt.Printf("TESTGUEST device %s %s, %s\n", e.Name(), bytes.TrimSpace(d), rom)
 	}
-	defer f.Close()
-	b := make([]byte, 8)
-	_, _ = io.ReadFull(f, b)
-	fmt.Printf("TESTGUEST disk %q\n", b)
 }
 
 func serve() error {
