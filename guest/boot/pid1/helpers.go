@@ -229,7 +229,13 @@ func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, args []
 		return err
 	}
 	s, err := keyholder.New(keyholder.Config{
-		Initdata: plain, OpenAttester: func() (keyholder.Attester, error) { return opt.OpenAttester(log) },
+		Initdata: plain, OpenAttester: func() (keyholder.Attester, error) {
+			a, err := opt.OpenAttester(log)
+			if err != nil {
+				log.Error("no attestation: opening the TEE failed", "err", err)
+			}
+			return a, err
+		},
 		Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
 	})
 	if err != nil {
