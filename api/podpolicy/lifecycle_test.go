@@ -2,7 +2,11 @@ package podpolicy
 
 import (
 	"errors"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cofferproject/coffer/api/agentpb"
 )
@@ -174,4 +178,27 @@ func TestProcesses(t *testing.T) {
 	refuse(t, e, &agentpb.GetDiagnosticDataRequest{ContainerId: "side-1", LogType: "termination_log"}, RequestNotAllowed, "containers[side].logs")
 	allow(t, e, &agentpb.VolumeStatsRequest{VolumeGuestPath: LocalDir + "/scratch"})
 	refuse(t, e, &agentpb.VolumeStatsRequest{VolumeGuestPath: "/"}, PathDenied, "")
+}
+
+// TestConcurrentHost: of many equal requests at once, one is granted.
+func TestConcurrentHost(t *testing.T) {
+	e, p := mustEnforcer(t)
+	deliver(t, e, p)
+	var granted atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			g, err := e.Authorize(create(p, "prepare", "c"+strconv.Itoa(i)))
+			if err == nil {
+				granted.Add(1)
+				time.Sleep(time.Millisecond)
+				g.Done(nil)
+			}
+			_, _ = e.Authorize(&agentpb.WaitProcessRequest{ContainerId: "c" + strconv.Itoa(i)})
+		})
+	}
+	wg.Wait()
+	if n := granted.Load(); n != 1 {
+		t.Errorf("%d granted, want 1", n)
+	}
 }

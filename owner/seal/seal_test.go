@@ -254,3 +254,69 @@ func TestAnnotateKeepsTheText(t *testing.T) {
 		})
 	}
 }
+
+func TestOpenAndCheck(t *testing.T) {
+	p, images, s := sealed(t, source)
+	if _, ok, err := Open(p); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	text, err := Annotate(p, s.Documents[initdata.SHA256])
+	if err != nil {
+		t.Fatal(err)
+	}
+	reopen := func(text string) (*pod.Pod, *Opened) {
+		p, err := pod.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, ok, err := Open(p)
+		if !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		return p, o
+	}
+	p, o := reopen(string(text))
+	refs, err := o.Images(p)
+	if err != nil || refs["nginx"] != images["nginx"].Reference {
+		t.Error(refs, err)
+	}
+	policy, _, err := spec.Build(p, images, o.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Check(policy); err != nil {
+		t.Error(err)
+	}
+	p, o = reopen(strings.Replace(string(text), "image: nginx", "image: nginx\n    args: [-v]", 1))
+	policy, _, err = spec.Build(p, images, o.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Check(policy); err == nil || !strings.HasPrefix(err.Error(), "containers[app].args[0]: differs from the seal") {
+		t.Error(err)
+	}
+	p, o = reopen(strings.Replace(string(text), "name: app", "name: other", 1))
+	if _, err := o.Images(p); err == nil || !strings.Contains(err.Error(), "the seal has no container other") {
+		t.Error(err)
+	}
+	bad, err := pod.Parse([]byte(strings.Replace(source, "name: web", "name: web\n  annotations: {"+initdata.AnnotationKey+": AAAA}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := Open(bad); !ok || err == nil {
+		t.Error("a broken annotation was accepted")
+	}
+}
+
+func FuzzAnnotate(f *testing.F) {
+	f.Add([]byte(source))
+	f.Add([]byte("{apiVersion: v1, kind: Pod, metadata: {name: \"web\", annotations: {a: |\n x\n}}, spec: {containers: [{name: app, image: nginx}]}}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := pod.Parse(text)
+		if err != nil {
+			return
+		}
+		// What Annotate gives was read again and compared by itself.
+		_, _ = Annotate(p, []byte("version = \"0.1.0\"\n"))
+	})
+}
