@@ -37,6 +37,7 @@ import (
 	"github.com/cofferproject/coffer/tee/tpm/sim"
 	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
 	"github.com/cofferproject/coffer/tee/tpm/verifier"
+	"github.com/cofferproject/coffer/test/fakekbs"
 )
 
 // floor is the date of a guest image made long before its trustee.
@@ -172,15 +173,15 @@ func (p *pod) get(t *testing.T, uri string) ([]byte, error) {
 	return r.GetResource(), err
 }
 
-func simpleKBS(t *testing.T) *fakeKBS {
-	k := startKBS(t, nil, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
-	k.resources["default/secret/1"] = []byte("the secret")
+func simpleKBS(t *testing.T) *fakekbs.KBS {
+	k := fakekbs.Start(t, nil, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	k.Resources["default/secret/1"] = []byte("the secret")
 	return k
 }
 
 func TestManyRequestsOneAttestation(t *testing.T) {
 	k := simpleKBS(t)
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim/", k.caPEM()), openFake)
+	p := runPod(t, document(t, k.URL+"/", k.CAPEM()), openFake)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -190,37 +191,37 @@ func TestManyRequestsOneAttestation(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if a, b, c := k.count(); a != 1 || b != 1 || c != 20 {
+	if a, b, c := k.Count(); a != 1 || b != 1 || c != 20 {
 		t.Errorf("%d auths, %d attestations, %d requests", a, b, c)
 	}
 }
 
 func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 	k := simpleKBS(t)
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	p := runPod(t, document(t, k.URL, k.CAPEM()), openFake)
 	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
 		t.Fatal(err)
 	}
-	k.set(func() { k.revoked = true })
+	k.Set(func() { k.Revoked = true })
 	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, b, _ := k.count(); b != 2 {
+	if _, b, _ := k.Count(); b != 2 {
 		t.Errorf("%d attestations, want 2", b)
 	}
 	// A trustee that takes no token at all is asked twice, not for ever.
-	k.set(func() { k.takesNone = true })
+	k.Set(func() { k.TakesNone = true })
 	if _, err := p.get(t, "kbs:///default/secret/1"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
 	}
-	if _, b, _ := k.count(); b != 3 {
+	if _, b, _ := k.Count(); b != 3 {
 		t.Errorf("%d attestations, want 3", b)
 	}
 }
 
 func TestTypedRefusalsComeThrough(t *testing.T) {
 	k := simpleKBS(t)
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	p := runPod(t, document(t, k.URL, k.CAPEM()), openFake)
 	for uri, want := range map[string]struct {
 		code codes.Code
 		text string
@@ -243,15 +244,15 @@ func TestTypedRefusalsComeThrough(t *testing.T) {
 
 func TestOnlyTheCAInInitdata(t *testing.T) {
 	k, other := simpleKBS(t), simpleKBS(t)
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", other.caPEM()), openFake)
+	p := runPod(t, document(t, k.URL, other.CAPEM()), openFake)
 	_, err := p.get(t, "kbs:///default/secret/1")
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), string(ReasonKBSUntrusted)) {
 		t.Errorf("got %v", err)
 	}
-	if a, _, _ := k.count(); a != 0 {
+	if a, _, _ := k.Count(); a != 0 {
 		t.Error("a request reached a trustee with another CA")
 	}
-	for _, c := range []struct{ url, ca string }{{"http://127.0.0.1:1", k.caPEM()}, {k.srv.URL, ""}, {"https://u:p@127.0.0.1", k.caPEM()}, {"127.0.0.1:1", k.caPEM()}} {
+	for _, c := range []struct{ url, ca string }{{"http://127.0.0.1:1", k.CAPEM()}, {k.URL, ""}, {"https://u:p@127.0.0.1", k.CAPEM()}, {"127.0.0.1:1", k.CAPEM()}} {
 		if _, err := New(Config{Initdata: document(t, c.url, c.ca), OpenAttester: openFake, Floor: floor, Logger: slog.Default()}); err == nil {
 			t.Errorf("accepted %q with a CA of %d bytes", c.url, len(c.ca))
 		}
@@ -277,32 +278,32 @@ func TestSettingsWithoutEffectAreRefused(t *testing.T) {
 
 // The guest's wall clock says 2026; what counts is the floor and signed time.
 func TestTimeRule(t *testing.T) {
-	future := startKBS(t, nil, time.Now().AddDate(5, 0, 0), time.Now().AddDate(6, 0, 0))
-	future.resources["default/secret/1"] = []byte("x")
-	if _, err := runPod(t, document(t, future.srv.URL+"/ns/sim", future.caPEM()), openFake).get(t, "kbs:///default/secret/1"); err != nil {
+	future := fakekbs.Start(t, nil, time.Now().AddDate(5, 0, 0), time.Now().AddDate(6, 0, 0))
+	future.Resources["default/secret/1"] = []byte("x")
+	if _, err := runPod(t, document(t, future.URL, future.CAPEM()), openFake).get(t, "kbs:///default/secret/1"); err != nil {
 		t.Errorf("certificates of the future, as seen by the host's clock: %v", err)
 	}
-	past := startKBS(t, nil, floor.AddDate(-2, 0, 0), floor.AddDate(-1, 0, 0))
-	if _, err := runPod(t, document(t, past.srv.URL+"/ns/sim", past.caPEM()), openFake).get(t, "kbs:///default/secret/1"); status.Code(err) != codes.PermissionDenied {
+	past := fakekbs.Start(t, nil, floor.AddDate(-2, 0, 0), floor.AddDate(-1, 0, 0))
+	if _, err := runPod(t, document(t, past.URL, past.CAPEM()), openFake).get(t, "kbs:///default/secret/1"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("certificates that ended before the image was made: %v", err)
 	}
 	late := simpleKBS(t)
-	late.iat = time.Now().AddDate(1, 0, 0) // signed time after the certificates' end
-	if _, err := runPod(t, document(t, late.srv.URL+"/ns/sim", late.caPEM()), openFake).get(t, "kbs:///default/secret/1"); err == nil {
+	late.IssuedAt = time.Now().AddDate(1, 0, 0) // signed time after the certificates' end
+	if _, err := runPod(t, document(t, late.URL, late.CAPEM()), openFake).get(t, "kbs:///default/secret/1"); err == nil {
 		t.Error("certificates that ended before the signed time were accepted")
 	}
 }
 
 func TestTrusteeDownThenUp(t *testing.T) {
 	k := simpleKBS(t)
-	k.down = true
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	k.Down = true
+	p := runPod(t, document(t, k.URL, k.CAPEM()), openFake)
 	began := time.Now()
 	_, err := p.get(t, "kbs:///default/secret/1")
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "busy") || time.Since(began) > 10*time.Second {
 		t.Errorf("after %s: %v", time.Since(began), err)
 	}
-	k.set(func() { k.down = false })
+	k.Set(func() { k.Down = false })
 	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
 		t.Error(err)
 	}
@@ -322,7 +323,7 @@ func TestNoInitdataNoTrustee(t *testing.T) {
 
 func TestTokenComesWithoutTheKey(t *testing.T) {
 	k := simpleKBS(t)
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), openFake)
+	p := runPod(t, document(t, k.URL, k.CAPEM()), openFake)
 	r, err := p.aa.GetToken(context.Background(), &aapb.GetTokenRequest{TokenType: "kbs"})
 	if err != nil {
 		t.Fatal(err)
@@ -374,11 +375,11 @@ func image(t *testing.T, kid string, kek []byte, note string) (manifest, packet 
 func TestLayerKeysOnlyForImagesOfThePolicy(t *testing.T) {
 	k := simpleKBS(t)
 	kek := bytes.Repeat([]byte{3}, 32)
-	k.resources["default/image-kek/1"] = kek
+	k.Resources["default/image-kek/1"] = kek
 	mine, packet := image(t, "kbs:///default/image-kek/1", kek, "mine")
 	other, otherPacket := image(t, "kbs:///default/image-kek/1", kek, "other")
 	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(mine))
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM(), digest), openFake)
+	p := runPod(t, document(t, k.URL, k.CAPEM(), digest), openFake)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	open := func(digest string) *layerkey.Client {
@@ -449,9 +450,9 @@ func TestAttestationWithATPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := startKBS(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
-	k.resources["default/secret/1"] = []byte("the secret")
-	doc := document(t, k.srv.URL+"/ns/sim", k.caPEM())
+	k := fakekbs.Start(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	k.Resources["default/secret/1"] = []byte("the secret")
+	doc := document(t, k.URL, k.CAPEM())
 	if err := device.BindInitdata(conn, sha256.Sum256(doc)); err != nil {
 		t.Fatal(err)
 	}
@@ -473,11 +474,11 @@ func TestGenuineGuestWithAnotherInitdata(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := startKBS(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	k := fakekbs.Start(t, v, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	if err := device.BindInitdata(conn, [32]byte{1}); err != nil {
 		t.Fatal(err)
 	}
-	p := runPod(t, document(t, k.srv.URL+"/ns/sim", k.caPEM()), func() (Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) })
+	p := runPod(t, document(t, k.URL, k.CAPEM()), func() (Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) })
 	_, err = p.get(t, "kbs:///default/secret/1")
 	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), string(verifier.ReasonInitdataMismatch)) {
 		t.Errorf("got %v", err)

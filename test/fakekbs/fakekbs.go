@@ -1,4 +1,9 @@
-package keyholder
+// Package fakekbs is a Key Broker Service with behaviour, for tests of clients:
+// it verifies evidence with the real verifier if it has one, issues signed
+// tokens and seals resources.
+//
+// Trust zone: tests only.
+package fakekbs
 
 import (
 	"crypto/ecdsa"
@@ -28,35 +33,40 @@ import (
 	"github.com/cofferproject/coffer/tee/tpm/verifier"
 )
 
-// fakeKBS is a KBS with behaviour: it verifies evidence with the real verifier,
-// issues signed tokens and seals resources. Its fields may be changed under mu.
-type fakeKBS struct {
+// KBS is a running KBS, namespace "sim". Its exported fields may be changed
+// before the first request, and then inside Set.
+type KBS struct {
+	URL                  string             // base URL, with the namespace
+	Verifier             *verifier.Verifier // nil: takes any evidence
+	Resources            map[string][]byte
+	Down                 bool      // answers 503
+	Revoked              bool      // takes no token issued so far
+	TakesNone            bool      // takes no token at all
+	IssuedAt             time.Time // iat of tokens
+	FirstAuth, LastToken time.Time
+
 	t   testing.TB
-	srv *httptest.Server
 	ca  *x509.Certificate
 	key *ecdsa.PrivateKey // of the CA, which also signs tokens
-	ver *verifier.Verifier
 
-	mu        sync.Mutex
-	resources map[string][]byte
-	auths     int
-	attests   int
-	gets      int
-	down      bool          // answers 503
-	revoked   bool          // takes no token issued so far
-	takesNone bool          // takes no token at all
-	lifetime  time.Duration // of tokens
-	iat       time.Time
-	sessions  map[string]kbs.Request
-	nonces    map[string]string
-	tokens    map[string]*kbs.TEEKey
+	mu       sync.Mutex
+	auths    int
+	attests  int
+	gets     int
+	sessions map[string]kbs.Request
+	nonces   map[string]string
+	tokens   map[string]*kbs.TEEKey
 }
 
-// startKBS runs a KBS whose certificates are valid from..to.
-func startKBS(t testing.TB, ver *verifier.Verifier, from, to time.Time) *fakeKBS {
+// tokenLife is how long tokens are valid.
+const tokenLife = 5 * time.Minute
+
+// Start runs a KBS on loopback whose certificates are valid from..to and name
+// 127.0.0.1 and 10.0.2.2, as which a VM's user-mode network sees it.
+func Start(t testing.TB, ver *verifier.Verifier, from, to time.Time) *KBS {
 	t.Helper()
-	f := &fakeKBS{
-		t: t, ver: ver, resources: map[string][]byte{}, lifetime: 5 * time.Minute, iat: from.Add(time.Hour),
+	f := &KBS{
+		t: t, Verifier: ver, Resources: map[string][]byte{}, IssuedAt: from.Add(time.Hour),
 		sessions: map[string]kbs.Request{}, nonces: map[string]string{}, tokens: map[string]*kbs.TEEKey{},
 	}
 	var err error
@@ -69,17 +79,18 @@ func startKBS(t testing.TB, ver *verifier.Verifier, from, to time.Time) *fakeKBS
 	}
 	f.ca = f.issue(ca, ca)
 	leaf := f.issue(&x509.Certificate{
-		SerialNumber: big.NewInt(2), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: from, NotAfter: to,
+		SerialNumber: big.NewInt(2), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 0, 2, 2)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: from, NotAfter: to,
 	}, f.ca)
-	f.srv = httptest.NewUnstartedServer(f)
-	f.srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: f.key}}}
-	f.srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-	f.srv.StartTLS()
-	t.Cleanup(f.srv.Close)
+	srv := httptest.NewUnstartedServer(f)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: f.key}}}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	f.URL = srv.URL + "/ns/sim"
 	return f
 }
 
-func (f *fakeKBS) issue(tmpl, parent *x509.Certificate) *x509.Certificate {
+func (f *KBS) issue(tmpl, parent *x509.Certificate) *x509.Certificate {
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, f.key.Public(), f.key)
 	if err != nil {
 		f.t.Fatal(err)
@@ -91,14 +102,16 @@ func (f *fakeKBS) issue(tmpl, parent *x509.Certificate) *x509.Certificate {
 	return c
 }
 
-func (f *fakeKBS) caPEM() string {
+// CAPEM gives the CA's certificate.
+func (f *KBS) CAPEM() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.Raw}))
 }
 
-func (f *fakeKBS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (f *KBS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.down {
+	if f.Down {
 		http.Error(w, `{"type":"x","detail":"busy"}`, http.StatusServiceUnavailable)
 		return
 	}
@@ -116,13 +129,16 @@ func (f *fakeKBS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (f *fakeKBS) refuse(w http.ResponseWriter, code int, reason denial.Reason, detail string) {
+func (f *KBS) refuse(w http.ResponseWriter, code int, reason denial.Reason, detail string) {
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(kbs.ErrorInfo{Type: "https://example.invalid/errors/X", Detail: detail, Reason: string(reason), Claim: "the claim", Record: "record-7"})
 }
 
-func (f *fakeKBS) auth(w http.ResponseWriter, body []byte) {
+func (f *KBS) auth(w http.ResponseWriter, body []byte) {
 	f.auths++
+	if f.FirstAuth.IsZero() {
+		f.FirstAuth = time.Now()
+	}
 	req, err := kbs.DecodeRequest(body)
 	if err != nil || req.Version != kbs.ProtocolVersion {
 		f.refuse(w, 400, "", "bad request")
@@ -138,8 +154,8 @@ func (f *fakeKBS) auth(w http.ResponseWriter, body []byte) {
 		return
 	}
 	ch := kbs.Challenge{Nonce: nonce, ExtraParams: json.RawMessage(`""`)}
-	if f.ver != nil {
-		tpmCh, err := f.ver.Challenge(extra.TPM, nonce)
+	if f.Verifier != nil {
+		tpmCh, err := f.Verifier.Challenge(extra.TPM, nonce)
 		if err != nil {
 			f.refuse(w, 401, "", err.Error())
 			return
@@ -150,7 +166,7 @@ func (f *fakeKBS) auth(w http.ResponseWriter, body []byte) {
 	_ = json.NewEncoder(w).Encode(ch)
 }
 
-func (f *fakeKBS) attest(w http.ResponseWriter, r *http.Request, body []byte) {
+func (f *KBS) attest(w http.ResponseWriter, r *http.Request, body []byte) {
 	f.attests++
 	ck, err := r.Cookie(kbs.SessionCookie)
 	if err != nil {
@@ -168,31 +184,36 @@ func (f *fakeKBS) attest(w http.ResponseWriter, r *http.Request, body []byte) {
 		f.refuse(w, 401, "", err.Error())
 		return
 	}
-	if f.ver != nil {
+	if f.Verifier != nil {
 		hash, _ := kbs.RuntimeDataHash(kbs.HashSHA256, nonce, key, a.TEEEvidence.Additional)
 		extra, _ := req.Extra()
 		in := verifier.Input{Evidence: a.TEEEvidence.Primary, Request: extra.TPM, Nonce: nonce, RuntimeDataHash: hash, Now: time.Now()}
 		if a.InitData != nil {
 			in.Initdata = []byte(a.InitData.Body)
 		}
-		if _, err := f.ver.Verify(in); err != nil {
-			d, _ := denial.As(err)
+		if _, err := f.Verifier.Verify(in); err != nil {
+			d, ok := denial.As(err)
+			if !ok {
+				d = &denial.Denial{}
+			}
+			f.t.Logf("evidence refused: %v", err)
 			f.refuse(w, 401, d.Reason, "evidence refused")
 			return
 		}
 	}
 	tok := f.token()
 	f.tokens[tok] = key
+	f.LastToken = time.Now()
 	_ = json.NewEncoder(w).Encode(kbs.TokenResponse{Token: tok})
 }
 
 // token is signed by the CA itself; its certificate goes along.
-func (f *fakeKBS) token() string {
+func (f *KBS) token() string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	nonce := make([]byte, 8)
 	rand.Read(nonce)
 	header, _ := json.Marshal(map[string]any{"typ": "JWT", "alg": "ES256", "jwk": map[string]any{"kty": "EC", "x5c": []string{base64.StdEncoding.EncodeToString(f.ca.Raw)}}})
-	claims, _ := json.Marshal(map[string]any{"iat": f.iat.Unix(), "exp": f.iat.Add(f.lifetime).Unix(), "jti": b64(nonce)})
+	claims, _ := json.Marshal(map[string]any{"iat": f.IssuedAt.Unix(), "exp": f.IssuedAt.Add(tokenLife).Unix(), "jti": b64(nonce)})
 	in := b64(header) + "." + b64(claims)
 	d := sha256.Sum256([]byte(in))
 	r, s, err := ecdsa.Sign(rand.Reader, f.key, d[:])
@@ -203,16 +224,16 @@ func (f *fakeKBS) token() string {
 	return in + "." + b64(sig)
 }
 
-func (f *fakeKBS) get(w http.ResponseWriter, r *http.Request, name string) {
+func (f *KBS) get(w http.ResponseWriter, r *http.Request, name string) {
 	f.gets++
 	key := f.tokens[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]
-	if key == nil || f.revoked || f.takesNone {
-		f.revoked = false
+	if key == nil || f.Revoked || f.TakesNone {
+		f.Revoked = false
 		f.tokens = map[string]*kbs.TEEKey{}
 		f.refuse(w, 401, "", "Attestation Token not found")
 		return
 	}
-	v, ok := f.resources[name]
+	v, ok := f.Resources[name]
 	switch {
 	case name == "default/secret/denied":
 		f.refuse(w, 403, "resource-not-bound", "Access denied by policy")
@@ -227,13 +248,15 @@ func (f *fakeKBS) get(w http.ResponseWriter, r *http.Request, name string) {
 	}
 }
 
-func (f *fakeKBS) count() (auths, attests, gets int) {
+// Count gives how many requests of each kind there were.
+func (f *KBS) Count() (auths, attests, gets int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.auths, f.attests, f.gets
 }
 
-func (f *fakeKBS) set(change func()) {
+// Set changes fields while the KBS runs.
+func (f *KBS) Set(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change()
