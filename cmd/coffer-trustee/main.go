@@ -61,6 +61,7 @@ func run(args []string) error {
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
+	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")
 	dieWithParent := f.Bool("die-with-parent", false, "end when the process that started this one ends")
 	verbose := f.Bool("verbose", false, "log more")
 	if err := f.Parse(args[1:]); err != nil {
@@ -91,7 +92,7 @@ func run(args []string) error {
 			return err
 		}
 	}
-	return serve(ctx, c, *readyFD)
+	return serve(ctx, c, *readyFD, *lease)
 }
 
 func defaultState() (string, error) {
@@ -105,10 +106,19 @@ func defaultState() (string, error) {
 	return filepath.Join(home, ".local", "share", "coffer", "trustee"), nil
 }
 
-func serve(ctx context.Context, c server.Config, readyFD int) error {
+func serve(ctx context.Context, c server.Config, readyFD int, leaseSocket string) error {
 	s, err := server.Start(ctx, c)
 	if err != nil {
 		return err
+	}
+	lease := &server.Lease{}
+	if leaseSocket != "" {
+		if lease, err = server.NewLease(leaseSocket); err != nil {
+			return errors.Join(err, s.Close(ctx))
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = lease.Context(ctx)
+		defer cancel()
 	}
 	if err := ready(s, readyFD); err != nil {
 		return errors.Join(err, s.Close(ctx))
@@ -118,6 +128,8 @@ func serve(ctx context.Context, c server.Config, readyFD int) error {
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil
 	}
+	// Before the state is closed: then another server may have its socket there.
+	lease.Close()
 	grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return errors.Join(err, s.Close(grace))

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	lockTimeout = 2 * time.Second
-	maxGroup    = 256 // updates in one commit
+	lockTimeout = 12 * time.Second // longer than another trustee takes to end
+	maxGroup    = 256              // updates in one commit
 )
 
 // Store implements store.Store.
