@@ -1,0 +1,121 @@
+# Coffer's build. `make help` lists what there is; .ci/run calls the same targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+# No cgo anywhere: static binaries, the same bytes on every machine.
+export CGO_ENABLED := 0
+export GOTOOLCHAIN ?= local
+
+# Where packages, the guest image and the tests' images are kept.
+CACHE := $(or $(COFFER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coffer)
+GUEST := $(CACHE)/guest
+PLATFORM := $(GUEST)/platform.json
+LAYOUTS := $(CACHE)/standins/layouts
+
+BUILD := $(GO) build -trimpath -buildvcs=false
+# Packages whose tests boot VMs; they skip that part unless COFFER_E2E=1.
+E2E_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' 'Getenv("COFFER_E2E")' . | sed 's,^,./,;s,^\./\./,./,')))
+# VMs of one package at a time; two cores under TCG are full with three.
+E2E_PARALLEL ?= 3
+# Fuzzing time of one target; empty: 10m for what an unauthenticated peer can
+# send, 2m for the rest.
+FUZZTIME ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##### what a user calls
+
+.PHONY: demo
+demo: build guest standins ## show the main job: a sealed pod in a simulated TEE, and three refusals
+	$(GO) run ./test/demo --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS)
+
+.PHONY: test
+test: deps build guest standins unit e2e ## everything that CI tests, on this machine
+
+.PHONY: deps
+deps: ## install the missing Debian packages
+	@scripts/deps.sh
+
+.PHONY: build
+build: ## build all binaries into bin/
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/...
+	$(BUILD) -o bin/test-mirror ./test/mirror
+
+.PHONY: guest
+guest: deps build ## build the guest image and print its measurements
+	bin/coffer guest build --temp-lock --out $(GUEST)
+
+.PHONY: standins
+standins: deps ## build the images that stand in for public ones in tests
+	$(GO) run ./test/standins build --out $(LAYOUTS)
+
+##### tests
+
+.PHONY: unit
+unit: ## unit tests, and every seed of every fuzz target
+	$(GO) test -timeout 10m ./...
+
+.PHONY: e2e
+e2e: ## tests that boot VMs (needs deps, build, guest and standins)
+	@echo "packages that boot VMs: $(E2E_PACKAGES)"
+	COFFER_E2E=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
+	  $(GO) test -timeout 20m -p 1 -parallel $(E2E_PARALLEL) $(E2E_PACKAGES)
+
+.PHONY: e2e-full
+e2e-full: deps build guest standins ## the tests that boot VMs, uncached and with what takes too long for CI
+	COFFER_E2E=1 COFFER_E2E_FULL=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
+	  $(GO) test -count=1 -timeout 120m -p 1 -parallel $(E2E_PARALLEL) -v $(E2E_PACKAGES)
+
+.PHONY: race
+race: ## unit tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+.PHONY: fuzz
+fuzz: ## fuzz every target: 10 minutes or 2 (FUZZTIME=30s for all; TARGETS=regexp)
+	$(GO) run ./test/fuzzrun $(if $(FUZZTIME),-each $(FUZZTIME)) $(if $(TARGETS),-run '$(TARGETS)')
+
+.PHONY: fuzz-ci
+fuzz-ci: ## fuzz for three minutes in all, changed packages first
+	$(GO) run ./test/fuzzrun -total $(or $(FUZZTIME),3m) -changed
+
+.PHONY: bench
+bench: deps build guest standins ## measure whole runs and the code's benchmarks (docs/performance.md)
+	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) $(BENCH_ARGS)
+	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_PACKAGES)
+BENCH_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . | sed 's,^,./,;s,^\./\./,./,')))
+BENCH_ARGS ?=
+
+##### for developers
+
+bin/golangci-lint: tools/go.mod tools/go.sum
+	@mkdir -p bin
+	cd tools && $(GO) build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: lint
+lint: bin/golangci-lint ## golangci-lint as tools/go.mod pins it
+	bin/golangci-lint run ./...
+
+.PHONY: fmt
+fmt: ## format the Go code
+	gofmt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
+
+.PHONY: vuln
+vuln: ## known vulnerabilities of what is linked (needs the vulnerability database: no part of CI)
+	cd tools && $(GO) build -o ../bin/govulncheck golang.org/x/vuln/cmd/govulncheck
+	bin/govulncheck ./...
+
+.PHONY: generate
+generate: ## regenerate the protobuf code (needs the Debian package protobuf-compiler)
+	cd tools && $(GO) build -o ../bin/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+	PATH="$$PWD/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/cofferproject/coffer \
+	  --go-ttrpc_out=. --go-ttrpc_opt=module=github.com/cofferproject/coffer $$(git ls-files 'api/*.proto')
+
+.PHONY: clean
+clean: ## remove what was built (the cache of packages stays)
+	rm -rf bin $(GUEST) $(LAYOUTS)

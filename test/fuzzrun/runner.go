@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// runner compiles each package's instrumented test once and runs its targets.
+type runner struct {
+	ctx      context.Context
+	root     string
+	dir      string // test binaries and fuzzing's own corpus
+	binaries map[string]string
+}
+
+func newRunner(ctx context.Context, root string) (*runner, error) {
+	dir, err := os.MkdirTemp("", "coffer-fuzz-")
+	return &runner{ctx: ctx, root: root, dir: dir, binaries: map[string]string{}}, err
+}
+
+func (r *runner) close() { _ = os.RemoveAll(r.dir) }
+
+func (r *runner) run(ts []*target) error {
+	began := time.Now()
+	if err := r.compile(ts); err != nil {
+		return err
+	}
+	fmt.Printf("fuzzrun: compiled %d packages in %.0f s\n", len(r.binaries), time.Since(began).Seconds())
+	var failed []string
+	for _, t := range ts {
+		if err := r.one(t); err != nil {
+			fmt.Printf("FAIL %s\n%v\n", t.name(), err)
+			failed = append(failed, t.name())
+		}
+		if r.ctx.Err() != nil {
+			return r.ctx.Err()
+		}
+	}
+	fmt.Printf("fuzzrun: %d targets in %.0f s, %d failed\n", len(ts), time.Since(began).Seconds(), len(failed))
+	if len(failed) > 0 {
+		return fmt.Errorf("found something in %s; the inputs are in testdata/fuzz", strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+func (r *runner) compile(ts []*target) error {
+	for _, t := range ts {
+		if r.binaries[t.pkg] != "" {
+			continue
+		}
+		exe := filepath.Join(r.dir, strings.ReplaceAll(t.pkg, "/", "_")+".test")
+		cmd := exec.CommandContext(r.ctx, "go", "test", "-c", "-fuzz=.", "-vet=off", "-o", exe, "./"+t.pkg)
+		cmd.Dir = r.root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("compiling %s: %w: %s", t.pkg, err, bytes.TrimSpace(out))
+		}
+		r.binaries[t.pkg] = exe
+	}
+	return nil
+}
+
+// grace is how long over its time a target may take: reading seeds, minimising.
+const grace = 2 * time.Minute
+
+func (r *runner) one(t *target) error {
+	ctx, cancel := context.WithTimeout(r.ctx, t.time+grace)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.binaries[t.pkg],
+		"-test.run=^$", "-test.fuzz=^"+t.fn+"$", "-test.fuzztime="+t.time.String(),
+		"-test.fuzzcachedir="+filepath.Join(r.dir, "corpus", t.name()), "-test.timeout=0")
+	cmd.Dir = filepath.Join(r.root, filepath.FromSlash(t.pkg))
+	// The workers end with the coordinator, also when it is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return errors.Join(err, fmt.Errorf("%s", tail(out, 40)))
+	}
+	fmt.Printf("ok   %-45s %s\n", t.name(), lastCount(out))
+	return nil
+}
+
+// lastCount is the last progress line of the fuzzing engine, shortened.
+func lastCount(out []byte) string {
+	last := ""
+	for l := range strings.Lines(string(out)) {
+		if strings.Contains(l, "execs:") {
+			last = strings.TrimSpace(strings.TrimPrefix(l, "fuzz: "))
+		}
+	}
+	return last
+}
+
+func tail(out []byte, n int) string {
+	ls := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.Join(ls[max(0, len(ls)-n):], "\n")
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// trusted lists the targets whose input does not come from an unauthenticated
+// peer, with where it comes from. Everything else gets the long time: a new
+// target is taken for exposed until somebody says otherwise here.
+var trusted = map[string]string{
+	"api/resource.FuzzParse":     "the owner's own references",
+	"host/supervise.FuzzRecord":  "the launcher's own files",
+	"host/vmm/qmp.FuzzDecode":    "QEMU, started by us",
+	"image/reference.FuzzParse":  "the owner's pod",
+	"image/registry.FuzzSources": "the owner's registry configuration",
+	"owner/pod.FuzzParse":        "the user's file",
+}
+
+const (
+	longTime  = 10 * time.Minute
+	shortTime = 2 * time.Minute
+)
+
+// target is one fuzz function.
+type target struct {
+	pkg     string // folder below the module's root
+	fn      string
+	changed bool
+	time    time.Duration
+}
+
+func (t *target) name() string { return t.pkg + "." + t.fn }
+
+func (t *target) kind() string {
+	if from := trusted[t.name()]; from != "" {
+		return from
+	}
+	return "unauthenticated peer"
+}
+
+var fuzzFunc = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(\w+ \*testing\.F\)`)
+
+// find reads the targets off the sources: listing them by the go command would
+// compile every test first.
+func find(root string) ([]*target, error) {
+	var ts []*target
+	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && (e.Name() == "testdata" || p != root && strings.HasPrefix(e.Name(), ".")) {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(p))
+		if err != nil {
+			return err
+		}
+		for _, m := range fuzzFunc.FindAllSubmatch(b, -1) {
+			ts = append(ts, &target{pkg: filepath.ToSlash(rel), fn: string(m[1])})
+		}
+		return nil
+	})
+	slices.SortFunc(ts, func(a, b *target) int { return cmp.Compare(a.name(), b.name()) })
+	return ts, err
+}
+
+func keep(ts []*target, want func(string) bool) []*target {
+	return slices.DeleteFunc(ts, func(t *target) bool { return !want(t.name()) })
+}
+
+// shares of the common time.
+const (
+	changedShare = 3
+	otherShare   = 1
+)
+
+// plan sets every target's time and puts changed ones first.
+func plan(ts []*target, o options) {
+	sum := 0
+	for _, t := range ts {
+		sum += t.share()
+	}
+	for _, t := range ts {
+		switch {
+		case o.total > 0:
+			t.time = max(time.Second, o.total*time.Duration(t.share())/time.Duration(sum))
+		case o.each > 0:
+			t.time = o.each
+		case trusted[t.name()] != "":
+			t.time = shortTime
+		default:
+			t.time = longTime
+		}
+	}
+	slices.SortStableFunc(ts, func(a, b *target) int { return cmp.Compare(b.share(), a.share()) })
+}
+
+func (t *target) share() int {
+	if t.changed {
+		return changedShare
+	}
+	return otherShare
+}
+
+// markChanged asks git which packages differ: from the last merge into main, or
+// where there is none from the commit before.
+func markChanged(ctx context.Context, root string, ts []*target) {
+	base := "HEAD~1"
+	for _, b := range []string{"origin/main", "main"} {
+		out, err := git(ctx, root, "merge-base", "HEAD", b)
+		head, herr := git(ctx, root, "rev-parse", "HEAD")
+		if err == nil && herr == nil && out != head {
+			base = strings.TrimSpace(out)
+			break
+		}
+	}
+	out, err := git(ctx, root, "diff", "--name-only", base)
+	if err != nil {
+		return // no history (a tarball): all the same
+	}
+	dirs := map[string]bool{}
+	for l := range strings.Lines(out) {
+		dirs[filepath.ToSlash(filepath.Dir(strings.TrimSpace(l)))] = true
+	}
+	for _, t := range ts {
+		t.changed = dirs[t.pkg]
+	}
+}
+
+func git(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "safe.directory=*"}, args...)...)
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	return string(out), err
+}
+
+func moduleRoot() (string, error) {
+	d, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; d != "/"; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			return d, nil
+		}
+	}
+	return "", errors.New("no go.mod here or above")
+}
