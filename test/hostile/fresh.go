@@ -32,11 +32,13 @@ func (t *Target) Fresh(ctx context.Context) ([]Result, error) {
 }
 
 func (t *Target) sandbox(ctx context.Context) error {
-	if _, err := t.Agent.UpdateInterface(ctx, t.Plan.Interface()); err != nil {
-		return fmt.Errorf("the owner's own UpdateInterface: %w", err)
-	}
-	if _, err := t.Agent.UpdateRoutes(ctx, t.Plan.Routes()); err != nil {
-		return fmt.Errorf("the owner's own UpdateRoutes: %w", err)
+	if !t.NoNetwork {
+		if _, err := t.Agent.UpdateInterface(ctx, t.Plan.Interface()); err != nil {
+			return fmt.Errorf("the owner's own UpdateInterface: %w", err)
+		}
+		if _, err := t.Agent.UpdateRoutes(ctx, t.Plan.Routes()); err != nil {
+			return fmt.Errorf("the owner's own UpdateRoutes: %w", err)
+		}
 	}
 	if _, err := t.Agent.CreateSandbox(ctx, t.Plan.CreateSandbox(t.SandboxID)); err != nil {
 		return fmt.Errorf("the owner's own CreateSandbox: %w", err)

@@ -35,6 +35,9 @@ type Target struct {
 	SandboxID string
 	// IDs are the ids of the pod's containers by name, once they exist.
 	IDs map[string]string
+	// NoNetwork leaves out the genuine network requests, for an agent in
+	// namespaces, which has no interface of the plan's.
+	NoNetwork bool
 	// CallTimeout bounds each call but those that pull images.
 	CallTimeout time.Duration
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"github.com/cofferproject/coffer/image/manifest"
 	"github.com/cofferproject/coffer/owner/pod"
 	"github.com/cofferproject/coffer/owner/spec"
+	"github.com/cofferproject/coffer/test/agentns"
 )
 
 const manifestText = `
@@ -35,12 +38,23 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web}
 spec:
-  initContainers: [{name: prepare, image: x, volumeMounts: [{name: v, mountPath: /c}]}]
+  initContainers: [{name: prepare, image: x, command: [workload], volumeMounts: [{name: v, mountPath: /c}]}]
   containers:
   - {name: app, image: x, env: [{name: A, value: "1"}], volumeMounts: [{name: v, mountPath: /c}, {name: e, mountPath: /e}]}
   - {name: side, image: x}
   volumes: [{name: v, configMap: {name: c}}, {name: e, emptyDir: {}}]
 `
+
+// TestMain lets the test binary be the processes of an agent in namespaces.
+func TestMain(m *testing.M) {
+	agentns.Main(func(args []string) int {
+		if len(args) == 1 && args[0] == "sleep" {
+			time.Sleep(time.Hour)
+		}
+		return 0
+	})
+	os.Exit(m.Run())
+}
 
 func plan(t *testing.T) (*podpolicy.Policy, *spec.Plan) {
 	t.Helper()
@@ -50,7 +64,7 @@ func plan(t *testing.T) (*podpolicy.Policy, *spec.Plan) {
 	}
 	digest := "sha256:" + strings.Repeat("1", 64)
 	policy, plan, err := spec.Build(p, map[string]*spec.ResolvedImage{"x": {
-		Reference: "registry.example/x@" + digest, ManifestDigest: digest, Config: &manifest.Config{Config: manifest.ContainerConfig{Cmd: []string{"/run"}}},
+		Reference: "registry.example/x@" + digest, ManifestDigest: digest, Config: &manifest.Config{Config: manifest.ContainerConfig{Cmd: []string{"workload", "sleep"}, Env: []string{"PATH=/bin"}}},
 	}}, spec.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -156,5 +170,32 @@ func TestTheHarnessCanFail(t *testing.T) {
 	rs := play(t, func(proto.Message) error { return nil }, pl)
 	if n := len(Failures(rs)); n != len(rs) {
 		t.Errorf("%d of %d attacks fail against an agent that allows everything", n, len(rs))
+	}
+}
+
+// TestARealAgentInNamespaces plays the host against the guest's own agent and
+// containers, without a virtual machine.
+func TestARealAgentInNamespaces(t *testing.T) {
+	if info, ok := debug.ReadBuildInfo(); ok && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "CGO_ENABLED" && s.Value == "1" }) {
+		t.Skip("the containers' program is this test binary, which must be static: CGO_ENABLED=0")
+	}
+	policy, pl := plan(t)
+	a := agentns.Start(t, policy, agentns.Layer(t))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	target := &Target{Agent: a, Plan: pl, SandboxID: "pod1", IDs: map[string]string{}, NoNetwork: true, CallTimeout: 20 * time.Second}
+	rs, err := target.Fresh(ctx)
+	if err != nil {
+		t.Error(err)
+	} else if err := target.Start(ctx); err != nil {
+		t.Error(err)
+	} else {
+		rs = append(rs, target.Running(ctx)...)
+		if err := target.Alive(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, r := range Failures(rs) {
+		t.Error(r)
 	}
 }
