@@ -45,7 +45,7 @@ func (m Machine) String() string {
 }
 
 // DefaultTBSize is TCG's translation cache in MiB: docs/performance.md.
-const DefaultTBSize = 64
+const DefaultTBSize = 128
 
 // virtio is what every virtio device has: no option ROM, and only the interface
 // of virtio 1.0.
