@@ -262,7 +262,7 @@ func TestKillAllThenSweep(t *testing.T) {
 	if absent(req.RunDir) {
 		t.Fatal("the test did not kill what removes the run directory")
 	}
-	if err := sweepMain([]string{filepath.Dir(req.RunDir)}); err != nil {
+	if err := sweepMain([]string{"--root", filepath.Dir(req.RunDir)}); err != nil {
 		t.Fatal(err)
 	}
 	if !absent(req.RunDir) {

@@ -11,7 +11,8 @@ const usage = `usage: coffer-node COMMAND
 
   sandbox          launch one sandbox, asked for and watched on standard input
                    and output (package api/nodeapi); started by coffer run
-  sweep [DIR]      remove what runs left behind whose processes are all gone
+  sweep [--root DIR]
+                   remove what runs left behind whose processes are all gone
 `
 
 func main() {

@@ -60,16 +60,17 @@ func superviseMain(args []string) error {
 }
 
 func sweepMain(args []string) error {
-	if len(args) > 1 {
-		return errors.New("sweep takes one directory")
+	fs := flag.NewFlagSet("sweep", flag.ContinueOnError)
+	root := fs.String("root", runRoot(), "the directory of the run directories")
+	if err := fs.Parse(args); err != nil {
+		return err
 	}
-	root := runRoot()
-	if len(args) == 1 {
-		root = args[0]
+	if fs.NArg() != 0 {
+		return errors.New("sweep takes no arguments, only --root")
 	}
-	removed, err := supervise.Sweep(root)
+	removed, err := supervise.Sweep(*root)
 	for _, n := range removed {
-		fmt.Println("removed", filepath.Join(root, n))
+		fmt.Println("removed", filepath.Join(*root, n))
 	}
 	return err
 }

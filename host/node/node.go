@@ -46,7 +46,7 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, newDriver NewDriver) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ev := &events{w: out}
-	sb, srv, err := launch(ctx, cancel, in, ev, newDriver)
+	sb, srv, err := start(ctx, cancel, in, ev, newDriver)
 	if err != nil {
 		ev.send(failed(err))
 		return fmt.Errorf("%w: %w", ErrFailed, err)
@@ -65,7 +65,7 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, newDriver NewDriver) 
 	return sb.Destroy() // tells what could not be removed
 }
 
-func launch(ctx context.Context, cancel context.CancelCauseFunc, in io.Reader, ev *events, newDriver NewDriver) (sandbox.Sandbox, *mux.Server, error) {
+func start(ctx context.Context, cancel context.CancelCauseFunc, in io.Reader, ev *events, newDriver NewDriver) (sandbox.Sandbox, *mux.Server, error) {
 	req, rest, err := readRequest(ctx, in)
 	if err != nil {
 		return nil, nil, err
