@@ -55,11 +55,8 @@ func Confine() error {
 		return fmt.Errorf("confining the process: %w", err)
 	}
 	if c.NoDump || c.Locked {
-		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-			return fmt.Errorf("confining the process: dumpable: %w", err)
-		}
-		if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-			return fmt.Errorf("confining the process: core dumps: %w", err)
+		if err := HideMemory(); err != nil {
+			return err
 		}
 	}
 	if c.Locked {
@@ -82,6 +79,17 @@ func Confine() error {
 		if err := seccomp.InstallProcess(code); err != nil {
 			return fmt.Errorf("confining the process: %w", err)
 		}
+	}
+	return nil
+}
+
+// HideMemory keeps other processes and core dumps from the memory of this one.
+func HideMemory() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("confining the process: dumpable: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("confining the process: core dumps: %w", err)
 	}
 	return nil
 }

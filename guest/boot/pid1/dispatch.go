@@ -25,6 +25,10 @@ func Dispatch(argv []string, opt Options) int {
 		return unpacker.ParserMain(argv[1:])
 	case unpacker.WriterName:
 		return unpacker.WriterMain(argv[1:])
+	default:
+		if run, ok := opt.published(name); ok {
+			return standalone(name, run, argv[1:])
+		}
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "coffer-guest: it is the first process of a guest, or one of the guest's own")

@@ -25,8 +25,7 @@ import (
 	"github.com/cofferproject/coffer/guest/restapi"
 )
 
-// Names (argv[0]) of the helper processes. The published daemons' names reach
-// the same code.
+// Names (argv[0]) of the helper processes.
 const (
 	keyholderName = "coffer-keyholder"
 	restName      = "coffer-rest"
@@ -134,7 +133,7 @@ type lazyREST struct {
 
 // Prepare implements agent.Images.
 func (l *lazyREST) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
-	l.rest.start(l.ctx, l.g)
+	go l.rest.start(l.ctx, l.g) // beside the pull
 	return l.Images.Prepare(ctx, c)
 }
 
