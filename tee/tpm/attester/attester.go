@@ -87,6 +87,9 @@ func (a *Attester) open(o Options) error {
 			return fmt.Errorf("%w (vendor %s)", ErrSoftwareTPM, v)
 		}
 	}
+	if err := device.FlushTransient(a.t); err != nil {
+		return err
+	}
 	if a.log, err = device.ReadEventLog(o.EventLogPath, tpm.MaxEventLog); err != nil {
 		return err
 	}

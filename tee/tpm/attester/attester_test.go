@@ -61,6 +61,20 @@ func TestCertificateOfAnotherTPM(t *testing.T) {
 	}
 }
 
+// A key holder that crashed leaves its keys behind; the next one must not run
+// out of slots.
+func TestKeysOfACrashedUserAreFlushed(t *testing.T) {
+	c := tpmtest.Start(t)
+	ca := tpmtest.NewCA(t, "root")
+	ca.Provision(t, c, 0)
+	log := tpmtest.Boot(t, c, nil)
+	for range 5 {
+		if _, err := New(c, Options{EventLogPath: log, AcceptSoftware: acceptAll}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestEventLogIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(path, make([]byte, tpm.MaxEventLog+1), 0o600); err != nil {

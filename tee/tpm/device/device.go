@@ -24,8 +24,10 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 )
 
-// Paths lists the devices that Open tries: the kernel's resource manager first.
-var Paths = []string{"/dev/tpmrm0", "/dev/tpm0"}
+// Paths lists the devices that Open tries. The bare device first: the kernel's
+// resource manager loads and saves every key around every command, which makes
+// some seven commands of each, and the guest has one user of the TPM at a time.
+var Paths = []string{"/dev/tpm0", "/dev/tpmrm0"}
 
 // EventLogPath is the firmware's event log; securityfs must be mounted.
 const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
@@ -161,6 +163,27 @@ func BindInitdata(t transport.TPM, digest [32]byte) error {
 	}
 	if err := Extend(t, refvalue.PCRInitdata, digest); err != nil {
 		return fmt.Errorf("binding initdata: %w", err)
+	}
+	return nil
+}
+
+// FlushTransient removes the keys that an earlier user of the bare device left
+// in the TPM, which has room for three.
+func FlushTransient(t transport.TPM) error {
+	rsp, err := tpm2.GetCapability{
+		Capability: tpm2.TPMCapHandles, Property: uint32(tpm2.TPMHTTransient) << 24, PropertyCount: 16,
+	}.Execute(t)
+	if err != nil {
+		return fmt.Errorf("listing TPM keys: %w", err)
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return fmt.Errorf("listing TPM keys: %w", err)
+	}
+	for _, h := range list.Handle {
+		if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t); err != nil {
+			return fmt.Errorf("flushing TPM key: %w", err)
+		}
 	}
 	return nil
 }
