@@ -229,3 +229,14 @@ func (c *Client) token(ctx context.Context, src Source, ch challenge, creds cred
 	}
 	return "Bearer " + t.Token, nil
 }
+
+// Credentials finds user and password for a "host/path" in an auth.json, for
+// callers that speak to a registry by other means.
+func Credentials(auth []byte, name string) (user, password string, ok bool, err error) {
+	k, err := parseAuth(auth)
+	if err != nil {
+		return "", "", false, err
+	}
+	c, ok := k.find(name)
+	return c.user, c.password, ok, nil
+}
