@@ -78,6 +78,11 @@ func Filesystems() error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("making the root read-only: %w", err)
 	}
+	// As the kubelet sets it: a container's limit is its cgroup's, and what goes
+	// over it is an OOM kill, not a refused malloc because the VM is small.
+	if err := os.WriteFile("/proc/sys/vm/overcommit_memory", []byte("1"), 0); err != nil {
+		return fmt.Errorf("setting vm.overcommit_memory: %w", err)
+	}
 	return nil
 }
 
