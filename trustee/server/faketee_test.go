@@ -1,0 +1,86 @@
+package server
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// fakeTEE is a TEE with behaviour: evidence is a statement under the MAC of a
+// hardware key, which covers report data and the digest of initdata.
+const fakeTEE = "faketee"
+
+var hardwareKey = []byte("the fake hardware's key")
+
+type fakeEvidence struct {
+	ReportData string `json:"report_data"` // hex
+	Initdata   string `json:"initdata"`    // hex SHA-256
+	Simulated  bool   `json:"simulated"`
+	Debug      bool   `json:"debug"`
+	Hardware   int8   `json:"hardware"`
+	MAC        string `json:"mac"`
+}
+
+func (e *fakeEvidence) sign() {
+	e.MAC = ""
+	b, _ := json.Marshal(e)
+	h := hmac.New(sha256.New, hardwareKey)
+	h.Write(b)
+	e.MAC = hex.EncodeToString(h.Sum(nil))
+}
+
+func fakeFactory(t *tenant.Trust) (appraisal.Verifier, error) {
+	return fakeVerifier{t.Namespace.Simulated}, nil
+}
+
+type fakeVerifier struct{ simulated bool }
+
+func (fakeVerifier) Challenge(*kbs.Request, string) (*kbs.ChallengeExtra, error) { return nil, nil }
+
+func (v fakeVerifier) Verify(in *appraisal.Input) (*appraisal.Verified, error) {
+	no := func(r denial.Reason, claim, measured, expected string) (*appraisal.Verified, error) {
+		return nil, &denial.Denial{Reason: r, Component: "fake-verifier", Claim: claim, Measured: measured, Expected: expected, Source: "fake"}
+	}
+	var e fakeEvidence
+	if err := json.Unmarshal(in.Evidence, &e); err != nil {
+		return no("fake-malformed", "evidence", "", "")
+	}
+	mac := e.MAC
+	if e.sign(); mac != e.MAC {
+		return no("fake-signature", "evidence", "", "")
+	}
+	if e.ReportData != hex.EncodeToString(in.RuntimeDataHash) {
+		return no("fake-report-data", "report data", e.ReportData, hex.EncodeToString(in.RuntimeDataHash))
+	}
+	if e.Simulated != v.simulated {
+		return no("fake-simulated", "simulated", "", "")
+	}
+	out := &appraisal.Verified{
+		Claims:    map[string]any{"report_data": e.ReportData, "fact": "yes"},
+		Vector:    ear.Vector{InstanceIdentity: ear.Recognized, Configuration: ear.Recognized, Executables: ear.ApprovedBoot, Hardware: e.Hardware},
+		Simulated: e.Simulated, Debug: e.Debug,
+	}
+	if in.Initdata != nil {
+		sum := sha256.Sum256(in.Initdata)
+		raw, _ := hex.DecodeString(e.Initdata)
+		if !bytes.Equal(sum[:], raw) {
+			return no("initdata-mismatch", "initdata", e.Initdata, hex.EncodeToString(sum[:]))
+		}
+		doc, err := initdata.Parse(in.Initdata)
+		if err != nil {
+			return no("initdata-malformed", "initdata", "", "")
+		}
+		out.Claims["init_data"] = e.Initdata
+		out.Initdata, out.InitdataDoc = &ear.Digest{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, doc
+	}
+	return out, nil
+}

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func cookies(name, value string) []*http.Cookie {
+	return []*http.Cookie{{Name: name, Value: value, Path: "/kbs/v0", Secure: true}}
+}
+
+// cookieValue gives the session cookie of the client.
+func (c *rcar) cookieValue() string {
+	c.t.Helper()
+	for _, k := range c.http.Jar.Cookies(mustURL(c.t, c.base+"/attest")) {
+		if k.Name == "kbs-session-id" {
+			return k.Value
+		}
+	}
+	c.t.Fatal("no session cookie")
+	return ""
+}
+
+// entries counts the keys of a bucket.
+func entries(t testing.TB, w *world, bucket string) int {
+	t.Helper()
+	n := 0
+	if err := w.s.store.View(t.Context(), func(tx store.Tx) error {
+		return tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return true, nil })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// buckets counts what a handshake could write to.
+func buckets(t testing.TB, w *world) int {
+	n := 0
+	for _, b := range []string{"session-expiry", "record-index", "ns/default/sessions", "ns/default/used-nonces", "ns/default/records"} {
+		n += entries(t, w, b)
+	}
+	return n
+}
