@@ -33,7 +33,11 @@ func newAdminClient(t testing.TB, s *Server) *adminClient {
 	pool.AppendCertsFromPEM(s.keys.CAPEM)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &adminClient{t, s.URL(), key, &http.Client{Transport: tr}}
+	a := &adminClient{t: t, key: key, http: &http.Client{Transport: tr}}
+	if s.ln != nil { // else the server is in another process
+		a.url = s.URL()
+	}
+	return a
 }
 
 // token makes a token for one request.

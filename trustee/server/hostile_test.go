@@ -437,7 +437,9 @@ func TestEndedSessionsAreSwept(t *testing.T) {
 	for range 3 {
 		w.client("").handshake(doc)
 	}
-	count := func() int { return entries(t, w, tenant.Bucket("default", "sessions")) + entries(t, w, tenant.Bucket("default", "used-nonces")) }
+	count := func() int {
+		return entries(t, w, tenant.Bucket("default", "sessions")) + entries(t, w, tenant.Bucket("default", "used-nonces"))
+	}
 	if count() != 6 {
 		t.Fatalf("%d entries", count())
 	}

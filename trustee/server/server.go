@@ -43,6 +43,8 @@ import (
 // QEMU's user-mode network see it.
 var DefaultNames = []string{"localhost", "127.0.0.1", "::1", "10.0.2.2"}
 
+const lockWait = 12 * time.Second
+
 const bodyMemory = 128 << 20 // bytes of all request bodies together
 
 // Config makes a Server.
@@ -54,6 +56,9 @@ type Config struct {
 	SimulatedNamespace string
 	Log                *slog.Logger
 	Now                func() time.Time
+	// LockWait is how long to wait for another trustee on the same state to end;
+	// 0: longer than one takes to end gracefully.
+	LockWait time.Duration
 	// Verifiers adds TEEs, keyed by wire name, to those built in; for tests.
 	Verifiers map[string]appraisal.Factory
 	// WrapStore lets a test put faults between the server and its store.
@@ -136,9 +141,15 @@ func (s *Server) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.store, err = bolt.Open(db); err != nil {
+	wait := c.LockWait
+	if wait == 0 {
+		wait = lockWait
+	}
+	opened, err := bolt.Open(db, wait)
+	if err != nil {
 		return err
 	}
+	s.store = opened
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
 	}

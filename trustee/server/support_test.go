@@ -1,10 +1,14 @@
 package server
 
 import (
+	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -52,4 +56,23 @@ func buckets(t testing.TB, w *world) int {
 		n += entries(t, w, b)
 	}
 	return n
+}
+
+// keysOf gives what a client needs of a server in another process.
+func keysOf(c trusteeapi.ClientConfig) *keyring.Keys { return &keyring.Keys{CAPEM: []byte(c.CAPEM)} }
+
+// quiet sends a request and reports whether it succeeded; the server may be dead.
+func quiet(h *http.Client, method, url, authorization, body string) bool {
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return false
+	}
+	req.Header.Set("Authorization", authorization)
+	resp, err := h.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err == nil && resp.StatusCode == http.StatusOK
 }

@@ -17,10 +17,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
-const (
-	lockTimeout = 12 * time.Second // longer than another trustee takes to end
-	maxGroup    = 256              // updates in one commit
-)
+const maxGroup = 256 // updates in one commit
 
 // Store implements store.Store.
 type Store struct {
@@ -37,9 +34,10 @@ type update struct {
 	err chan error
 }
 
-// Open opens or makes the file. Another process that has it open is an error.
-func Open(path string) (*Store, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+// Open opens or makes the file. Where another process has it open it waits so
+// long for that to end.
+func Open(path string, wait time.Duration) (*Store, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: wait, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("opening %s: another trustee has it open", path)
 	}
