@@ -29,6 +29,24 @@ func (e *WindowError) Error() string {
 		e.Window, e.Window>>20, MaxWindow>>20)
 }
 
+// Decompress gives the plain bytes of r, which may be gzip, zstd or plain, and
+// whether it was packed. Close frees the decoder, not r.
+func Decompress(r io.Reader) (_ io.ReadCloser, packed bool, _ error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	plain, done, err := decompress(in)
+	if err != nil {
+		return nil, false, err
+	}
+	return &decompressed{plain, done}, plain != io.Reader(in), nil
+}
+
+type decompressed struct {
+	io.Reader
+	done func()
+}
+
+func (d *decompressed) Close() error { d.done(); return nil }
+
 // decompress gives the tar stream in r. What the bytes are decides, not the media
 // type: registries are known to mislabel, and the diffID settles what the
 // content must be.

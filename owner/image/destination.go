@@ -19,7 +19,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/cofferproject/coffer/image/manifest"
 	"github.com/cofferproject/coffer/image/registry"
@@ -58,7 +57,7 @@ func deliver(ctx context.Context, l Location, a *Access, build func(*layoutWrite
 	case OCIArchive:
 		return root, replaceFile(l.Path, func(f *os.File) error { return tarDir(f, dir) })
 	case DockerArchive:
-		return root, writeDockerArchive(l, dir, root)
+		return root, writeDockerArchive(ctx, l, dir, root)
 	}
 	return root, push(ctx, l, a, dir, root)
 }
@@ -113,30 +112,6 @@ func tarDir(out io.Writer, dir string) error {
 }
 
 func hashOf(d manifest.Descriptor) (v1.Hash, error) { return v1.NewHash(string(d.Digest)) }
-
-func writeDockerArchive(l Location, dir string, root manifest.Descriptor) error {
-	h, err := hashOf(root)
-	if err != nil {
-		return err
-	}
-	idx, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		return fmt.Errorf("writing image: %w", err)
-	}
-	img, err := idx.Image(h)
-	if err != nil {
-		return fmt.Errorf("writing image: a docker-archive holds one platform's image (use --platform): %w", err)
-	}
-	ref := name.Reference(nil)
-	if l.Tag != "" {
-		if ref, err = name.ParseReference(l.Tag); err != nil {
-			return fmt.Errorf("writing image: %w", err)
-		}
-	} else if ref, err = name.ParseReference("localhost/image:latest"); err != nil {
-		return err
-	}
-	return replaceFile(l.Path, func(f *os.File) error { return tarball.Write(ref, img, f) })
-}
 
 // push uploads a layout's image. Of a place's mirrors none is written to.
 func push(ctx context.Context, l Location, a *Access, dir string, root manifest.Descriptor) error {

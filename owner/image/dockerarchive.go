@@ -109,10 +109,13 @@ func (s *dockerArchive) plainSize(name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer rc.Close()
-	plain, packed, err := gunzipped(rc)
-	if err != nil || !packed {
-		return size, err
+	plain, packed, err := unpacked(rc)
+	if err != nil {
+		return 0, err
+	}
+	defer plain.Close()
+	if !packed {
+		return size, nil
 	}
 	return io.Copy(io.Discard, plain)
 }
@@ -137,9 +140,9 @@ func (s *dockerArchive) Blob(_ context.Context, d manifest.Descriptor) (io.ReadC
 	if err != nil {
 		return nil, err
 	}
-	plain, _, err := gunzipped(rc)
+	plain, _, err := unpacked(rc)
 	if err != nil {
-		return nil, errors.Join(err, rc.Close())
+		return nil, err
 	}
 	return newVerified(plain, d, "layer "+d.Digest.String()), nil
 }

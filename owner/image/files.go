@@ -11,7 +11,7 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/cofferproject/coffer/image/unpack"
 )
 
 // files is a read-only folder: a directory or a tar file. Names are relative and
@@ -160,24 +160,19 @@ func (t *tarFiles) open(name string) (io.ReadCloser, int64, error) {
 
 func (t *tarFiles) Close() error { return t.f.Close() }
 
-// gunzipped gives the plain bytes of a member that may be gzip, and whether it was.
-func gunzipped(rc io.ReadCloser) (_ io.ReadCloser, packed bool, _ error) {
-	var magic [2]byte
-	n, err := io.ReadFull(rc, magic[:])
-	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
-		return nil, false, err
-	}
-	type readCloser struct {
-		io.Reader
-		io.Closer
-	}
-	r := io.MultiReader(bytes.NewReader(magic[:n]), rc)
-	if magic != [2]byte{0x1f, 0x8b} {
-		return readCloser{r, rc}, false, nil
-	}
-	z, err := gzip.NewReader(r)
+// unpacked gives the plain bytes of a layer, which may be compressed, and whether
+// it was. Close closes rc too.
+func unpacked(rc io.ReadCloser) (_ io.ReadCloser, packed bool, _ error) {
+	plain, packed, err := unpack.Decompress(rc)
 	if err != nil {
-		return nil, true, err
+		return nil, false, errors.Join(err, rc.Close())
 	}
-	return readCloser{z, rc}, true, nil
+	return &closeBoth{plain, rc}, packed, nil
 }
+
+type closeBoth struct {
+	io.ReadCloser
+	under io.Closer
+}
+
+func (c *closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.under.Close()) }
