@@ -121,7 +121,9 @@ func compare(t *testing.T, got booted, want []refvalue.Event) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := func(pcr int, ty refvalue.EventType, sum string) string { return fmt.Sprintf("PCR %d %s %s", pcr, ty, sum) }
+	line := func(pcr int, ty refvalue.EventType, sum string) string {
+		return fmt.Sprintf("PCR %d %s %s", pcr, ty, sum)
+	}
 	events := 0
 	for _, pcr := range refvalue.QuotedPCRs {
 		var measured, computed []string
@@ -187,4 +189,51 @@ func TestComputedEventsAreMeasured(t *testing.T) {
 			compare(t, boot(t, p, cache, spec), want)
 		})
 	}
+}
+
+// TestLearn boots a firmware and prints its entry of tee/tpm/measure's table.
+// COFFER_LEARN names the folder with the pair of files; "1" is the platform's own.
+func TestLearn(t *testing.T) {
+	dir := os.Getenv("COFFER_LEARN")
+	if dir == "" {
+		t.Skip("set COFFER_LEARN to the folder of OVMF_CODE.fd and OVMF_VARS.fd, or to 1")
+	}
+	p, cache := load(t)
+	if dir != "1" {
+		p.Firmware = platform.Firmware{Code: filepath.Join(dir, "OVMF_CODE.fd"), Vars: filepath.Join(dir, "OVMF_VARS.fd"), Package: "unnamed"}
+	}
+	spec, err := p.Spec(launch.TPMSim, platform.Release, 256, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Initrd = launch.File{Path: filepath.Join(filepath.Dir(p.Measurements), "initrd-bare.cpio")}
+	spec.Cmdline += dumpFlag
+	l, err := eventlog.Parse(boot(t, p, cache, spec).log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := measure.Observed{MemoryMiB: spec.MemoryMiB, VCPUs: spec.VCPUs}
+	var blobs []refvalue.Digest
+	for i := range l.Events {
+		switch e := &l.Events[i]; e.Type {
+		case refvalue.SCRTMVersion:
+			o.CRTMVersion = e.Data
+		case refvalue.EFIPlatformFirmwareBlob:
+			sum, _ := e.Sum(eventlog.SHA256)
+			blobs = append(blobs, refvalue.Digest(sum))
+		}
+	}
+	if len(blobs) != 2 {
+		t.Fatalf("%d firmware volumes were measured, want 2", len(blobs))
+	}
+	o.PEI, o.DXE = blobs[0], blobs[1]
+	code, err := os.ReadFile(p.Firmware.Code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := measure.Learn(p.Firmware.Package+" "+filepath.Base(p.Firmware.Code), code, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("entry of profiles in tee/tpm/measure/profile.go:\n%s", entry)
 }

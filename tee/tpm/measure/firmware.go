@@ -31,7 +31,7 @@ func OpenFirmware(code, vars []byte) (*Firmware, error) {
 	p, ok := profiles[hex.EncodeToString(sum[:])]
 	if !ok {
 		return nil, fmt.Errorf("firmware with SHA-256 %x: %w: its constants must be learned first "+
-			"(COFFER_E2E=1 COFFER_LEARN=1 go test -run Learn ./tee/tpm/measure)", sum, ErrUnknownFirmware)
+			"(COFFER_E2E=1 COFFER_LEARN=<folder of the package> go test -v -run Learn ./test/measured)", sum, ErrUnknownFirmware)
 	}
 	if err := checkEmptyVars(vars); err != nil {
 		return nil, fmt.Errorf("firmware variables: %w", err)

@@ -9,9 +9,9 @@ type profile struct {
 }
 
 // profiles is keyed by the SHA-256 of the code volume. Each entry was learned
-// by booting the firmware under QEMU with swtpm and comparing its event log, and
-// the PEI volume in memory, with the computed ones; the test Learn repeats that
-// and prints the entry for a firmware that COFFER_PLATFORM names.
+// by booting the firmware under QEMU with swtpm: Learn finds the offset at which
+// the platform's facts explain the measured PEI volume, and the test Learn of
+// test/measured boots a firmware and prints its entry.
 var profiles = map[string]profile{
 	"b157d97b1f69729514feb7f201d2cbe4957f23ab77920e361fe9f822ba49ca4c": {
 		name:        "ovmf 2022.11-6+deb12u2 OVMF_CODE_4M.fd",

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ulikunitz/xz"
@@ -78,8 +79,8 @@ func (s *Set) Select(names []string) ([]Module, error) {
 		if done[name] || s.builtin[name] {
 			return nil
 		}
-		if len(chain) > 32 {
-			return fmt.Errorf("dependencies of %s are too deep or circular", chain[0])
+		if slices.Contains(chain, name) {
+			return fmt.Errorf("dependencies of %s are circular", chain[0])
 		}
 		p, ok := s.paths[name]
 		if !ok {
@@ -94,12 +95,12 @@ func (s *Set) Select(names []string) ([]Module, error) {
 		if err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
-		done[name] = true
 		for _, d := range deps {
 			if err := add(d, append(chain[:len(chain):len(chain)], name)); err != nil {
 				return err
 			}
 		}
+		done[name] = true
 		out = append(out, Module{Name: name, ELF: b})
 		return nil
 	}
