@@ -5,25 +5,40 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 )
+
+// pattern is a regular expression that is compiled when first used: compiling all
+// takes milliseconds, and the guest starts processes that judge nothing.
+type pattern func() *regexp.Regexp
+
+func compiled(expr string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
+// MatchString is regexp.Regexp's.
+func (p pattern) MatchString(s string) bool { return p().MatchString(s) }
+
+// FindStringSubmatch is regexp.Regexp's.
+func (p pattern) FindStringSubmatch(s string) []string { return p().FindStringSubmatch(s) }
 
 // The named grammars of SPEC.md section 3. Everything else is equality.
 var (
-	labelRE     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	dnsNameRE   = regexp.MustCompile(`^[a-zA-Z0-9_]([-a-zA-Z0-9_.]{0,251}[a-zA-Z0-9_])?\.?$`)
-	hostnameRE  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
-	podRE       = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
-	digestRE    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	hex64RE     = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	imageRE     = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+@(sha256:[0-9a-f]{64})$`)
-	sysctlRE    = regexp.MustCompile(`^(net\.[a-z0-9_.]{1,100}|kernel\.(shm[a-z0-9_]{1,40}|msg[a-z0-9_]{1,40}|sem)|fs\.mqueue\.[a-z0-9_]{1,40})$`)
-	sysctlValRE = regexp.MustCompile(`^[-0-9][-0-9, \t]{0,199}$|^-?[0-9]$`)
-	idRE        = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,127}$`)
-	execIDRE    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-	ifNameRE    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
-	macRE       = regexp.MustCompile(`^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$`)
-	ociVerRE    = regexp.MustCompile(`^1\.[0-9]{1,2}\.[0-9]{1,2}$`)
-	resolvOptRE = regexp.MustCompile(`^[a-z0-9-]{1,40}(:[0-9]{1,5})?$`)
+	labelRE     = compiled(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	dnsNameRE   = compiled(`^[a-zA-Z0-9_]([-a-zA-Z0-9_.]{0,251}[a-zA-Z0-9_])?\.?$`)
+	hostnameRE  = compiled(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
+	podRE       = compiled(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+	digestRE    = compiled(`^sha256:[0-9a-f]{64}$`)
+	hex64RE     = compiled(`^[0-9a-f]{64}$`)
+	imageRE     = compiled(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+@(sha256:[0-9a-f]{64})$`)
+	sysctlRE    = compiled(`^(net\.[a-z0-9_.]{1,100}|kernel\.(shm[a-z0-9_]{1,40}|msg[a-z0-9_]{1,40}|sem)|fs\.mqueue\.[a-z0-9_]{1,40})$`)
+	sysctlValRE = compiled(`^[-0-9][-0-9, \t]{0,199}$|^-?[0-9]$`)
+	idRE        = compiled(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,127}$`)
+	execIDRE    = compiled(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+	ifNameRE    = compiled(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
+	macRE       = compiled(`^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$`)
+	ociVerRE    = compiled(`^1\.[0-9]{1,2}\.[0-9]{1,2}$`)
+	resolvOptRE = compiled(`^[a-z0-9-]{1,40}(:[0-9]{1,5})?$`)
 )
 
 // reservedIDs are names in RootDir that no container may take: its root would
