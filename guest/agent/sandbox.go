@@ -94,7 +94,7 @@ func (s *Server) writeEtc() error {
 func (s *Server) DestroySandbox(context.Context, *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
 	s.opt.Runtime.KillAll()
 	// The answer gets out first.
-	time.AfterFunc(50*time.Millisecond, s.opt.PowerOff)
+	time.AfterFunc(200*time.Millisecond, s.opt.PowerOff)
 	return &emptypb.Empty{}, nil
 }
 

@@ -37,7 +37,7 @@ type Container struct {
 	mu      sync.Mutex
 	started bool
 	removed bool
-	execs   map[string]*Task
+	execs   map[string]*Task // nil: being started
 }
 
 // Create makes a container up to the point where its init waits for Start. Its
@@ -128,39 +128,68 @@ func (c *Container) explain(err error) error {
 
 // Exec starts another process in the container.
 func (c *Container) Exec(ctx context.Context, execID string, p Process, stdin bool) (err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.started || c.init.ended() {
-		return errors.New("starting process: the container is not running")
+	if err := c.reserve(execID); err != nil {
+		return err
 	}
-	if old, ok := c.execs[execID]; ok && !old.ended() {
-		return errors.New("starting process: the id is taken")
-	}
-	if len(c.execs) >= maxExecs {
-		return fmt.Errorf("starting process: the container has %d already", maxExecs)
-	}
+	var task *Task
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err == nil && c.removed {
+			err = errors.New("starting process: the container is being removed")
+		}
+		if err == nil {
+			c.execs[execID] = task
+			return
+		}
+		delete(c.execs, execID)
+		if task != nil {
+			_ = task.child.Signal(unix.SIGKILL)
+			task.io.close()
+		}
+	}()
 	stdio, err := newStdio(p.Terminal, stdin)
 	if err != nil {
 		return fmt.Errorf("starting process: %w", err)
 	}
-	x, sock, err := c.r.launch(ExecName, c, execID, stdio, []*os.File{c.mnt, c.r.ipc, c.r.uts, c.cg}, 0)
+	// Without the lock: the container's own processes may delay what follows.
+	task, sock, err := c.r.launch(ExecName, c, execID, stdio, []*os.File{c.mnt, c.r.ipc, c.r.uts, c.cg}, 0)
 	if err != nil {
 		return err
 	}
 	defer sock.f.Close()
-	defer func() {
-		if err != nil {
-			_ = x.child.Signal(unix.SIGKILL)
-			stdio.close()
-		}
-	}()
 	if _, err := sock.handshake(ctx, &execRequest{Process: p, Identity: c.identity}, stdio); err != nil {
 		return fmt.Errorf("starting process: %w", err)
 	}
 	if err := sock.awaitExec(ctx); err != nil {
 		return fmt.Errorf("starting process: %w", err)
 	}
-	c.execs[execID] = x
+	return nil
+}
+
+// reserve takes an exec id, if the container can run another process.
+func (c *Container) reserve(execID string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.started || c.removed || c.init.ended() {
+		return errors.New("starting process: the container is not running")
+	}
+	if old, ok := c.execs[execID]; ok {
+		if old == nil || !old.ended() {
+			return errors.New("starting process: the id is taken")
+		}
+		old.io.close()
+	}
+	for id, x := range c.execs { // those that nobody has waited for
+		if len(c.execs) >= maxExecs && x != nil && x.ended() {
+			x.io.close()
+			delete(c.execs, id)
+		}
+	}
+	if len(c.execs) >= maxExecs {
+		return fmt.Errorf("starting process: the container has %d already", maxExecs)
+	}
+	c.execs[execID] = nil
 	return nil
 }
 
@@ -172,15 +201,15 @@ func (c *Container) Task(execID string) (*Task, bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, ok := c.execs[execID]
-	return p, ok
+	t := c.execs[execID]
+	return t, t != nil
 }
 
 // Forget drops an exec'd process that has ended and has been waited for.
 func (c *Container) Forget(execID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p, ok := c.execs[execID]; ok && p.ended() && p.outputDone() {
+	if p := c.execs[execID]; p != nil && p.ended() && p.outputDone() {
 		p.io.close()
 		delete(c.execs, execID)
 	}
@@ -237,7 +266,9 @@ func (c *Container) cleanUp() error {
 	}
 	c.mu.Lock()
 	for _, x := range c.execs {
-		x.io.close()
+		if x != nil {
+			x.io.close()
+		}
 	}
 	c.mu.Unlock()
 	if c.cgroup != nil {
