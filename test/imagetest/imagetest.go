@@ -213,6 +213,9 @@ func (r *Registry) Image(t testing.TB, tag, config string, layers ...Layer) dige
 
 // ServeHTTP answers pulls.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.URL.Path == "/v2/" {
+		return // the API is here
+	}
 	parts := strings.Split(req.URL.Path, "/")
 	key := strings.Join(parts[max(0, len(parts)-2):], "/")
 	r.mu.Lock()
