@@ -115,29 +115,16 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 	if err != nil {
 		return "", err
 	}
-	n := p.s.number()
-	staging := p.s.path("staging", n)
-	if err := os.Mkdir(staging, 0o755); err != nil {
-		return "", p.s.explain(err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(staging)
-		}
-	}()
-	if err := os.Chmod(staging, 0o755); err != nil { // whatever the umask
-		return "", err
-	}
-	pr, pw, err := recordPipe()
+	slot, err := p.s.takeSlot()
 	if err != nil {
 		return "", err
 	}
-	defer closeAll(fileList{pr, pw})
+	defer func() { slot.end(err != nil) }()
 	parser, err := p.take()
 	if err != nil {
 		return "", err
 	}
-	files := fileList{pw}
+	files := fileList{slot.records}
 	if lt.Encrypted && p.req.KeySocket != nil {
 		key, err := p.req.KeySocket(ctx, p.req.ManifestDigest)
 		if err != nil {
@@ -149,16 +136,9 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		j.Manifest = p.raw
 		parser.hadKey = true
 	}
-	writer, err := p.s.start(WriterName, staging, pr)
-	if err != nil {
-		p.give(parser)
-		return "", err
-	}
-	defer writer.end()
-	_ = pr.Close()
 	wrote := make(chan outcome, 1)
 	go func() {
-		r, err := writer.await(ctx, nil)
+		r, err := slot.writer.await(ctx, nil)
 		wrote <- outcome{r, err}
 	}()
 	progress := func(int64) {}
@@ -169,7 +149,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		progress(0)
 	}
 	parsed, perr := p.ask(ctx, parser, j, progress, files)
-	_ = pw.Close() // else the writer would wait for a parser that is gone
+	_ = slot.records.Close() // else the writer would wait for a parser that is gone
 	var f *failed
 	if perr != nil && !errors.As(perr, &f) {
 		parser.end() // it broke
@@ -181,7 +161,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		return "", err
 	}
 	progress(j.Layer.Size)
-	return p.s.activate(staging, n, w.r.Opaque)
+	return p.s.activate(slot, w.r.Opaque)
 }
 
 type outcome struct {
@@ -210,9 +190,9 @@ func verdict(what string, parsed *reply, perr error, w outcome) error {
 }
 
 // activate gives a finished layer its place.
-func (s *Service) activate(staging, n string, opaque []string) (string, error) {
+func (s *Service) activate(slot *slot, opaque []string) (string, error) {
 	if len(opaque) > 0 {
-		fd, err := unix.Open(staging, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := unix.Open(slot.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
@@ -222,30 +202,9 @@ func (s *Service) activate(staging, n string, opaque []string) (string, error) {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
 	}
-	dir := s.path("layers", n)
-	if err := os.Rename(staging, dir); err != nil {
+	dir := s.path("layers", slot.name)
+	if err := os.Rename(slot.dir, dir); err != nil {
 		return "", fmt.Errorf("finishing a layer: %w", err)
 	}
 	return dir, nil
-}
-
-// explain adds the store's size to an error about space.
-func (s *Service) explain(err error) error {
-	if !errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("image store: %w", err)
-	}
-	var st unix.Statfs_t
-	if unix.Statfs(s.opt.Root, &st) != nil {
-		return fmt.Errorf("image store: %w", err)
-	}
-	return fmt.Errorf("image store of %d MiB has %d MiB free: %w; give the pod more memory", int64(st.Blocks)*st.Bsize>>20, int64(st.Bavail)*st.Bsize>>20, err)
-}
-
-// recordPipe makes a pipe large enough that the two halves run side by side.
-func recordPipe() (r, w *os.File, err error) {
-	if r, w, err = os.Pipe(); err != nil {
-		return nil, nil, fmt.Errorf("making a pipe: %w", err)
-	}
-	_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 1<<20) // only speed
-	return r, w, nil
 }

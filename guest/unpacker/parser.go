@@ -1,6 +1,7 @@
 package unpacker
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -187,6 +188,8 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", j.What, err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	blob, err := c.Blob(ctx, j.Ref, *j.Layer, j.What)
 	if err != nil {
 		return nil, err
@@ -198,9 +201,20 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 		if len(files) < 2 {
 			return nil, fmt.Errorf("%s: is encrypted, and nothing here can unwrap its key", j.What)
 		}
-		if src, err = decrypt(ctx, src, j, files[1]); err != nil {
+		// The registry answers while the key comes.
+		ahead := bufio.NewReaderSize(src, 64<<10)
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			_, _ = ahead.Peek(1) // an error comes again with the first Read
+		}()
+		src, err = decrypt(ctx, ahead, j, files[1])
+		if err != nil {
+			cancel() // ends the peek
+			<-asked
 			return nil, fmt.Errorf("%s: %w", j.What, err)
 		}
+		<-asked
 	}
 	stop := p.report(&counted)
 	st, err := unpack.Layer(src, j.What, diffID, layerstream.NewEncoder(files[0]), j.Limits)

@@ -31,6 +31,16 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	}
 	p := &pull{s: s, req: &req, ref: ref}
 	defer p.close()
+	// The first layer's writer starts while the registry answers.
+	prepared := make(chan struct{})
+	go func() {
+		defer close(prepared)
+		_ = s.prepareSlot() // a layer that cannot have one says why
+	}()
+	defer func() {
+		<-prepared
+		s.dropSlot()
+	}()
 	img, err := p.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref.Name(), err)

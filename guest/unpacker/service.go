@@ -68,6 +68,7 @@ type Service struct {
 	images map[string]*Image
 	layers map[layerKey]*flight
 	warm   *worker
+	ready  *slot
 }
 
 // PullRequest names an image and how to get it.
@@ -159,11 +160,15 @@ func (s *Service) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opt.Root}, elem...)...)
 }
 
-// Warm starts a parser ahead of the first Pull: starting a process is a good part
-// of pulling a small image on a slow machine.
+// Warm starts a parser and a writer ahead of the first Pull: starting processes
+// is a good part of pulling a small image on a slow machine.
 func (s *Service) Warm() error {
 	w, err := s.newParser()
 	if err != nil {
+		return err
+	}
+	if err := s.prepareSlot(); err != nil {
+		w.leave()
 		return err
 	}
 	s.mu.Lock()
@@ -181,6 +186,7 @@ func (s *Service) Close() {
 	w := s.warm
 	s.warm = nil
 	s.mu.Unlock()
+	s.dropSlot()
 	if w != nil {
 		w.leave()
 	}

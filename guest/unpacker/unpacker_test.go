@@ -38,7 +38,11 @@ func TestMain(m *testing.M) {
 	case WriterName:
 		os.Exit(WriterMain(nil))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if exePath != "" {
+		_ = os.RemoveAll(filepath.Dir(exePath))
+	}
+	os.Exit(code)
 }
 
 var reaper = sync.OnceValue(func() *proc.Reaper {
@@ -52,6 +56,9 @@ func newService(t testing.TB, opt Options) *Service {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: confined processes, owners, device nodes")
+	}
+	if cgo {
+		t.Skip("needs CGO_ENABLED=0, as the guest is built: with cgo a process cannot give up capabilities on all threads")
 	}
 	if opt.Root == "" {
 		// Not below t.TempDir: its parents are closed to the parser's user.
