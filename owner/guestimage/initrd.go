@@ -7,6 +7,7 @@ import (
 
 	"github.com/cofferproject/coffer/owner/guestimage/internal/cpio"
 	"github.com/cofferproject/coffer/owner/guestimage/internal/kmod"
+	"github.com/cofferproject/coffer/owner/guestimage/internal/lz4"
 )
 
 // Modules lists what a pod needs beyond what the pinned kernel has built in
@@ -40,7 +41,8 @@ type contents struct {
 // something is mounted on them.
 var mountPoints = []string{"dev", "proc", "sys", "run", "tmp"}
 
-// initrd packs one image. The order of entries is fixed.
+// initrd packs one image: an LZ4 legacy frame of a cpio archive. The order of
+// entries is fixed.
 func initrd(c contents) ([]byte, error) {
 	w := cpio.New()
 	for _, d := range mountPoints {
@@ -69,6 +71,9 @@ func initrd(c contents) ([]byte, error) {
 	w.File(OrderFile, 0o644, []byte(order.String()))
 	b, err := w.Bytes()
 	if err != nil {
+		return nil, fmt.Errorf("packing initrd %s: %w", c.variant, err)
+	}
+	if b, err = lz4.Pack(b); err != nil {
 		return nil, fmt.Errorf("packing initrd %s: %w", c.variant, err)
 	}
 	return b, nil
