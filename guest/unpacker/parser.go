@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -61,7 +60,7 @@ func parserLoop() int {
 	for {
 		var j job
 		files, err := receive(c, &j)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return 0
 		}
 		if err != nil {
@@ -219,11 +218,6 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	stop := p.report(&counted)
 	st, err := unpack.Layer(src, j.What, diffID, layerstream.NewEncoder(files[0]), j.Limits)
 	stop()
-	if lt.Encrypted {
-		// The layer's key was in memory here; do not keep it longer than its layer.
-		src = nil
-		runtime.GC()
-	}
 	if err != nil {
 		return nil, err
 	}

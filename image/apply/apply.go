@@ -102,7 +102,7 @@ type writer struct {
 func (w *writer) all() error {
 	for {
 		rec, err := w.dec.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

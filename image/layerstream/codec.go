@@ -245,7 +245,7 @@ func parseXattrs(b []byte, n int) ([]Xattr, error) {
 }
 
 func cut(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return ErrCut
 	}
 	return fmt.Errorf("reading layer record stream: %w", err)

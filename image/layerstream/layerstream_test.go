@@ -43,7 +43,7 @@ func read(b []byte) (recs []*Record, content []byte, err error) {
 	d := NewDecoder(bytes.NewReader(b))
 	for {
 		r, err := d.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return recs, content, nil
 		}
 		if err != nil {

@@ -28,7 +28,7 @@ const (
 // PacketVersion is the only version of the annotation packet.
 const PacketVersion = "0.1.0"
 
-// Algorithm that wraps a layer's options under a key encryption key (KEK).
+// WrapA256GCM is the algorithm that wraps a layer's options under a key encryption key (KEK).
 const WrapA256GCM = "A256GCM"
 
 // Packet is one recipient's entry of AnnotationKeys: the layer's private

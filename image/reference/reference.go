@@ -161,7 +161,7 @@ func checkTag(t string) error {
 // checkDomain accepts host names, IPv4 addresses and bracketed IPv6 addresses,
 // each with an optional port.
 func checkDomain(d string) error {
-	host, port := d, ""
+	host := d
 	if strings.HasPrefix(d, "[") {
 		end := strings.IndexByte(d, ']')
 		if end < 0 {
@@ -180,8 +180,8 @@ func checkDomain(d string) error {
 		return checkPort(rest[1:])
 	}
 	if i := strings.IndexByte(d, ':'); i >= 0 {
-		host, port = d[:i], d[i+1:]
-		if err := checkPort(port); err != nil {
+		host = d[:i]
+		if err := checkPort(d[i+1:]); err != nil {
 			return err
 		}
 	}

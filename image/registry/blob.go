@@ -158,7 +158,7 @@ func (b *blob) open() error {
 	if b.n > 0 {
 		ranges = fmt.Sprintf("bytes=%d-%d", b.n, b.d.Size-1)
 	}
-	resp, err := b.c.get(ctx, b.srcs[0], "blobs", string(b.d.Digest), nil, ranges)
+	resp, err := b.c.get(ctx, b.srcs[0], "blobs", string(b.d.Digest), nil, ranges) //nolint:bodyclose // the stallReader below closes it
 	if err != nil {
 		cancel()
 		return err

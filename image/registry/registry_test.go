@@ -35,7 +35,6 @@ type fake struct {
 	cut     atomic.Int64 // end the first answers of blobs after so many bytes
 	cuts    atomic.Int64 // how many answers are cut
 	hang    atomic.Bool  // blobs: send nothing after the header
-	slow    bool         // 1 byte at a time
 	fail    atomic.Int64 // so many 503 first
 	hits    atomic.Int64
 	srv     *httptest.Server

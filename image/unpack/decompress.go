@@ -52,7 +52,7 @@ func (d *decompressed) Close() error { d.done(); return nil }
 // content must be.
 func decompress(r *bufio.Reader) (_ io.Reader, done func(), _ error) {
 	head, err := r.Peek(4)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
 	switch {
@@ -87,7 +87,7 @@ type errorPrefix struct {
 
 func (e *errorPrefix) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%s: %w", e.prefix, err)
 	}
 	return n, err
@@ -100,7 +100,7 @@ type zstdReader struct {
 
 func (z *zstdReader) Read(p []byte) (int, error) {
 	n, err := z.z.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = zstdError(err, z.tail)
 	}
 	return n, err

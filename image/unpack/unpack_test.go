@@ -322,7 +322,7 @@ func FuzzLayer(f *testing.F) {
 		_, err := Layer(bytes.NewReader(b), "l", digest.FromBytes(plain), layerstream.NewEncoder(&out), Limits{MaxEntries: 1000, MaxBytes: 1 << 20})
 		d := layerstream.NewDecoder(&out)
 		for {
-			if _, derr := d.Next(); derr == io.EOF {
+			if _, derr := d.Next(); errors.Is(derr, io.EOF) {
 				if err != nil {
 					t.Fatalf("failed with %v but finished the stream", err)
 				}

@@ -113,7 +113,7 @@ func (t *tarFiles) prepare() error {
 		switch h.Typeflag {
 		case tar.TypeReg:
 		case tar.TypeSymlink: // docker save names a repeated layer so
-			m.link = path.Join(path.Dir(h.Name), h.Linkname)
+			m.link = path.Join(path.Dir(h.Name), h.Linkname) //nolint:gosec // a key of the index, never a path on disk
 		case tar.TypeLink:
 			m.link = path.Clean(h.Linkname)
 		default:

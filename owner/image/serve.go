@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -29,7 +29,7 @@ type Server struct {
 // NewServer gives a registry without images.
 func NewServer() *Server {
 	b := &servedBlobs{blobs: map[string]servedBlob{}}
-	return &Server{blobs: b, handler: registry.New(registry.WithBlobHandler(b), registry.Logger(log.New(io.Discard, "", 0)))}
+	return &Server{blobs: b, handler: registry.New(registry.WithBlobHandler(b), registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))}
 }
 
 // Add puts the image at l into repository, such as "local/web", as tag and gives

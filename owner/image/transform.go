@@ -48,7 +48,7 @@ func Encrypt(ctx context.Context, src, dst Location, kid string, kek []byte, o O
 		return nil, fmt.Errorf("key has %d bytes, expected %d", len(kek), KEKSize)
 	}
 	if dst.Kind == DockerArchive {
-		return nil, errors.New("a docker-archive cannot hold encrypted layers: use oci-archive:")
+		return nil, errors.New("a docker-archive cannot hold encrypted layers; an oci-archive can")
 	}
 	res, err := transform(ctx, src, dst, o, &encryption{kid: kid, kek: kek})
 	if err != nil {

@@ -57,7 +57,7 @@ func (wrapper) NoPossibleKeys(map[string][][]byte) bool { return true }
 func (wrapper) GetPrivateKeys(map[string][][]byte) [][]byte { return nil }
 
 // GetKeyIdsFromPacket gives none: the ids here are no numbers.
-func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) { return nil, nil }
+func (wrapper) GetKeyIdsFromPacket(string) ([]uint64, error) { return nil, nil } //nolint:revive // the interface's name
 
 // GetRecipients gives the key ids of an annotation.
 func (wrapper) GetRecipients(annotation string) ([]string, error) {

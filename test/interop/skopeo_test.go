@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http/httptest"
@@ -87,7 +86,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, `{"key-providers":{"attestation-agent":{"grpc":%q}}}`, addr), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	s := httptest.NewServer(ggcr.New(ggcr.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	t.Cleanup(s.Close)
 	r.host = strings.TrimPrefix(s.URL, "http://")
 	r.access.Conf.Registries = []registry.Registry{{Location: r.host, Insecure: true}}
