@@ -36,10 +36,9 @@ const (
 
 // Client speaks to one trustee. It is safe for concurrent use.
 type Client struct {
-	base     *url.URL
-	http     *http.Client
-	key      crypto.Signer
-	instance string
+	base *url.URL
+	http *http.Client
+	key  crypto.Signer
 }
 
 // Error is an answer of the trustee that is not success.
@@ -95,11 +94,10 @@ func Dial(ctx context.Context, rawURL string, caPEM []byte, adminKey crypto.Sign
 			return errors.New("trustee redirects, which it never does")
 		},
 	}}
-	info, err := c.Info(ctx)
-	if err != nil {
+	if _, err := c.Info(ctx); err != nil {
+		c.Close()
 		return nil, err
 	}
-	c.instance = info.Instance
 	return c, nil
 }
 

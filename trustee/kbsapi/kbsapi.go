@@ -30,6 +30,10 @@ import (
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
+// slots is how many attestations are verified at once for each processor; most
+// of their time they wait for the disk.
+const slots = 16
+
 // AdminResources serves the published administration of resources (POST and
 // DELETE), which package adminapi owns: it authenticates, audits and answers.
 type AdminResources interface {
@@ -61,7 +65,7 @@ func New(c Config) (*Handler, error) {
 	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil {
 		return nil, errors.New("kbsapi: a part of the configuration is missing")
 	}
-	return &Handler{c, make(chan struct{}, 4*runtime.GOMAXPROCS(0))}, nil
+	return &Handler{c, make(chan struct{}, slots*runtime.GOMAXPROCS(0))}, nil
 }
 
 // Routes adds the protocol's paths to a mux.

@@ -5,7 +5,9 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -449,5 +451,47 @@ func TestEndedSessionsAreSwept(t *testing.T) {
 	}
 	if count() != 0 || entries(t, w, "session-expiry") != 0 {
 		t.Errorf("%d entries left", count())
+	}
+}
+
+// Clients that send a byte and wait hold a connection for seconds, not for ever,
+// and meanwhile others are served.
+func TestSlowClients(t *testing.T) {
+	w := newWorld(t)
+	addr := w.s.ln.Addr().String()
+	began := time.Now()
+	var conns []*tls.Conn
+	for range 100 {
+		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("POST /kbs/v0/auth HTTP/1.1\r\nHost: ")); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	doc := document(t, "pod a")
+	w.bindSecret("default", secretName, "hunter2", doc)
+	c := w.client("")
+	c.handshake(doc)
+	if a := c.get(secretName); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if d := time.Since(began); d > 4*time.Second {
+		t.Errorf("an honest client waited %s", d)
+	}
+	if testing.Short() {
+		return
+	}
+	for _, c := range conns {
+		c.SetReadDeadline(time.Now().Add(15 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Fatalf("a slow client is still connected: %v", err)
+		}
+	}
+	if d := time.Since(began); d > 12*time.Second {
+		t.Errorf("slow clients were connected for %s", d)
 	}
 }
