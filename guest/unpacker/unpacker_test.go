@@ -501,3 +501,12 @@ func BenchmarkPull10MB(b *testing.B) {
 		}
 	}
 }
+
+func mustConn(t testing.TB, f *os.File) *net.UnixConn {
+	t.Helper()
+	c, err := unixConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
