@@ -100,6 +100,13 @@ type EKRoot struct {
 	Registered   time.Time `json:"registered"`
 }
 
+// EnrolledAK is a TPM attestation key that needs no endorsement key.
+type EnrolledAK struct {
+	Name       string    `json:"name"` // TPM name, hex: 000b and the SHA-256 of the public area
+	Note       string    `json:"note,omitempty"`
+	Registered time.Time `json:"registered"`
+}
+
 // Outcomes of a Record.
 const (
 	OutcomeGranted = "granted"

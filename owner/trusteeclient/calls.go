@@ -195,6 +195,22 @@ func (n *Namespaced) DeleteEKRoot(ctx context.Context, id string) error {
 	return n.c.del(ctx, n.path+"/ek-roots/"+url.PathEscape(id))
 }
 
+// EnrollAK accepts a TPM attestation key, by its name in hex, without an
+// endorsement key; in production namespaces only.
+func (n *Namespaced) EnrollAK(ctx context.Context, name, note string) (*trusteeapi.EnrolledAK, error) {
+	return post[trusteeapi.EnrolledAK](ctx, n.c, n.path+"/enrolled-aks", trusteeapi.EnrolledAK{Name: name, Note: note})
+}
+
+// ListEnrolledAKs lists the enrolled attestation keys.
+func (n *Namespaced) ListEnrolledAKs(ctx context.Context) ([]trusteeapi.EnrolledAK, error) {
+	return list[trusteeapi.EnrolledAK](ctx, n.c, n.path+"/enrolled-aks", nil)
+}
+
+// DeleteEnrolledAK withdraws an attestation key.
+func (n *Namespaced) DeleteEnrolledAK(ctx context.Context, name string) error {
+	return n.c.del(ctx, n.path+"/enrolled-aks/"+url.PathEscape(name))
+}
+
 // AttestationFilter narrows a list of decisions; zero members do not.
 type AttestationFilter struct {
 	Initdata string // "<algorithm>:<hex>"

@@ -75,7 +75,11 @@ func (c *call) ns() string           { return c.r.PathValue("ns") }
 // resource gives the name in the path, checked.
 func (c *call) resource() (string, error) {
 	u := resourceURI(c.r.PathValue("repository"), c.r.PathValue("type"), c.r.PathValue("tag"))
-	if err := u.Validate(); err != nil {
+	err := u.Validate()
+	if err == nil && len(u.Name()) > httpio.MaxName {
+		err = errors.New("resource name too long")
+	}
+	if err != nil {
 		return "", httpio.BadRequest(httpio.TypePath, err.Error())
 	}
 	return u.Name(), nil

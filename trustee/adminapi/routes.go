@@ -75,6 +75,12 @@ func routes() []route {
 		{"DELETE", ns + "/ek-roots/{id}", WriteTrust, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Registry.DeleteEKRoot(c.ctx(), c.ns(), c.r.PathValue("id"))
 		}},
+
+		{"GET", ns + "/enrolled-aks", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.EnrolledAKs(c.ctx(), c.ns()) }},
+		{"POST", ns + "/enrolled-aks", WriteTrust, small, (*call).enrollAK},
+		{"DELETE", ns + "/enrolled-aks/{name}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteAK(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
 	}
 }
 
@@ -167,6 +173,14 @@ func (c *call) addEKRoot() (any, error) {
 		return nil, err
 	}
 	return c.cfg.Registry.AddEKRoot(c.ctx(), c.ns(), e.Certificate, e.Intermediate)
+}
+
+func (c *call) enrollAK() (any, error) {
+	k, err := decode[trusteeapi.EnrolledAK](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.EnrollAK(c.ctx(), c.ns(), k.Name, k.Note)
 }
 
 func (c *call) attestations() (any, error) {

@@ -30,7 +30,7 @@ func TPM(mac []byte) Factory {
 		if t.Namespace.Simulated {
 			c.Simulated, c.SimulatedRoots = verifier.InsecureSimulated, t.EKRoots
 		} else {
-			c.EKRoots, c.EKIntermediates = t.EKRoots, t.EKIntermediates
+			c.EKRoots, c.EKIntermediates, c.EnrolledAKs = t.EKRoots, t.EKIntermediates, t.EnrolledAKs
 		}
 		v, err := verifier.New(c)
 		if err != nil {

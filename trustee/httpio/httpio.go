@@ -35,6 +35,9 @@ const (
 // MaxBody is the limit of a body where nothing else is said, as published.
 const MaxBody = 2 << 20
 
+// MaxName is the longest name of a resource.
+const MaxName = 512
+
 // Bad is a mistake of the peer.
 type Bad struct{ Type, Detail string }
 

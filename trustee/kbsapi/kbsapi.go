@@ -34,6 +34,8 @@ import (
 // of their time they wait for the disk.
 const slots = 16
 
+const maxTEE = 64 // characters of a TEE's wire name
+
 // AdminResources serves the published administration of resources (POST and
 // DELETE), which package adminapi owns: it authenticates, audits and answers.
 type AdminResources interface {
@@ -100,6 +102,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		c.ns, c.base = ns, "/ns/"+ns+kbs.PathPrefix
+		// First of all: nothing is ever kept about a namespace that nobody made.
+		if _, err := h.cfg.Registry.Namespace(r.Context(), ns); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	c.rec = trusteeapi.Record{Namespace: c.ns, Peer: r.RemoteAddr}
 	path := strings.Split(r.PathValue("path"), "/")
@@ -161,6 +168,9 @@ func (c *call) auth() error {
 			"Attestation error: RCAR handshake Auth failed: KBS Client Protocol Version Mismatch: expect =%s while the request is %.40s",
 			kbs.ProtocolVersion, req.Version))
 	}
+	if len(req.TEE) > maxTEE {
+		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Auth failed: tee: too long")
+	}
 	c.rec.TEE = req.TEE
 	nonce := session.NewNonce()
 	extra, alg, err := c.h.cfg.Service.Challenge(c.r.Context(), c.ns, req, nonce)
@@ -198,7 +208,11 @@ func (c *call) cookie() string {
 // resource serves one resource; the attested read goes through the gate.
 func (c *call) resource(path []string) {
 	u := &resource.URI{Plugin: resource.PluginResource, Path: path, Query: c.r.URL.RawQuery}
-	if err := u.Validate(); err != nil {
+	err := u.Validate()
+	if err == nil && len(u.Name()) > httpio.MaxName {
+		err = errors.New("resource name too long")
+	}
+	if err != nil {
 		httpio.WriteError(c.w, http.StatusBadRequest, httpio.TypePath, err.Error())
 		return
 	}

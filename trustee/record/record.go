@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,7 +66,7 @@ func NewID() string {
 // Deny records a refusal and gives it its id. r names what was asked for.
 func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) *denial.Denial {
 	ctx = context.WithoutCancel(ctx) // who hangs up is recorded as well
-	full := *d
+	full := bounded(d)
 	if r.ID == "" {
 		r.ID = NewID()
 	}
@@ -73,7 +74,7 @@ func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) 
 	r.Time, r.Outcome, r.Denial = b.now().UTC(), trusteeapi.OutcomeDenied, &full
 	e := &audit.Entry{
 		Record: r.ID, Namespace: r.Namespace, Action: r.Kind, Peer: r.Peer, TEE: r.TEE, Simulated: r.Simulated, Initdata: r.Initdata,
-		Resource: r.Resource, Reason: string(d.Reason), Component: d.Component, Claim: d.Claim,
+		Resource: r.Resource, Reason: string(full.Reason), Component: full.Component, Claim: full.Claim,
 	}
 	recorded, err := b.audit.AppendDenial(ctx, e)
 	if err != nil {
@@ -89,6 +90,23 @@ func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) 
 		b.remember(&r)
 	}
 	return &full
+}
+
+// maxText is the longest text of a denial that is kept: much of it comes from the
+// peer.
+const maxText = 2 << 10
+
+func bounded(d *denial.Denial) denial.Denial {
+	cut := func(s string) string {
+		if len(s) <= maxText {
+			return s
+		}
+		return strings.ToValidUTF8(s[:maxText], "") + " (cut)"
+	}
+	return denial.Denial{
+		Reason: denial.Reason(cut(string(d.Reason))), Component: cut(d.Component), Claim: cut(d.Claim), Measured: cut(d.Measured),
+		Expected: cut(d.Expected), Source: cut(d.Source), Detail: cut(d.Detail),
+	}
 }
 
 func (b *Book) remember(r *trusteeapi.Record) {

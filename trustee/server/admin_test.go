@@ -122,6 +122,9 @@ func TestAdminInput(t *testing.T) {
 		{"PUT", "/namespaces/default/reference-values/x", `{"version":9}`, 400},
 		{"PUT", "/namespaces/default/reference-values/..%2Fx", `{}`, 400},
 		{"POST", "/namespaces/default/ek-roots", `{"certificate":"x"}`, 400},
+		{"POST", "/namespaces/default/enrolled-aks", `{"name":"000b00"}`, 400},
+		{"POST", "/namespaces/default/enrolled-aks", `{"name":"000b` + strings.Repeat("0a", 32) + `"}`, 200},
+		{"POST", "/namespaces/sim/enrolled-aks", `{"name":"000b` + strings.Repeat("0a", 32) + `"}`, 400},
 		{"GET", "/attestations/none", ``, 404},
 		{"GET", "/audit?after=x", ``, 400},
 	} {

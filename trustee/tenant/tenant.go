@@ -35,6 +35,7 @@ const (
 	maxOwners     = 1000
 	maxBundles    = 64
 	maxRoots      = 1000
+	maxAKs        = 10_000
 )
 
 const namespaces = "namespaces"

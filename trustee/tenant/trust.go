@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -20,6 +21,7 @@ const (
 	refvalues = "refvalues"
 	refdocs   = "refdocs"
 	ekroots   = "ekroots"
+	enrolled  = "enrolled-aks"
 	rootKinds = "ekroot-kinds" // over all namespaces: SPKI to "simulated" or "production"
 )
 
@@ -167,12 +169,53 @@ func (r *Registry) DeleteEKRoot(ctx context.Context, ns, id string) error {
 	return r.remove(ctx, ns, ekroots, id, true)
 }
 
+// EnrollAK accepts an attestation key by its TPM name, without an endorsement
+// key; a simulated namespace takes none.
+func (r *Registry) EnrollAK(ctx context.Context, ns, name, note string) (*trusteeapi.EnrolledAK, error) {
+	// A name is the hash algorithm's number and the hash of the public area.
+	b, err := hex.DecodeString(name)
+	if err != nil || len(b) != 34 || name != strings.ToLower(name) || !strings.HasPrefix(name, "000b") {
+		return nil, invalid(fmt.Errorf("attestation key: %.80q is not a TPM name with SHA-256: 000b and 64 hex digits", name))
+	}
+	if len(note) > 256 {
+		return nil, invalid(errors.New("attestation key: note is longer than 256 bytes"))
+	}
+	k := &trusteeapi.EnrolledAK{Name: name, Note: note, Registered: r.now().UTC()}
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		if n.Simulated {
+			return invalid(errors.New("a simulated namespace enrolls no attestation keys"))
+		}
+		if err := room(tx, Bucket(ns, enrolled), maxAKs); err != nil {
+			return err
+		}
+		if err := store.PutJSON(tx, Bucket(ns, enrolled), name, k); err != nil {
+			return err
+		}
+		return bump(tx, ns)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// EnrolledAKs lists the enrolled attestation keys.
+func (r *Registry) EnrolledAKs(ctx context.Context, ns string) ([]trusteeapi.EnrolledAK, error) {
+	return list[trusteeapi.EnrolledAK](ctx, r, ns, enrolled)
+}
+
+// DeleteAK withdraws an enrolled attestation key.
+func (r *Registry) DeleteAK(ctx context.Context, ns, name string) error {
+	return r.remove(ctx, ns, enrolled, name, true)
+}
+
 // Trust is what a namespace's evidence is appraised with, at one generation.
 type Trust struct {
 	Namespace       trusteeapi.Namespace
 	Generation      uint64
 	EKRoots         []*x509.Certificate
 	EKIntermediates []*x509.Certificate
+	EnrolledAKs     []string
 	References      []*refvalue.Bundle
 }
 
@@ -214,6 +257,13 @@ func (r *Registry) Trust(ctx context.Context, ns string) (*Trust, error) {
 			} else {
 				t.EKRoots = append(t.EKRoots, c)
 			}
+		}
+		aks, err := store.List[trusteeapi.EnrolledAK](tx, Bucket(ns, enrolled))
+		if err != nil {
+			return err
+		}
+		for _, k := range aks {
+			t.EnrolledAKs = append(t.EnrolledAKs, k.Name)
 		}
 		return tx.Scan(Bucket(ns, refdocs), "", func(name string, doc []byte) (bool, error) {
 			b, err := refvalue.Parse(doc)
