@@ -144,7 +144,7 @@ type builder struct {
 	goVersion, revision string
 	floor               int64
 	inits               map[string][]byte // by Go package
-	kernelDir, qemuDir  string
+	kernelDir           string
 	firmware            platform.Package
 	code, vars          string
 	key                 string
@@ -225,8 +225,8 @@ func hostPart(ps *platform.Result) (*apiplatform.Platform, error) {
 	}
 	// The dynamic linker's complaint names the library; say the remedy here.
 	if out, err := exec.Command(p.QEMU.Path, "--version").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("starting QEMU %s: %w: %.300s (its libraries come with: apt-get install %s)",
-			p.QEMU.Version, err, strings.TrimSpace(string(out)), strings.Join(HostLibraries, " "))
+		return nil, fmt.Errorf("starting QEMU %s: %w: %.300s (make deps installs its libraries)",
+			p.QEMU.Version, err, strings.TrimSpace(string(out)))
 	}
 	for _, t := range []struct {
 		name string

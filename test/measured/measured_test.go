@@ -171,6 +171,7 @@ func TestComputedEventsAreMeasured(t *testing.T) {
 		{"memory above 4 GiB", platform.Sim, 3072, 2, 1 << 20},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			spec, err := p.Spec(launch.TPMSim, c.image, c.memory, c.vcpus)
 			if err != nil {
 				t.Fatal(err)

@@ -121,7 +121,7 @@ func checkEmptyVars(vars []byte) error {
 // uiAppOption is the EFI_LOAD_OPTION that OVMF makes for its setup menu, the
 // only boot entry there is when a kernel is handed over directly.
 func uiAppOption(dxe *volume) ([]byte, error) {
-	f, ok := dxe.file(guidUiApp)
+	f, ok := dxe.file(guidUIApp)
 	if !ok {
 		return nil, errors.New("no UiApp in the DXE volume")
 	}
@@ -131,7 +131,7 @@ func uiAppOption(dxe *volume) ([]byte, error) {
 	}
 	// Device path: the volume (type 4, subtype 7), the file in it (4, 6), end.
 	path := append([]byte{4, 7, 20, 0}, dxe.name[:]...)
-	path = append(append(path, 4, 6, 20, 0), guidUiApp[:]...)
+	path = append(append(path, 4, 6, 20, 0), guidUIApp[:]...)
 	path = append(path, 0x7f, 0xff, 4, 0)
 	const attributes = 0x109 // ACTIVE, HIDDEN, CATEGORY_APP
 	b := binary.LittleEndian.AppendUint32(nil, attributes)
