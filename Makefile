@@ -35,7 +35,11 @@ demo: build guest standins ## show the main job: a sealed pod in a simulated TEE
 	$(GO) run ./test/demo --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS)
 
 .PHONY: test
-test: deps build guest standins unit e2e ## everything that CI tests, on this machine
+test: ## everything that CI tests, on this machine (packages, builds, unit tests, VMs)
+	@scripts/part.sh "packages (test)" 180 $(MAKE) deps
+	@scripts/part.sh "builds" 300 $(MAKE) build guest standins
+	@scripts/part.sh "unit tests" 420 $(MAKE) unit
+	@scripts/part.sh "VM tests" 420 $(MAKE) e2e
 
 .PHONY: deps
 deps: ## install the missing Debian packages

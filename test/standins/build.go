@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"embed"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,6 +31,11 @@ type builder struct {
 	programs map[string][]byte // by name and architecture
 	packed   map[string]*layer // by media type and digest of the tar: several images share layers
 }
+
+// source is this program itself: a changed recipe makes other images.
+//
+//go:embed *.go files
+var source embed.FS
 
 const module = "github.com/cofferproject/coffer"
 
@@ -235,7 +242,7 @@ func (b *builder) compile() error {
 }
 
 // key is the digest of everything that decides the images: packages, programs,
-// and this program itself with its recipes and files.
+// and this program's own source with its recipes and files.
 func (b *builder) key(pkgs []pkg) (string, error) {
 	h := sha256.New()
 	for _, p := range pkgs {
@@ -246,15 +253,17 @@ func (b *builder) key(pkgs []pkg) (string, error) {
 			fmt.Fprintf(h, "%s %s %x\n", s.ref(), arch, sha256.Sum256(b.programs[s.program+"/"+arch]))
 		}
 	}
-	exe, err := os.Executable()
+	err := fs.WalkDir(source, ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := source.ReadFile(p)
+		fmt.Fprintf(h, "%s %x\n", p, sha256.Sum256(b))
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	self, err := os.ReadFile(exe)
-	if err != nil {
-		return "", err
-	}
-	h.Write(self)
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
