@@ -84,7 +84,7 @@ func (w *writer) load() error {
 // crash or a failed write left unfinished was never acknowledged.
 func (w *writer) reopen() error {
 	if w.f != nil {
-		w.f.Close() // in an unknown state
+		_ = w.f.Close() // in an unknown state
 		w.f = nil
 	}
 	if w.path == "" {
@@ -95,11 +95,11 @@ func (w *writer) reopen() error {
 		return err
 	}
 	if err := f.Truncate(w.size); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	if err := f.Sync(); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	w.f = f
@@ -161,11 +161,11 @@ func (w *writer) rotate() error {
 		return err
 	}
 	if err := errors.Join(f.Truncate(0), f.Sync(), keyring.SyncDir(w.cfg.Dir)); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	if w.f != nil {
-		w.f.Close() // all of it was synced
+		_ = w.f.Close() // all of it was synced
 	}
 	w.f, w.path, w.size = f, path, 0
 	return nil

@@ -56,7 +56,7 @@ func BadRequest(typ, detail string) error {
 func Write(w http.ResponseWriter, status int, e kbs.ErrorInfo) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(e)
+	_ = json.NewEncoder(w).Encode(e) // the peer may have gone
 }
 
 // WriteError answers with type and detail.

@@ -101,16 +101,14 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	}
 	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
 	if err := s.open(ctx); err != nil {
-		s.closeState()
-		return nil, fmt.Errorf("starting trustee: %w", err)
+		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
 	h, err := s.handler(ctx)
 	if err == nil {
 		err = s.listen(ctx, h)
 	}
 	if err != nil {
-		s.closeState()
-		return nil, fmt.Errorf("starting trustee: %w", err)
+		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
