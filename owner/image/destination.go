@@ -27,14 +27,21 @@ import (
 // deliver writes an image to l: build fills a layout and gives the image in it.
 // Only a directory is written in place; the rest is staged, so that a failure
 // leaves nothing half done.
-func deliver(ctx context.Context, l Location, a *Access, build func(*layoutWriter) (manifest.Descriptor, error)) (manifest.Descriptor, error) {
+func deliver(ctx context.Context, l Location, a *Access, build func(*layoutWriter) (manifest.Descriptor, error)) (_ manifest.Descriptor, err error) {
 	dir := l.Path
-	if l.Kind != OCI {
+	if l.Kind == OCI {
+		if _, serr := os.Stat(dir); errors.Is(serr, fs.ErrNotExist) {
+			defer func() {
+				if err != nil {
+					_ = os.RemoveAll(dir)
+				}
+			}()
+		}
+	} else {
 		near := "" // a temporary folder of the system's
 		if l.Kind != Registry {
 			near = filepath.Dir(l.Path)
 		}
-		var err error
 		if dir, err = os.MkdirTemp(near, ".coffer-image-"); err != nil {
 			return manifest.Descriptor{}, fmt.Errorf("writing image: %w", err)
 		}

@@ -70,7 +70,7 @@ func Inspect(ctx context.Context, l Location, a *Access) (*Info, error) {
 		return info, add(root.Digest, doc.Manifest)
 	}
 	for _, d := range doc.Index.Manifests {
-		if d.Platform != nil && d.Platform.OS == "unknown" {
+		if isAttachment(d) {
 			continue
 		}
 		child, err := src.Document(ctx, d)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containers/ocicrypt"
@@ -81,6 +82,7 @@ type transformer struct {
 	w      *layoutWriter
 	o      *Options
 	c      layerChange
+	single bool // one platform's image, no index
 	states []ManifestState
 	// done are layers changed already, by digest: images of several platforms and
 	// repeated layers share them.
@@ -93,7 +95,7 @@ func transform(ctx context.Context, from, to Location, o Options, c layerChange)
 		return nil, err
 	}
 	defer src.Close()
-	t := &transformer{src: src, o: &o, c: c, done: map[digest.Digest]manifest.Descriptor{}}
+	t := &transformer{src: src, o: &o, c: c, single: to.Kind == DockerArchive, done: map[digest.Digest]manifest.Descriptor{}}
 	root, err := deliver(ctx, to, &o.Access, func(w *layoutWriter) (manifest.Descriptor, error) {
 		t.w = w
 		return t.run(ctx)
@@ -123,8 +125,18 @@ func (t *transformer) run(ctx context.Context) (manifest.Descriptor, error) {
 		}
 		return t.child(ctx, d)
 	}
+	if t.single {
+		images := slices.DeleteFunc(slices.Clone(doc.Index.Manifests), isAttachment)
+		if len(images) != 1 {
+			return manifest.Descriptor{}, fmt.Errorf("has images for %d platforms, and a docker-archive holds one: choose it with --platform", len(images))
+		}
+		return t.child(ctx, images[0])
+	}
 	return t.index(ctx, doc.Index)
 }
+
+// isAttachment tells what is no image: attestations have no platform of their own.
+func isAttachment(d manifest.Descriptor) bool { return d.Platform != nil && d.Platform.OS == "unknown" }
 
 func (t *transformer) child(ctx context.Context, d manifest.Descriptor) (manifest.Descriptor, error) {
 	doc, err := t.src.Document(ctx, d)
@@ -145,7 +157,7 @@ func (t *transformer) index(ctx context.Context, x *manifest.Index) (manifest.De
 		Manifests     []manifest.Descriptor `json:"manifests"`
 	}{2, manifest.TypeOCIIndex, []manifest.Descriptor{}}
 	for _, d := range x.Manifests {
-		if d.Platform != nil && d.Platform.OS == "unknown" {
+		if isAttachment(d) {
 			t.say("left out attachment %s of the old image", d.Digest)
 			continue
 		}
