@@ -26,6 +26,7 @@ func NewPsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			run.Sweep(cmd.Context(), root) // what was killed does not run
 			list, err := run.List(root)
 			if err != nil {
 				return err

@@ -81,6 +81,7 @@ func runError(err error) error {
 		image *run.ImageError
 		tee   *run.LaunchError
 		deny  *run.Denied
+		intr  *run.Interrupted
 	)
 	switch {
 	case errors.As(err, &deny):
@@ -91,6 +92,10 @@ func runError(err error) error {
 		return Exit(ExitImage, err)
 	case errors.As(err, &tee):
 		return Exit(ExitLaunch, err)
+	case errors.As(err, &intr):
+		return Exit(128+int(intr.Signal), err) // as shells have it
+	case run.TimedOut(err):
+		return Exit(ExitTimeout, err)
 	default:
 		return err
 	}

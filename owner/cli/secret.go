@@ -49,7 +49,8 @@ func (f *secretFlags) open(cmd *cobra.Command) (*run.Trustee, error) {
 }
 
 func openTrustee(cmd *cobra.Command, o run.TrusteeOptions) (*run.Trustee, error) {
-	return run.OpenTrustee(cmd.Context(), o, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "coffer: "+s) })
+	t, err := run.OpenTrustee(cmd.Context(), o, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "coffer: "+s) })
+	return t, runError(err)
 }
 
 func newSecretPut() *cobra.Command {

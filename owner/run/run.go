@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,8 +38,18 @@ type Options struct {
 
 // Run runs a pod to its end and gives its exit code.
 func Run(ctx context.Context, o Options) (code int, err error) {
-	r := &runner{o: o, clock: newTimings()}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &runner{o: o, clock: newTimings(), signals: catchSignals(func(sig syscall.Signal) {
+		if sig != syscall.SIGUSR1 && sig != syscall.SIGUSR2 { // these are for a pod, and there is none yet
+			cancel(&Interrupted{sig})
+		}
+	})}
+	defer r.signals.stop()
 	defer func() {
+		if i := (*Interrupted)(nil); err != nil && errors.As(context.Cause(ctx), &i) {
+			err = i
+		}
 		if o.Timings != "" {
 			err = errors.Join(err, r.clock.write(o.Timings))
 		}
@@ -48,12 +58,13 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 }
 
 type runner struct {
-	o     Options
-	clock *timings
-	out   sync.Mutex // lines of containers and progress do not mix
-	state State
-	sm    sync.Mutex // guards state
-	dir   string
+	o       Options
+	clock   *timings
+	signals *signals
+	out     sync.Mutex // lines of containers and progress do not mix
+	state   State
+	sm      sync.Mutex // guards state
+	dir     string
 }
 
 // progress prints one line about what happens.
@@ -95,7 +106,7 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	sweep(ctx, root)
+	Sweep(ctx, root)
 
 	t, err := OpenTrustee(ctx, o.Trustee, func(s string) { r.progress("%s", s) })
 	if err != nil {
@@ -217,8 +228,7 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 		return 0, err
 	}
 	defer stopControl()
-	stopSignals := r.passSignals(ctx, s)
-	defer stopSignals()
+	r.passSignals(ctx, s)
 	if err := r.publishState("running"); err != nil {
 		return 0, err
 	}
@@ -314,22 +324,17 @@ func (r *runner) exec(ctx context.Context, a *agent, s *supervisor, plan *spec.P
 
 // passSignals passes this process' signals on: the first SIGINT or SIGTERM ends
 // the pod gently, the second at once; others go to the containers as they are.
-func (r *runner) passSignals(ctx context.Context, s *supervisor) func() {
-	ch := make(chan os.Signal, 8)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	go func() {
-		stopping := false
-		for sig := range ch {
-			switch sig {
-			case syscall.SIGINT, syscall.SIGTERM:
-				r.stopPod(s, stopping)
-				stopping = true
-			default:
-				s.signal(ctx, sig.(syscall.Signal))
-			}
+func (r *runner) passSignals(ctx context.Context, s *supervisor) {
+	stopping := false
+	r.signals.handle(func(sig syscall.Signal) {
+		switch sig {
+		case syscall.SIGINT, syscall.SIGTERM:
+			r.stopPod(s, stopping)
+			stopping = true
+		default:
+			s.signal(ctx, sig)
 		}
-	}()
-	return func() { signal.Stop(ch); close(ch) }
+	})
 }
 
 func (r *runner) stopPod(s *supervisor, now bool) {
@@ -343,9 +348,9 @@ func (r *runner) stopPod(s *supervisor, now bool) {
 	}
 }
 
-// sweep removes what killed runs have left. It is the launcher's knowledge what
-// that is; a failure is not this run's failure.
-func sweep(ctx context.Context, root string) {
+// Sweep removes what killed runs have left. It is the launcher's knowledge what
+// that is; a failure is not this command's failure.
+func Sweep(ctx context.Context, root string) {
 	bin, err := Binary("coffer-node")
 	if err != nil {
 		return
@@ -362,6 +367,12 @@ func (e *TrusteeError) Error() string { return "trustee: " + e.Err.Error() }
 
 // Unwrap gives the cause.
 func (e *TrusteeError) Unwrap() error { return e.Err }
+
+// TimedOut reports whether err is that somebody did not answer in time.
+func TimedOut(err error) bool {
+	var ne net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
+}
 
 // publishList gives the forwarded ports in the form in which they were asked for.
 func publishList(ps []launch.PortForward) []string {

@@ -60,6 +60,13 @@ type ContainerStatus struct {
 // $COFFER_RUN_DIR, else /run/coffer for root, else $XDG_RUNTIME_DIR/coffer.
 func Root() (string, error) {
 	if d := os.Getenv("COFFER_RUN_DIR"); d != "" {
+		d, err := filepath.Abs(d)
+		if err != nil {
+			return "", fmt.Errorf("COFFER_RUN_DIR: %w", err)
+		}
+		if n := len(d); n > maxRoot {
+			return "", &InputError{fmt.Errorf("COFFER_RUN_DIR is too long: %d bytes, at most %d, or the paths of sockets in it do not fit: %s", n, maxRoot, d)}
+		}
 		return d, nil
 	}
 	if os.Geteuid() == 0 {
@@ -71,6 +78,16 @@ func Root() (string, error) {
 	return "", errors.New("no place for run directories: set COFFER_RUN_DIR or XDG_RUNTIME_DIR")
 }
 
+// maxSocket is how long the path of a Unix socket may be.
+const maxSocket = 107
+
+// A run directory's socket has the root, a slash, as much of the pod's name as
+// there is room for with "-" and 8 digits, a slash and at longest this name.
+const (
+	minPodName = 8
+	maxRoot    = maxSocket - 1 - (minPodName + 9) - 1 - len(controlSocket)
+)
+
 // newRunDir makes a fresh directory, mode 0700, named after the pod and 4
 // random bytes.
 func newRunDir(root, pod string) (id, dir string, err error) {
@@ -81,9 +98,9 @@ func newRunDir(root, pod string) (id, dir string, err error) {
 	if _, err := rand.Read(b[:]); err != nil {
 		return "", "", err
 	}
-	name := pod
-	if len(name) > 40 {
-		name = strings.TrimRight(name[:40], "-")
+	name := strings.ReplaceAll(pod, ".", "-") // an id has no dots
+	if room := min(40, maxRoot+minPodName-len(root)); len(name) > room {
+		name = strings.TrimRight(name[:room], "-")
 	}
 	id = name + "-" + hex.EncodeToString(b[:])
 	dir = filepath.Join(root, id)

@@ -63,6 +63,9 @@ func OpenTrustee(ctx context.Context, o TrusteeOptions, progress func(string)) (
 	if err != nil {
 		return nil, err
 	}
+	if n := len(filepath.Join(dir, leaseSocket)); n > maxSocket {
+		return nil, &InputError{fmt.Errorf("COFFER_STATE is too long: the path of a Unix socket in it has %d bytes, at most %d: %s", n, maxSocket, dir)}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the trustee's state directory: %w", err)
 	}
@@ -188,15 +191,15 @@ func free(addr string) bool {
 // dialNamed connects to a trustee that somebody runs.
 func dialNamed(ctx context.Context, o TrusteeOptions) (*Trustee, error) {
 	if o.CAFile == "" || o.AdminKey == "" {
-		return nil, errors.New("--trustee needs --trustee-ca and --admin-key: coffer trusts no CA by default, and registering a pod takes a credential")
+		return nil, &InputError{errors.New("--trustee needs --trustee-ca and --admin-key: coffer trusts no CA by default, and registering a pod takes a credential")}
 	}
 	ca, err := os.ReadFile(o.CAFile)
 	if err != nil {
-		return nil, fmt.Errorf("--trustee-ca: %w", err)
+		return nil, &InputError{fmt.Errorf("--trustee-ca: %w", err)}
 	}
 	key, err := trusteeclient.LoadAdminKey(o.AdminKey)
 	if err != nil {
-		return nil, fmt.Errorf("--admin-key: %w", err)
+		return nil, &InputError{fmt.Errorf("--admin-key: %w", err)}
 	}
 	c, err := trusteeclient.Dial(ctx, o.URL, ca, key)
 	if err != nil {
