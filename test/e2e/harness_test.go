@@ -59,6 +59,9 @@ func setUp() (*env, func(), error) {
 		return nil, nil, err
 	}
 	e := &env{bin: filepath.Join(root, "bin")}
+	if d := os.Getenv("COFFER_BIN"); d != "" { // other builds than make's
+		e.bin = d
+	}
 	for _, b := range []string{"coffer", "coffer-node", "coffer-trustee"} {
 		if _, err := os.Stat(filepath.Join(e.bin, b)); err != nil {
 			return nil, nil, fmt.Errorf("%s is missing: make build makes it", b)
@@ -94,7 +97,8 @@ func (e *env) startMirror(root string) (func(), error) {
 	if layouts == "" {
 		return nil, errors.New("COFFER_STANDINS names no folder of stand-in images: make standins makes it")
 	}
-	cmd := exec.Command(filepath.Join(root, "bin", "test-mirror"), "--layouts", layouts, "--listen", "127.0.0.1:0")
+	cmd := exec.Command(filepath.Join(root, "bin", "test-mirror"),
+		"--layouts", layouts, "--writable", filepath.Join(e.dir, "pushed"), "--listen", "127.0.0.1:0")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
