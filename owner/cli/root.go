@@ -26,8 +26,6 @@ and releases their keys and secrets only after remote attestation.
 Exit codes: docs/exit-codes.md.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringP("output", "o", "text", "what to print: text or json")
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
@@ -35,7 +33,7 @@ Exit codes: docs/exit-codes.md.`,
 	}
 	root.AddCommand(
 		NewRunCommand(), NewSealCommand(), NewPsCommand(), NewLogsCommand(), NewExecCommand(), NewStopCommand(),
-		NewGuestCommand(), NewImageCommand(),
+		NewGuestCommand(), NewImageCommand(), NewSecretCommand(), NewExplainCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Exit(ExitUsage, err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

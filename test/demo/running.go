@@ -134,7 +134,7 @@ func (d *demo) refuseCalls(ctx context.Context, p *running) error {
 		if err == nil {
 			return fmt.Errorf("the guest allowed %s", call.what)
 		}
-		if !strings.Contains(err.Error(), "denied") {
+		if !strings.Contains(err.Error(), "PermissionDenied") || !strings.Contains(err.Error(), `"component":"pod-policy"`) {
 			return fmt.Errorf("%s failed, but not by a denial: %w", call.what, err)
 		}
 		fmt.Printf("      | host: %s\n      | guest: %v\n", call.what, err)
