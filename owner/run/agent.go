@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/nodeapi"
@@ -41,7 +42,7 @@ func dialAgent(ctx context.Context, dir string) (*agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the guest agent: %w", err)
 	}
-	c := ttrpc.NewClient(conn)
+	c := ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(plainErrors))
 	a := &agent{AgentServiceService: agentpb.NewAgentServiceClient(c), health: agentpb.NewHealthClient(c), client: c}
 	if _, err := a.health.Check(ctx, &agentpb.CheckRequest{}); err != nil {
 		_ = c.Close()
@@ -51,6 +52,23 @@ func dialAgent(ctx context.Context, dir string) (*agent, error) {
 		return nil, fmt.Errorf("waiting for the guest agent: %w", err)
 	}
 	return a, nil
+}
+
+// guestError is an error that the guest agent answered with, in its own words.
+type guestError struct{ st *status.Status }
+
+func (e *guestError) Error() string { return e.st.Message() }
+
+// GRPCStatus lets the status package find the code.
+func (e *guestError) GRPCStatus() *status.Status { return e.st }
+
+// plainErrors takes the wire's words off errors, which people read.
+func plainErrors(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	err := invoke(ctx, req, resp)
+	if st, ok := status.FromError(err); err != nil && ok {
+		return &guestError{st}
+	}
+	return err
 }
 
 func (a *agent) close() { _ = a.client.Close() }

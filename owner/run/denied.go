@@ -5,40 +5,76 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/cofferproject/coffer/api/denial"
 )
 
-var _ = ttrpc.ErrClosed
+// Exit codes that travel over the control socket (docs/exit-codes.md).
+const (
+	codeDenied  = 123
+	codeMissing = 127
+)
+
+// CommandError says that a command is not in the container's image.
+type CommandError struct{ Err error }
+
+func (e *CommandError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *CommandError) Unwrap() error { return e.Err }
 
 // agentDenial gives the typed refusal in a guest agent's answer, if it is one.
 // The guest sends the public form only: a reason, the claim's name, a record.
 func agentDenial(err error) (*denial.Denial, bool) {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		st, ok := status.FromError(e)
-		if !ok || st.Code() != codes.PermissionDenied {
-			continue
-		}
-		msg := st.Message()
-		if i := strings.IndexByte(msg, '{'); i >= 0 {
-			var d denial.Denial
-			dec := json.NewDecoder(strings.NewReader(msg[i:]))
-			if dec.Decode(&d) == nil && d.Reason != "" {
-				return &d, true
-			}
-		}
-		return &denial.Denial{Reason: "denied", Component: "guest", Detail: msg}, true
+	var e *guestError
+	if !errors.As(err, &e) || e.st.Code() != codes.PermissionDenied {
+		return nil, false
 	}
-	return nil, false
+	msg := e.st.Message()
+	if i := strings.IndexByte(msg, '{'); i >= 0 {
+		var d denial.Denial
+		dec := json.NewDecoder(strings.NewReader(msg[i:]))
+		if dec.Decode(&d) == nil && d.Reason != "" {
+			return &d, true
+		}
+	}
+	return &denial.Denial{Reason: "denied", Component: "guest", Detail: msg}, true
+}
+
+// classify gives an error of the guest agent the type that says whose fault it
+// is. Calls say NotFound where a command is missing and FailedPrecondition where
+// an image cannot be had.
+func classify(err error) error {
+	var e *guestError
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.st.Code() {
+	case codes.PermissionDenied:
+		if d, ok := agentDenial(err); ok {
+			return &Denied{Denial: d}
+		}
+	case codes.NotFound:
+		return &CommandError{err}
+	case codes.FailedPrecondition:
+		return &ImageError{Err: err}
+	}
+	return err
 }
 
 // errCode is the exit code that goes over the control socket; 0 if err says none.
 func errCode(err error) int {
-	if _, ok := agentDenial(err); ok {
-		return 123
+	var (
+		deny    *Denied
+		missing *CommandError
+	)
+	switch {
+	case errors.As(err, &deny):
+		return codeDenied
+	case errors.As(err, &missing):
+		return codeMissing
 	}
 	return 0
 }
+

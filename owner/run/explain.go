@@ -33,7 +33,7 @@ func registerEK(ctx context.Context, ns *trusteeclient.Namespaced, ready nodeapi
 func (r *runner) explain(c *trusteeclient.Client, err error) error {
 	d, ok := agentDenial(err)
 	if !ok {
-		return err
+		return classify(err)
 	}
 	if d.RecordID != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -28,11 +28,16 @@ type ImageOptions struct {
 
 // ImageError says that an image cannot be had.
 type ImageError struct {
-	Image string
+	Image string // as in the pod; "": Err names it
 	Err   error
 }
 
-func (e *ImageError) Error() string { return fmt.Sprintf("image %s: %v", e.Image, e.Err) }
+func (e *ImageError) Error() string {
+	if e.Image == "" {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("image %s: %v", e.Image, e.Err)
+}
 
 // Unwrap gives the cause.
 func (e *ImageError) Unwrap() error { return e.Err }

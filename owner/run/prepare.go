@@ -15,6 +15,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/image/registry"
 	"github.com/cofferproject/coffer/owner/pod"
@@ -183,6 +184,20 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annotat
 	}, nil
 }
 
+// variant gives the guest image to run in.
+func (o *PodOptions) variant() string {
+	switch {
+	case o.TEE.Simulated() && o.Debug:
+		return platform.SimDebug
+	case o.TEE.Simulated():
+		return platform.Sim
+	case o.Debug:
+		return platform.Debug
+	default:
+		return platform.Release
+	}
+}
+
 // spec gives the options for spec.Build; those of a sealed pod are the sealed
 // policy's.
 func (o *PodOptions) spec(sealed map[string]*podpolicy.Container) spec.Options {
@@ -245,7 +260,18 @@ func (p *prepared) register(ctx context.Context, o *PodOptions, pf *platform.Pla
 	if err != nil {
 		return &InputError{fmt.Errorf("reading the platform's measurements: %w", err)}
 	}
-	if _, err := ns.RegisterReferenceValues(ctx, "coffer-guest-build", m); err != nil {
+	// Only the image that this pod runs in: the measurements of debug images are
+	// in the file too, and a trustee that knows them lets them attest.
+	variant := o.variant()
+	bundle, err := refvalue.Parse(m)
+	if err != nil {
+		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
+	}
+	doc, err := bundle.Select(variant).Encode()
+	if err != nil {
+		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
+	}
+	if _, err := ns.RegisterReferenceValues(ctx, "coffer-guest-build-"+variant, doc); err != nil {
 		return fmt.Errorf("registering reference values with the trustee: %w", err)
 	}
 	if p.adopted {

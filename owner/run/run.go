@@ -221,7 +221,8 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 		state: r.snapshot,
 		stop:  func(now bool) { r.stopPod(s, now) },
 		exec: func(ctx context.Context, req ExecRequest) (ExecResponse, error) {
-			return r.exec(ctx, a, s, plan, req)
+			resp, err := r.exec(ctx, a, s, plan, req)
+			return resp, classify(err)
 		},
 	})
 	if err != nil {
@@ -278,16 +279,7 @@ func containerSpecs(plan *spec.Plan, id string) []containerSpec {
 // launchSpec says what to launch.
 func (r *runner) launchSpec(prep *prepared, pf *platform.Platform) (*launch.Spec, error) {
 	o := &r.o
-	variant := platform.Release
-	switch {
-	case o.TEE.Simulated() && o.Debug:
-		variant = platform.SimDebug
-	case o.TEE.Simulated():
-		variant = platform.Sim
-	case o.Debug:
-		variant = platform.Debug
-	}
-	s, err := pf.Spec(o.TEE, variant, prep.plan.MemoryMiB, prep.plan.VCPUs)
+	s, err := pf.Spec(o.TEE, o.variant(), prep.plan.MemoryMiB, prep.plan.VCPUs)
 	if err != nil {
 		return nil, &InputError{err}
 	}
