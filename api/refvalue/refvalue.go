@@ -34,6 +34,10 @@ const (
 	maxText         = 1024
 )
 
+// WhatInitrd is Event.What of the initrd's event. A denial prefers it over other
+// differences: the initrd's size changes the kernel's event too.
+const WhatInitrd = "Linux initrd"
+
 // QuotedPCRs lists the registers that evidence quotes and whose every event
 // must be explained (design.md section 4, rule TPM).
 var QuotedPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14}

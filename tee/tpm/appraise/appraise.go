@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/refvalue"
@@ -105,7 +106,14 @@ type mismatch struct {
 	pcr      int
 	measured *eventlog.Event // nil: the log ended
 	expected *refvalue.Event // nil: the set ended
+	also     []string        // claims of further differences, at most maxAlso
 }
+
+// pcrBootLoader is the register of the kernel's own event.
+const pcrBootLoader = 4
+
+// maxAlso bounds the further differences that a denial names.
+const maxAlso = 8
 
 // match compares register by register. It goes on after the first difference
 // only to count how near the set is.
@@ -140,9 +148,7 @@ func match(measured map[int][]eventlog.Event, s *refvalue.Set) ([]Explained, *mi
 				out = append(out, Explained{pcr, x.Type, x.Digest, x.What})
 				continue
 			}
-			if bad == nil {
-				bad = &mismatch{set: s, pcr: pcr, measured: g, expected: x}
-			}
+			bad = bad.add(&mismatch{set: s, pcr: pcr, measured: g, expected: x})
 		}
 	}
 	if bad != nil {
@@ -150,6 +156,36 @@ func match(measured map[int][]eventlog.Event, s *refvalue.Set) ([]Explained, *mi
 		return nil, bad
 	}
 	return out, nil
+}
+
+// add takes a further difference in; the receiver is nil for the first. The first
+// is the one that is told in full, with one exception: where the initrd differs,
+// the kernel's event before it does too if QEMU wrote another initrd size into
+// the kernel's header, and the initrd is the cause.
+func (m *mismatch) add(n *mismatch) *mismatch {
+	if m == nil {
+		return n
+	}
+	if m.pcr == pcrBootLoader && n.expected != nil && n.expected.What == refvalue.WhatInitrd {
+		n.also = append([]string{m.claim()}, m.also...)
+		return n
+	}
+	if len(m.also) < maxAlso {
+		m.also = append(m.also, n.claim())
+	}
+	return m
+}
+
+// claim names the register and the event.
+func (m *mismatch) claim() string {
+	what := ""
+	switch {
+	case m.expected != nil:
+		what = m.expected.What
+	case m.measured != nil:
+		what = m.measured.Text()
+	}
+	return fmt.Sprintf("PCR %d: %s", m.pcr, what)
 }
 
 func same(g *eventlog.Event, x *refvalue.Event) bool {
@@ -162,11 +198,9 @@ func (m *mismatch) denial() *denial.Denial {
 		Reason: ReasonEventUnexplained, Component: Component,
 		Source: fmt.Sprintf("%s (image %s, %d MiB)", m.set.Source, m.set.Image, m.set.MemoryMiB),
 	}
-	what := ""
 	if m.measured != nil {
 		sum, _ := m.measured.Sum(eventlog.SHA256)
 		d.Measured = hex.EncodeToString(sum)
-		what = m.measured.Text()
 	} else {
 		d.Reason, d.Measured = ReasonEventMissing, "no further event"
 	}
@@ -175,10 +209,15 @@ func (m *mismatch) denial() *denial.Denial {
 		if m.measured != nil && m.measured.Type != m.expected.Type {
 			d.Detail = fmt.Sprintf("event is %s, expected %s", m.measured.Type, m.expected.Type)
 		}
-		what = m.expected.What
 	} else {
 		d.Expected = "no further event"
 	}
-	d.Claim = fmt.Sprintf("PCR %d: %s", m.pcr, what)
+	d.Claim = m.claim()
+	if len(m.also) > 0 {
+		if d.Detail != "" {
+			d.Detail += "; "
+		}
+		d.Detail += "also different: " + strings.Join(m.also, "; ")
+	}
 	return d
 }

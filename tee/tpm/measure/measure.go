@@ -124,7 +124,7 @@ func (c *Calculator) events(memoryMiB, minCPUs, maxCPUs int) ([]refvalue.Event, 
 
 	// OVMF's loader of QEMU's kernels adds the initrd's name to the line.
 	l.data(9, refvalue.EventTag, utf16z(c.cmdline+" initrd=initrd"), "kernel command line")
-	l.add(9, refvalue.EventTag, c.initrd, "Linux initrd")
+	l.add(9, refvalue.EventTag, c.initrd, refvalue.WhatInitrd)
 	l.text(5, "Exit Boot Services Invocation")
 	l.text(5, "Exit Boot Services Returned with Success")
 	return l, nil
