@@ -42,7 +42,12 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 		if _, ok := denial.As(err); ok {
 			return nil, s.deny("CreateContainerRequest", err)
 		}
-		return nil, fmt.Errorf("preparing the image of container %s: %w", c.Name, err)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		// A code of its own, so that who asked can tell a bad image or registry
+		// from a guest that does not work.
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	cfg, err := s.configure(g, image)
 	if err != nil {

@@ -20,11 +20,14 @@ type denialLog struct {
 	next int
 }
 
-// record gives d an id and keeps a copy.
+// record gives d an id and keeps a copy. A denial of the trustee's keeps its
+// own, under which its owner finds the whole of it.
 func (l *denialLog) record(d *denial.Denial) {
-	var id [8]byte
-	_, _ = rand.Read(id[:]) // never fails
-	d.RecordID = hex.EncodeToString(id[:])
+	if d.RecordID == "" {
+		var id [8]byte
+		_, _ = rand.Read(id[:]) // never fails
+		d.RecordID = hex.EncodeToString(id[:])
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ring) < maxDenials {
