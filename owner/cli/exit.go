@@ -18,6 +18,7 @@ const (
 	ExitDenied  = 123 // attestation or policy refused; the denial says what and why
 	ExitTimeout = 124 // something did not answer in its time
 	ExitOther   = 125 // anything else
+	ExitMissing = 127 // a container's command is not in its image, as shells have it
 )
 
 // ExitError carries the exit code that an error should end the process with.

@@ -82,6 +82,7 @@ func runError(err error) error {
 		tee   *run.LaunchError
 		deny  *run.Denied
 		intr  *run.Interrupted
+		cmd   *run.CommandError
 	)
 	switch {
 	case errors.As(err, &deny):
@@ -92,6 +93,8 @@ func runError(err error) error {
 		return Exit(ExitImage, err)
 	case errors.As(err, &tee):
 		return Exit(ExitLaunch, err)
+	case errors.As(err, &cmd):
+		return Exit(ExitMissing, err)
 	case errors.As(err, &intr):
 		return Exit(128+int(intr.Signal), err) // as shells have it
 	case run.TimedOut(err):

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/cofferproject/coffer/api/agentpb"
@@ -64,11 +65,13 @@ func (e *guestError) GRPCStatus() *status.Status { return e.st }
 
 // plainErrors takes the wire's words off errors, which people read.
 func plainErrors(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
-	err := invoke(ctx, req, resp)
-	if st, ok := status.FromError(err); err != nil && ok {
+	if err := invoke(ctx, req, resp); err != nil {
+		return err
+	}
+	if st := status.FromProto(resp.GetStatus()); st.Code() != codes.OK {
 		return &guestError{st}
 	}
-	return err
+	return nil
 }
 
 func (a *agent) close() { _ = a.client.Close() }

@@ -77,4 +77,3 @@ func errCode(err error) int {
 	}
 	return 0
 }
-
