@@ -136,15 +136,19 @@ secrets to the printed seal with coffer secret put --for SEAL.`,
 			for _, n := range r.Notes {
 				fmt.Fprintln(cmd.ErrOrStderr(), "coffer: note:", n)
 			}
+			id := r.Seal
+			if id == "" {
+				id = "none (unregistered)"
+			}
 			switch {
 			case Output(cmd) == "json":
 				return PrintJSON(cmd.OutOrStdout(), r)
 			case out == "":
-				fmt.Fprintf(cmd.ErrOrStderr(), "coffer: seal %s, initdata %s\n", r.Seal, r.Initdata)
+				fmt.Fprintf(cmd.ErrOrStderr(), "coffer: seal %s, initdata %s\n", id, r.Initdata)
 				_, err = cmd.OutOrStdout().Write(r.Manifest)
 				return err
 			default:
-				fmt.Fprintf(cmd.OutOrStdout(), "seal      %s\ninitdata  %s\npolicy    %s\nmanifest  %s\n", r.Seal, r.Initdata, r.Policy, out)
+				fmt.Fprintf(cmd.OutOrStdout(), "seal      %s\ninitdata  %s\npolicy    %s\nmanifest  %s\n", id, r.Initdata, r.Policy, out)
 				return nil
 			}
 		},
