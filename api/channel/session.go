@@ -180,13 +180,28 @@ func (s *Session) cause(err error) error {
 // Read, as net.Conn demands; CloseWrite closes one direction only.
 type Conn struct{ st *yamux.Stream }
 
-func (c *Conn) Read(p []byte) (int, error)         { return c.st.Read(p) }
-func (c *Conn) Write(p []byte) (int, error)        { return c.st.Write(p) }
-func (c *Conn) CloseWrite() error                  { return c.st.Close() }
-func (c *Conn) LocalAddr() net.Addr                { return addr{} }
-func (c *Conn) RemoteAddr() net.Addr               { return addr{} }
-func (c *Conn) SetDeadline(t time.Time) error      { return c.st.SetDeadline(t) }
-func (c *Conn) SetReadDeadline(t time.Time) error  { return c.st.SetReadDeadline(t) }
+// Read reads from the stream.
+func (c *Conn) Read(p []byte) (int, error) { return c.st.Read(p) }
+
+// Write writes to the stream.
+func (c *Conn) Write(p []byte) (int, error) { return c.st.Write(p) }
+
+// CloseWrite ends the direction away from here; the other side reads an end of file.
+func (c *Conn) CloseWrite() error { return c.st.Close() }
+
+// LocalAddr gives an address that only names the channel.
+func (c *Conn) LocalAddr() net.Addr { return addr{} }
+
+// RemoteAddr gives an address that only names the channel.
+func (c *Conn) RemoteAddr() net.Addr { return addr{} }
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error { return c.st.SetDeadline(t) }
+
+// SetReadDeadline bounds reads.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.st.SetReadDeadline(t) }
+
+// SetWriteDeadline bounds writes.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.st.SetWriteDeadline(t) }
 
 // Close ends both directions.

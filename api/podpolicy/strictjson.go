@@ -82,7 +82,7 @@ func walkObject(d *json.Decoder, t reflect.Type, path string, depth int) error {
 			return fmt.Errorf("%s: member twice", clip(sub))
 		}
 		seen[name] = true
-		mt := t
+		var mt reflect.Type
 		if members != nil {
 			var ok bool
 			if mt, ok = members[name]; !ok {

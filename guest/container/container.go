@@ -56,7 +56,7 @@ func (r *Runtime) Create(ctx context.Context, id string, cfg *Config, limits Lim
 	r.mu.Unlock()
 	defer func() {
 		if err != nil {
-			c.cleanUp()
+			_ = c.cleanUp() // err already says what failed
 		}
 	}()
 
@@ -215,8 +215,10 @@ func (c *Container) Forget(execID string) {
 	}
 }
 
-// Pause and Resume freeze and thaw all processes.
-func (c *Container) Pause() error  { return c.cgroup.freeze(true) }
+// Pause freezes all processes.
+func (c *Container) Pause() error { return c.cgroup.freeze(true) }
+
+// Resume thaws them.
 func (c *Container) Resume() error { return c.cgroup.freeze(false) }
 
 // Update changes the limits that l names.

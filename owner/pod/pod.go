@@ -52,7 +52,7 @@ func (p *Pod) HostName() string {
 	return name
 }
 
-// Containers gives all containers, init containers first, with their paths.
+// All gives all containers, init containers first, with their paths.
 func (p *Pod) All() []Container {
 	var out []Container
 	for i := range p.Spec.InitContainers {

@@ -17,6 +17,7 @@ package spec
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -122,7 +123,8 @@ func (b *builder) problem(at, format string, args ...any) {
 
 // fail passes on the problems of a *pod.Error.
 func (b *builder) fail(at string, err error) {
-	if e, ok := err.(*pod.Error); ok {
+	var e *pod.Error
+	if errors.As(err, &e) {
 		b.problems = append(b.problems, e.Problems...)
 		return
 	}

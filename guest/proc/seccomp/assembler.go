@@ -70,9 +70,8 @@ func (a *assembler) span(lo, hi uint32, act Action) {
 func (a *assembler) conditional(nr uint32, args []Arg, act Action) error {
 	var body assembler
 	type fix struct {
-		at  int
-		jt  bool // which branch misses
-		len int
+		at int
+		jt bool // which branch misses
 	}
 	var misses []fix
 	miss := func(jt bool) { misses = append(misses, fix{at: len(body.code) - 1, jt: jt}) }
