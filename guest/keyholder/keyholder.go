@@ -80,7 +80,7 @@ type Server struct {
 	noTrustee error             // why
 	tee       *future[Attester] // being opened
 	manifests map[string]bool   // digests that the pod policy names
-	gate      *gate             // packets of verified manifests
+	gate      *gate             // packets of verified manifests, for the published socket
 	aa        *initdata.AAKBS   // may be nil
 	clock     *clock.Clock
 }

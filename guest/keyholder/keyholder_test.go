@@ -26,11 +26,13 @@ import (
 	"github.com/cofferproject/coffer/api/aapb"
 	"github.com/cofferproject/coffer/api/cdhpb"
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/keyproviderpb"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/guest/clock"
 	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
 	"github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
@@ -422,6 +424,11 @@ func TestLayerKeysOnlyForImagesOfThePolicy(t *testing.T) {
 	if b, err := c.UnwrapKey(ctx, packet); err != nil || string(b) != "options of mine" {
 		t.Errorf("%q, %v", b, err)
 	}
+	_, err = c.UnwrapKey(ctx, packet) // one key for each connection
+	denied(err)
+	if _, err := open(digest).UnwrapKey(ctx, packet); err == nil {
+		t.Error("a connection gives the key of a manifest presented on another one")
+	}
 	// An agent that was talked into another image gets nothing either.
 	denied(open(fmt.Sprintf("sha256:%x", sha256.Sum256(other))).PresentManifest(ctx, other))
 	b, err := published(packet)
@@ -435,6 +442,75 @@ func TestLayerKeysOnlyForImagesOfThePolicy(t *testing.T) {
 	}
 	if err := json.Unmarshal(b, &out); err != nil || len(out.R.Opts) != len("options of mine") {
 		t.Errorf("%s: %v", b, err)
+	}
+}
+
+// A parser that one image has taken over gets no key of another image of the same
+// pod, although that one's own parser has presented its manifest.
+func TestLayerKeysOfOneImageForEachConnection(t *testing.T) {
+	k := simpleKBS(t)
+	kek := bytes.Repeat([]byte{3}, 32)
+	k.Resources["default/image-kek/1"] = kek
+	a, packetA := image(t, "kbs:///default/image-kek/1", kek, "a")
+	b, packetB := image(t, "kbs:///default/image-kek/1", kek, "b")
+	digestA, digestB := fmt.Sprintf("sha256:%x", sha256.Sum256(a)), fmt.Sprintf("sha256:%x", sha256.Sum256(b))
+	p := runPod(t, document(t, k.URL, k.CAPEM(), digestA, digestB), openFake)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	open := func(digest string, manifest []byte) *layerkey.Client {
+		f, err := layerkey.HandOver(p.ctl, digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		conn, err := net.FileConn(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		c := layerkey.NewClient(conn)
+		if err := c.PresentManifest(ctx, manifest); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	parserA, parserB := open(digestA, a), open(digestB, b)
+	_, err := parserB.UnwrapKey(ctx, packetA)
+	if d, ok := denial.As(err); !ok || d.Reason != ReasonNotInPolicy {
+		t.Errorf("image b's parser and image a's packet: %v, want %s", err, ReasonNotInPolicy)
+	}
+	if err := parserB.PresentManifest(ctx, a); err == nil {
+		t.Error("image b's connection takes image a's manifest")
+	}
+	for c, want := range map[*layerkey.Client]string{parserA: "a", parserB: "b"} {
+		packet := map[string][]byte{"a": packetA, "b": packetB}[want]
+		if got, err := c.UnwrapKey(ctx, packet); err != nil || string(got) != "options of "+want {
+			t.Errorf("%s: %q, %v", want, got, err)
+		}
+	}
+}
+
+// The trustee's TLS key is under the CA in initdata too. What it signs gives the
+// guest no time.
+func TestOnlyATokenSignerGivesTime(t *testing.T) {
+	for uri, want := range map[string]bool{ear.SignerURI: true, "": false, "urn:coffer:trustee:other": false} {
+		k := simpleKBS(t)
+		k.SignerURI = uri
+		clk, err := clock.New(floor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newClient(k.URL, k.CAPEM(), clk, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.tee, c.life, c.attestTimeout = start(openFake), t.Context(), 3*time.Second
+		if _, err := c.session(t.Context(), nil); err != nil {
+			t.Fatalf("signer %q: %v", uri, err)
+		}
+		if got := clk.Signed(); got != want {
+			t.Errorf("signer %q: signed time %t, want %t", uri, got, want)
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func (h *dataHub) UnWrapKey(ctx context.Context, r *keyproviderpb.KeyProviderKey
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	opts, err := h.s.unwrap(ctx, packet)
+	opts, err := h.s.unwrap(ctx, h.s.gate, packet)
 	if err != nil {
 		return nil, rpcError(err)
 	}

@@ -9,8 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/cofferproject/coffer/api/ear"
 )
 
 const (
@@ -19,7 +23,7 @@ const (
 )
 
 // acceptToken reads how long a token is valid, and the time if it is signed
-// under the CA in initdata. A token is no proof to the guest, the TLS channel
+// under the CA in initdata by a certificate for that. A token is no proof to the guest, the TLS channel
 // was; so one without such a signature only gives no time.
 func (c *client) acceptToken(token string) (time.Duration, error) {
 	t, err := parseToken(token)
@@ -36,6 +40,12 @@ func (c *client) acceptToken(token string) (time.Duration, error) {
 	}
 	if err := t.verify(); err != nil {
 		return 0, c.protocol("token: %v", err)
+	}
+	// The CA's other certificates, such as that of the trustee's TLS key, which
+	// lies where the network ends, sign no time.
+	if !namesSigner(t.chain[0]) {
+		c.log.Warn("the token's signer is not named as one; there is no signed time", "want", ear.SignerURI)
+		return lifetime, nil
 	}
 	first := !c.clock.Signed()
 	err = c.clock.VerifyChain(t.chain, c.roots, "", x509.ExtKeyUsageAny)
@@ -58,6 +68,11 @@ func (c *client) acceptToken(token string) (time.Duration, error) {
 		}
 	}
 	return lifetime, nil
+}
+
+// namesSigner says whether the certificate is for signing tokens.
+func namesSigner(cert *x509.Certificate) bool {
+	return slices.ContainsFunc(cert.URIs, func(u *url.URL) bool { return u.String() == ear.SignerURI })
 }
 
 // token is a JWT with the certificates of its signer.

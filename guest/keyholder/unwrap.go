@@ -22,8 +22,11 @@ import (
 // maxUnwrapInput bounds the key provider's JSON, in bytes.
 const maxUnwrapInput = 1 << 20
 
-// gate remembers which annotation packets are in manifests that the pod policy
-// names; no other packet is opened.
+// gate remembers which annotation packets are in the manifests that were
+// presented to it; no other packet is opened. Each parser's connection has its
+// own, so that a parser that an image has taken over cannot ask for the keys of
+// the pod's other images. The server's own gate knows all of them, for the
+// published socket, which no parser can open.
 type gate struct {
 	mu      sync.Mutex
 	packets map[[32]byte]bool
@@ -43,9 +46,10 @@ func (g *gate) has(packet []byte) bool {
 	return g.packets[sha256.Sum256(packet)]
 }
 
-// unwrap opens a packet: asks the trustee for the key that it names.
-func (s *Server) unwrap(ctx context.Context, packet []byte) ([]byte, error) {
-	if !s.gate.has(packet) {
+// unwrap opens a packet that the gate lets through: asks the trustee for the key
+// that it names.
+func (s *Server) unwrap(ctx context.Context, g *gate, packet []byte) ([]byte, error) {
+	if !g.has(packet) {
 		return nil, &denial.Denial{
 			Reason: ReasonNotInPolicy, Component: Component, Claim: "annotation packet",
 			Expected: "a packet of a layer in an image of the pod policy", Source: "initdata",
@@ -91,6 +95,7 @@ func (s *Server) serveControl(ctx context.Context) error {
 
 // serveLayerKeys answers one parser.
 func (s *Server) serveLayerKeys(ctx context.Context, conn net.Conn, manifestDigest string) {
+	own, opened := newGate(), false
 	for {
 		op, body, err := layerkey.ReadMessage(conn)
 		if err != nil {
@@ -102,9 +107,17 @@ func (s *Server) serveLayerKeys(ctx context.Context, conn net.Conn, manifestDige
 		var out []byte
 		switch op {
 		case layerkey.OpManifest:
-			err = s.presentManifest(body, manifestDigest)
+			err = s.presentManifest(own, body, manifestDigest)
 		case layerkey.OpPacket:
-			out, err = s.unwrap(ctx, body)
+			if opened {
+				err = &denial.Denial{
+					Reason: ReasonNotInPolicy, Component: Component, Claim: "annotation packet",
+					Expected: "one layer's key for each connection", Source: "key holder",
+				}
+				break
+			}
+			out, err = s.unwrap(ctx, own, body)
+			opened = err == nil
 		default:
 			err = fmt.Errorf("unknown operation %#x", op)
 		}
@@ -133,8 +146,9 @@ func encodeError(err error) []byte {
 	return b
 }
 
-// presentManifest opens the gate for the packets of one image.
-func (s *Server) presentManifest(raw []byte, want string) error {
+// presentManifest opens the connection's gate, and the server's, for the packets
+// of one image.
+func (s *Server) presentManifest(own *gate, raw []byte, want string) error {
 	sum := sha256.Sum256(raw)
 	got := "sha256:" + hex.EncodeToString(sum[:])
 	if got != want || !s.manifests[want] {
@@ -159,6 +173,7 @@ func (s *Server) presentManifest(raw []byte, want string) error {
 			return err
 		}
 		for _, p := range packets {
+			own.add(p)
 			s.gate.add(p)
 		}
 	}

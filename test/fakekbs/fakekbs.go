@@ -23,12 +23,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/tpm/verifier"
 )
@@ -43,6 +45,7 @@ type KBS struct {
 	Revoked              bool      // takes no token issued so far
 	TakesNone            bool      // takes no token at all
 	IssuedAt             time.Time // iat of tokens
+	SignerURI            string    // URI name of the token signer's certificate; "": none
 	FirstAuth, LastToken time.Time
 
 	t   testing.TB
@@ -66,7 +69,7 @@ const tokenLife = 5 * time.Minute
 func Start(t testing.TB, ver *verifier.Verifier, from, to time.Time) *KBS {
 	t.Helper()
 	f := &KBS{
-		t: t, Verifier: ver, Resources: map[string][]byte{}, IssuedAt: from.Add(time.Hour),
+		t: t, Verifier: ver, Resources: map[string][]byte{}, IssuedAt: from.Add(time.Hour), SignerURI: ear.SignerURI,
 		sessions: map[string]kbs.Request{}, nonces: map[string]string{}, tokens: map[string]*kbs.TEEKey{},
 	}
 	var err error
@@ -207,12 +210,24 @@ func (f *KBS) attest(w http.ResponseWriter, r *http.Request, body []byte) {
 	_ = json.NewEncoder(w).Encode(kbs.TokenResponse{Token: tok})
 }
 
-// token is signed by the CA itself; its certificate goes along.
+// token is signed with the CA's key, under a certificate of its own that goes
+// along.
 func (f *KBS) token() string {
+	signer := &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "trustee tokens"},
+		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: f.ca.NotBefore, NotAfter: f.ca.NotAfter,
+	}
+	if f.SignerURI != "" {
+		u, err := url.Parse(f.SignerURI)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		signer.URIs = []*url.URL{u}
+	}
 	b64 := base64.RawURLEncoding.EncodeToString
 	nonce := make([]byte, 8)
 	rand.Read(nonce)
-	header, _ := json.Marshal(map[string]any{"typ": "JWT", "alg": "ES256", "jwk": map[string]any{"kty": "EC", "x5c": []string{base64.StdEncoding.EncodeToString(f.ca.Raw)}}})
+	header, _ := json.Marshal(map[string]any{"typ": "JWT", "alg": "ES256", "jwk": map[string]any{"kty": "EC", "x5c": []string{base64.StdEncoding.EncodeToString(f.issue(signer, f.ca).Raw)}}})
 	claims, _ := json.Marshal(map[string]any{"iat": f.IssuedAt.Unix(), "exp": f.IssuedAt.Add(tokenLife).Unix(), "jti": b64(nonce)})
 	in := b64(header) + "." + b64(claims)
 	d := sha256.Sum256([]byte(in))

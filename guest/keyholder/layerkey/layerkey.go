@@ -9,7 +9,8 @@
 //
 // Invariants: the key holder believes neither end: the manifest must have the
 // digest that the connection is for, that digest must be in the pod policy, and
-// a packet must be in the manifest. One request at a time.
+// a packet must be in the manifest presented on that same connection, which gives one
+// layer's key and then no other. One request at a time.
 //
 // Trust zone: guest.
 package layerkey
