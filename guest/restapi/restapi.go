@@ -4,11 +4,11 @@
 // Served now: GET /cdh/resource/<repository>/<type>/<tag>. Known paths of the
 // attestation part answer 404 as a server without that feature does.
 //
-// Invariants: only loopback peers; every request is bounded in size, time and
+// Invariants: only loopback peers, and none of the image parser's; every request is bounded in size, time and
 // number; the process holds no key and no token, it passes questions on to the
 // key holder's socket.
 //
-// Trust zone: guest, in a process of its own. Every process in the pod's
+// Trust zone: guest, in a process of its own. Every other process in the pod's
 // network namespace may ask.
 package restapi
 
@@ -45,6 +45,7 @@ const (
 type Config struct {
 	Listener  net.Listener // on loopback; DefaultAddr if nil
 	CDHSocket string       // key holder's socket
+	Refused   []uint32     // users whose processes get nothing
 	Logger    *slog.Logger
 }
 
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Listener = l
 	}
 	srv := &http.Server{
-		Handler:           newHandler(&hub{socket: cfg.CDHSocket}),
+		Handler:           notFrom(cfg.Refused, newHandler(&hub{socket: cfg.CDHSocket})),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      callTimeout + 10*time.Second,

@@ -2,10 +2,13 @@ package restapi
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -100,6 +103,52 @@ func TestOnlyLoopback(t *testing.T) {
 		h.ServeHTTP(w, r)
 		if w.Code != code {
 			t.Errorf("peer %s: %d, want %d", addr, w.Code, code)
+		}
+	}
+}
+
+// A process that shares the pod's network but is no workload's gets nothing,
+// whichever family its socket has.
+func TestRefusedUsers(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "cdh.sock")
+	startKeyHolder(t, sock)
+	for refused, code := range map[uint32]int{uint32(os.Geteuid()): 403, uint32(os.Geteuid()) + 1: 200} {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_ = Run(t.Context(), Config{Listener: l, CDHSocket: sock, Refused: []uint32{refused}, Logger: slog.New(slog.DiscardHandler)})
+		}()
+		port := l.Addr().(*net.TCPAddr).Port
+		for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]"} {
+			if got := request(t, "GET", fmt.Sprintf("http://%s:%d/cdh/resource/default/secret/1", host, port)); got.code != code {
+				t.Errorf("%s, user %d refused: %d, want %d", host, refused, got.code, code)
+			}
+		}
+	}
+}
+
+func TestUserOfASocket(t *testing.T) {
+	if bigEndian {
+		t.Skip("the tables below are a little-endian machine's")
+	}
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F46 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 101 1 0 100 0 0 10 0
+   1: 0100007F:9C40 0100007F:1F46 01 00000000:00000000 00:00000000 00000000  1000        0 102 1 0 20 4 30 10 -1
+   2: 0100007F:9C41 0100007F:1F46 04 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1
+   3: 0000000000000000FFFF00000100007F:9C42 0000000000000000FFFF00000100007F:1F46 01 00000000:00000000 00:00000000 00000000 2147547649        0 103 1 0 20 4 30 10 -1
+   4: broken
+`
+	for addr, want := range map[string]int64{
+		"127.0.0.1:40000": 1000, "127.0.0.1:40002": 1<<31 + 64001,
+		"127.0.0.1:40001": -1, // closed: nobody's
+		"127.0.0.1:8006":  -1, // listens
+		"127.0.0.2:40000": -1, "127.0.0.1:40003": -1,
+	} {
+		uid, ok, err := findUser(strings.NewReader(table), netip.MustParseAddrPort(addr))
+		if err != nil || ok != (want >= 0) || ok && int64(uid) != want {
+			t.Errorf("%s: %d, %t, %v; want %d", addr, uid, ok, err, want)
 		}
 	}
 }

@@ -25,8 +25,10 @@ type Process interface {
 // root is the directory it must be shut in.
 type Starter func(name, root string, files []*os.File) (Process, error)
 
-// parserUID is the parser's user and group: nobody else's.
-const parserUID = 64001
+// ParserUID is the parser's user and group: nobody else's, since no pod and no
+// image can name an id of 2^31 or more. Workloads' services in the guest know the
+// parser by it.
+const ParserUID = 1<<31 + 64001
 
 // writerCaps are all a writer has: what making other people's files needs.
 var writerCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"}
@@ -42,7 +44,7 @@ func WithSupervisor(s *proc.Supervisor, parserMemory int64) Starter {
 			spec.Capabilities = writerCaps
 			spec.Namespaces |= unix.CLONE_NEWNET
 		} else {
-			spec.UID, spec.GID = parserUID, parserUID
+			spec.UID, spec.GID = ParserUID, ParserUID
 			spec.MemoryLimit, spec.Pids = parserMemory, 256
 		}
 		c, err := s.Start(spec)

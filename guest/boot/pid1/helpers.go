@@ -23,6 +23,7 @@ import (
 	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
 	"github.com/cofferproject/coffer/guest/proc"
 	"github.com/cofferproject/coffer/guest/restapi"
+	"github.com/cofferproject/coffer/guest/unpacker"
 )
 
 // Names (argv[0]) of the helper processes.
@@ -248,5 +249,5 @@ func restMain(ctx context.Context, log *slog.Logger, _ []string) error {
 	if err != nil {
 		return fmt.Errorf("taking over the listener: %w", err)
 	}
-	return restapi.Run(ctx, restapi.Config{Listener: l, CDHSocket: keyholder.CDHSocket, Logger: log})
+	return restapi.Run(ctx, restapi.Config{Listener: l, CDHSocket: keyholder.CDHSocket, Refused: []uint32{unpacker.ParserUID}, Logger: log})
 }
