@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -308,6 +309,32 @@ func TestEnvironmentIsThePolicys(t *testing.T) {
 	out, err := p.Output(ctxFor(t), "e1", "")
 	if err != nil || out != "HOME=/\nPATH=/bin\nTOKEN=hunter2\n" {
 		t.Errorf("environment %q, %v", out, err)
+	}
+}
+
+// The host may give up on a start at any moment; the run counts all the same, or
+// it could let a container that must not restart run again and again.
+func TestAbandonedStartCounts(t *testing.T) {
+	var apps []podpolicy.Container
+	waits := map[string]time.Duration{}
+	for i := range 6 {
+		name := fmt.Sprintf("app%d", i)
+		apps = append(apps, app(name, "sleep"))
+		waits[name] = time.Millisecond << i / 2
+	}
+	p := start(t, agentns.Layer(t), nil, apps...)
+	for name, wait := range waits {
+		if err := p.create(name, name, nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		_, _ = p.StartContainer(ctx, &agentpb.StartContainerRequest{ContainerId: name})
+		cancel()
+		// Either the call never came, or it has counted.
+		_, err := p.StartContainer(ctxFor(t), &agentpb.StartContainerRequest{ContainerId: name})
+		if code := status.Code(err); code != codes.OK && code != codes.PermissionDenied {
+			t.Errorf("a start after one that was given up after %s: %v, want a denial", wait, err)
+		}
 	}
 }
 

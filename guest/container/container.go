@@ -112,7 +112,12 @@ func (c *Container) Start(ctx context.Context) error {
 	if err := c.sock.send(struct{}{}, -1); err != nil {
 		return c.explain(fmt.Errorf("starting container: %w", err))
 	}
-	if err := c.sock.awaitExec(ctx); err != nil {
+	// Not by ctx, which the host ends when it likes: a start that fails did not
+	// happen, and may be repeated where the policy allows no second run.
+	if err := c.sock.awaitExec(context.WithoutCancel(ctx)); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = c.cgroup.kill()
+		}
 		return c.explain(fmt.Errorf("starting container: %w", err))
 	}
 	return nil
