@@ -4,18 +4,13 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"os"
 
 	"github.com/cofferproject/coffer/owner/cli"
 )
 
 func main() {
-	err := cli.NewRoot().Execute()
-	var e *cli.ExitError
-	if err != nil && !(errors.As(err, &e) && e.Silent) {
-		fmt.Fprintln(os.Stderr, "coffer:", err)
-	}
+	cmd, err := cli.NewRoot().ExecuteC()
+	cli.PrintError(os.Stderr, cmd, err)
 	os.Exit(cli.ExitCode(err))
 }

@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
 
 	"github.com/cofferproject/coffer/api/denial"
 )
@@ -60,4 +64,28 @@ func ExitCode(err error) int {
 		return ExitDenied
 	}
 	return ExitOther
+}
+
+// PrintError says what went wrong: one line of text, or with --output json one
+// JSON document on one line, with the exit code and, for a refusal, the denial.
+func PrintError(w io.Writer, cmd *cobra.Command, err error) {
+	var e *ExitError
+	if err == nil || errors.As(err, &e) && e.Silent {
+		return
+	}
+	if cmd == nil || Output(cmd) != "json" {
+		fmt.Fprintln(w, "coffer:", err)
+		return
+	}
+	out := struct {
+		Error  string         `json:"error"`
+		Code   int            `json:"code"`
+		Denial *denial.Denial `json:"denial,omitempty"`
+	}{Error: err.Error(), Code: ExitCode(err)}
+	if d, ok := denial.As(err); ok {
+		out.Denial = d
+	}
+	if b, merr := json.Marshal(out); merr == nil {
+		fmt.Fprintf(w, "%s\n", b)
+	}
 }
