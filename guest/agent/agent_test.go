@@ -312,6 +312,40 @@ func TestEnvironmentIsThePolicys(t *testing.T) {
 	}
 }
 
+// A VOLUME of the image around a mount of the pod does not hide it, whichever is
+// named first.
+func TestOuterMountsComeFirst(t *testing.T) {
+	content := "the owner's\n"
+	sum := sha256.Sum256([]byte(content))
+	layer := agentns.Layer(t)
+	if err := os.MkdirAll(filepath.Join(layer, "app/conf"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(layer, "app/conf/f"), []byte("the image's\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	inVolume, inMount := app("in-volume", "read", "/app/conf/f"), app("in-mount", "read", "/out/conf/f")
+	inVolume.Mounts, inVolume.ImageVolumes = []podpolicy.Mount{{Volume: "files", Destination: "/app/conf"}}, []string{"/app"}
+	inMount.Mounts = []podpolicy.Mount{{Volume: "files", Destination: "/out/conf"}, {Volume: "scratch", Destination: "/out"}}
+	p := start(t, layer, func(p *podpolicy.Policy) {
+		p.Volumes = []podpolicy.Volume{
+			{Name: "files", Kind: podpolicy.VolumeFiles, Files: map[string]podpolicy.File{"f": {SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content)), Mode: 0o644}}},
+			{Name: "scratch", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20},
+		}
+	}, inVolume, inMount)
+	v := &p.policy.Volumes[0]
+	for _, r := range append([]*agentpb.CopyFileRequest{podpolicy.CopyDirRequest(v, "")}, podpolicy.CopyFileRequests(v, "f", []byte(content))...) {
+		if _, err := p.CopyFile(ctxFor(t), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"in-volume", "in-mount"} {
+		if out := p.run(name); out != content {
+			t.Errorf("%s reads %q, want %q", name, out, content)
+		}
+	}
+}
+
 // The host may give up on a start at any moment; the run counts all the same, or
 // it could let a container that must not restart run again and again.
 func TestAbandonedStartCounts(t *testing.T) {

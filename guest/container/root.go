@@ -1,12 +1,15 @@
 package container
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,13 +42,14 @@ func buildRoot(cfg *Config) (*identity, error) {
 	if err := mountFixed(); err != nil {
 		return nil, err
 	}
+	for _, v := range cfg.Volumes {
+		binds = append(binds, bind{fd: -1, dest: v})
+	}
+	// Outer ones first: a mount hides what was mounted below it before, and an
+	// image's volume must not put its own files in a verified one's place.
+	slices.SortStableFunc(binds, func(a, b bind) int { return cmp.Compare(depth(a.dest), depth(b.dest)) })
 	for _, b := range binds {
 		if err := b.attach(); err != nil {
-			return nil, err
-		}
-	}
-	for _, v := range cfg.Volumes {
-		if err := selfBind(v); err != nil {
 			return nil, err
 		}
 	}
@@ -140,9 +144,11 @@ func pivot(rootfs string) error {
 	return nil
 }
 
+func depth(p string) int { return strings.Count(path.Clean(p), "/") }
+
 // bind is an open, detached mount and where it goes.
 type bind struct {
-	fd   int
+	fd   int // -1: what is there already, as a mount of its own
 	dest string
 	dir  bool
 }
@@ -243,6 +249,9 @@ func openBind(source, sub, dest string, attrs uint64) (bind, error) {
 }
 
 func (b bind) attach() error {
+	if b.fd < 0 {
+		return selfBind(b.dest)
+	}
 	defer unix.Close(b.fd)
 	if err := makeMountPoint(b.dest, b.dir); err != nil {
 		return err
