@@ -73,9 +73,10 @@ func RuntimeDefault(capabilities []string) *Profile {
 	for _, v := range []uint64{0, 0x8, 0x20000, 0x20008, 0xffffffff} {
 		p.Rules = append(p.Rules, Rule{Names: []string{"personality"}, Action: Allow, Args: []Arg{{Index: 0, Op: Equal, Value: v}}})
 	}
-	// AF_VSOCK would reach the host past the policy.
+	// AF_VSOCK would reach the host past the policy. The kernel takes the family as
+	// 32 bits, whatever is in the upper half of the register.
 	p.Rules = append(p.Rules,
-		Rule{Names: []string{"socket"}, Action: Allow, Args: []Arg{{Index: 0, Op: NotEqual, Value: 40}}},
-		Rule{Names: allow, Action: Allow})
+		Rule{Names: []string{"socket"}, Action: Errno(1), Args: []Arg{{Index: 0, Op: MaskedEqual, Value: 0xffffffff, ValueTwo: 40}}},
+		Rule{Names: append(allow, "socket"), Action: Allow})
 	return p
 }

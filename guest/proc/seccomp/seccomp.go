@@ -80,9 +80,6 @@ func (p *Profile) Compile() ([]Instruction, error) {
 	plain := map[Action][]uint32{}
 	var order []Action
 	for i, r := range p.Rules {
-		if r.Action == p.Default && len(r.Args) > 0 {
-			continue // says nothing new
-		}
 		for _, name := range r.Names {
 			nr, ok := syscalls[name]
 			if !ok {

@@ -133,7 +133,9 @@ func TestRuntimeDefault(t *testing.T) {
 		{"personality", 0, Allow, Allow},
 		{"personality", 0x40000, Errno(1), Errno(1)}, // ADDR_NO_RANDOMIZE
 		{"socket", 2, Allow, Allow},
-		{"socket", 40, Errno(1), Errno(1)}, // AF_VSOCK
+		{"socket", 40, Errno(1), Errno(1)},         // AF_VSOCK
+		{"socket", 1<<32 | 40, Errno(1), Errno(1)}, // the same to the kernel
+		{"socket", 1<<32 | 2, Allow, Allow},
 	} {
 		if got := run(t, plain, syscalls[c.call], auditArchX8664, c.arg); got != c.plain {
 			t.Errorf("%s(%#x): %#x, want %#x", c.call, c.arg, got, c.plain)
