@@ -34,6 +34,9 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 		if req.Config, err = im.Config(ctx); err != nil {
 			return nil, fmt.Errorf("image %s: registry configuration: %w", c.Image, err)
 		}
+		if req.Config, err = req.Config.For(req.Image); err != nil {
+			return nil, fmt.Errorf("image %s: registry configuration: %w", c.Image, err)
+		}
 	}
 	req.KeySocket = im.KeySocket
 	if im.Progress != nil {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/cofferproject/coffer/image/reference"
 )
 
 // MaxAuthSize is the largest auth.json, in bytes.
@@ -97,6 +99,36 @@ func (k keychain) find(name string) (credentials, bool) {
 		}
 		n = n[:i]
 	}
+}
+
+// For gives the configuration with no more credentials than pulling ref can need:
+// what parses one image has no use for those of another registry.
+func (cfg Config) For(ref reference.Reference) (Config, error) {
+	if len(cfg.Auth) == 0 {
+		return cfg, nil
+	}
+	keys, err := parseAuth(cfg.Auth)
+	if err != nil {
+		return cfg, err
+	}
+	srcs, err := cfg.Conf.Sources(ref)
+	if err != nil {
+		return cfg, err
+	}
+	type entry struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+	}
+	auths := map[string]entry{}
+	for _, s := range srcs {
+		if c, ok := keys.find(s.Ref.Name()); ok {
+			auths[s.Ref.Name()] = entry{c.user, c.password}
+		}
+	}
+	if cfg.Auth, err = json.Marshal(map[string]any{"auths": auths}); err != nil {
+		return cfg, fmt.Errorf("choosing registry credentials: %w", err)
+	}
+	return cfg, nil
 }
 
 // challenge is one WWW-Authenticate value.
