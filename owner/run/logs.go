@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// maxLogFile bounds a container's log file; beyond it the file is rotated once.
+// maxLogFile bounds a container's log file; beyond it a new one begins and one old one is kept.
 const maxLogFile = 16 << 20
 
 // logSink writes one container's output: each line to the terminal with the
@@ -71,11 +71,25 @@ func (s *logSink) line(stream string, b []byte) {
 	// The kubelet's log format, so that tools that know it work here too.
 	rec := fmt.Sprintf("%s %s F %s", time.Now().UTC().Format(time.RFC3339Nano), stream, b)
 	if s.size += int64(len(rec)); s.size > maxLogFile {
-		if err := s.file.Truncate(0); err == nil {
-			s.size = int64(len(rec))
-		}
+		s.rotate()
+		s.size = int64(len(rec))
 	}
 	_, _ = s.file.WriteString(rec) // a full disk must not stop the pod
+}
+
+// rotate begins a new log file and keeps the last one as NAME.log.1. Where that
+// fails the old file goes on: a line too much is better than a line lost.
+func (s *logSink) rotate() {
+	path := s.file.Name()
+	if err := os.Rename(path, path+".1"); err != nil {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return
+	}
+	_ = s.file.Close()
+	s.file = f
 }
 
 // close writes unfinished lines and closes the file.
