@@ -11,6 +11,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -82,6 +83,13 @@ func Filesystems() error {
 	// over it is an OOM kill, not a refused malloc because the VM is small.
 	if err := os.WriteFile("/proc/sys/vm/overcommit_memory", []byte("1"), 0); err != nil {
 		return fmt.Errorf("setting vm.overcommit_memory: %w", err)
+	}
+	// The console's line is the host's: a break on it must not command the kernel.
+	// Nor may a container with every capability start another kernel.
+	for name, v := range map[string]string{"sysrq": "0", "kexec_load_disabled": "1"} {
+		if err := os.WriteFile(filepath.Join("/proc/sys/kernel", name), []byte(v), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("setting kernel.%s: %w", name, err)
+		}
 	}
 	return nil
 }
