@@ -69,6 +69,8 @@ type Service struct {
 	layers map[layerKey]*flight
 	warm   *worker
 	ready  *slot
+
+	refreshing sync.Mutex // the parser's root is being changed
 }
 
 // PullRequest names an image and how to get it.
@@ -98,6 +100,8 @@ type Image struct {
 	Config         *manifest.Config
 	ConfigBytes    []byte
 	Layers         []LayerDir // lowest first
+	// Times of this pull: those of layers unpacked at once add up.
+	Times Times
 }
 
 // LayerDir is one unpacked layer, in overlayfs's form.
@@ -216,8 +220,11 @@ func (s *Service) newParser() (*worker, error) {
 	return s.start(ParserName, s.path("parser"))
 }
 
-// refresh copies the resolver's configuration into the parser's root.
+// refresh copies the resolver's configuration into the parser's root. Pulls of
+// several containers come here side by side.
 func (s *Service) refresh() error {
+	s.refreshing.Lock()
+	defer s.refreshing.Unlock()
 	for name, from := range map[string]string{"resolv.conf": s.opt.ResolvConf, "hosts": s.opt.Hosts} {
 		if from == "" {
 			continue

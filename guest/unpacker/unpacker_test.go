@@ -546,3 +546,21 @@ func mustConn(t testing.TB, f *os.File) *net.UnixConn {
 	}
 	return c
 }
+
+// TestPullsSideBySide: containers of a pod start at once, each with a parser.
+func TestPullsSideBySide(t *testing.T) {
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newService(t, Options{Hosts: hosts, ResolvConf: hosts})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if err := s.refresh(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
