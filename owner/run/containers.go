@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/containerd/ttrpc"
 
 	"github.com/cofferproject/coffer/api/agentpb"
 )
@@ -87,7 +90,7 @@ func newSupervisor(a *agent, specs []containerSpec) *supervisor {
 
 // run starts init containers one after the other, then the others together,
 // and returns when every container has ended for good: the exit code of the
-// first that failed, else 0.
+// first in the manifest's order that failed, else 0.
 func (s *supervisor) run(ctx context.Context, specs []containerSpec) (int, error) {
 	go s.watchOOM(ctx)
 	var mains []containerSpec
@@ -106,18 +109,18 @@ func (s *supervisor) run(ctx context.Context, specs []containerSpec) (int, error
 		}
 	}
 	type result struct {
-		name string
-		e    exit
-		err  error
+		place int
+		e     exit
+		err   error
 	}
 	results := make(chan result, len(mains))
-	for _, c := range mains {
+	for i, c := range mains {
 		go func() {
 			e, err := s.loop(ctx, c)
-			results <- result{c.name, e, err}
+			results <- result{i, e, err}
 		}()
 	}
-	code := 0
+	codes := make([]int, len(mains))
 	var firstErr error
 	for range mains {
 		r := <-results
@@ -125,11 +128,14 @@ func (s *supervisor) run(ctx context.Context, specs []containerSpec) (int, error
 			firstErr = r.err
 			s.stop() // the pod cannot be what its manifest says: do not leave a part of it running
 		}
-		if code == 0 {
-			code = r.e.code
+		codes[r.place] = r.e.code
+	}
+	for _, code := range codes {
+		if code != 0 {
+			return code, firstErr
 		}
 	}
-	return code, firstErr
+	return 0, firstErr
 }
 
 // loop runs one container and restarts it as its policy says.
@@ -289,7 +295,7 @@ func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) {
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
 		_, err := s.agent.SignalProcess(cctx, &agentpb.SignalProcessRequest{ContainerId: cid, Signal: uint32(sig)})
 		cancel()
-		if err != nil {
+		if err != nil && !errors.Is(err, ttrpc.ErrClosed) { // what is gone needs no signal
 			s.warn("container %s: sending %s: %v", name, sig, err)
 		}
 	}

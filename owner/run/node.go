@@ -154,13 +154,16 @@ func (n *node) stop() {
 	<-n.done
 }
 
+// reasonNoLauncher is the reason of our own where no launcher is left to give one.
+const reasonNoLauncher = "launcher-gone"
+
 // waitExited blocks until the sandbox is gone and gives the last event.
 func (n *node) waitExited(ctx context.Context) (nodeapi.Event, error) {
 	for {
 		select {
 		case ev, ok := <-n.events:
 			if !ok {
-				return nodeapi.Event{Type: nodeapi.Exited, Reason: "killed"}, nil
+				return nodeapi.Event{Type: nodeapi.Exited, Reason: reasonNoLauncher}, nil
 			}
 			if ev.Type == nodeapi.Exited {
 				return ev, nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cofferproject/coffer/api/initdata"
@@ -99,7 +100,7 @@ func loadPlatform(path string) (*platform.Platform, error) {
 func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trustee) (*prepared, error) {
 	annotation := p.Annotations[initdata.AnnotationKey]
 	if annotation != "" {
-		return adopt(ctx, p, o, src, annotation)
+		return adopt(ctx, p, o, src, t, annotation)
 	}
 	names := map[string]string{}
 	for _, c := range p.All() {
@@ -130,7 +131,7 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 // adopt takes the initdata of a sealed manifest. The plan is built from the
 // manifest with the sealed images; where the two differ the guest will deny, so
 // a difference is an error here, where it can be explained.
-func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annotation string) (*prepared, error) {
+func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trustee, annotation string) (*prepared, error) {
 	doc, err := initdata.DecodeAnnotation(annotation)
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)}
@@ -177,6 +178,9 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annotat
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
+	if note := foreignTrustee(d, o, src, t); note != "" {
+		plan.Notes = append(plan.Notes, note)
+	}
 	sum := sha256.Sum256(doc)
 	return &prepared{
 		pod: p, policy: policy, plan: plan, images: images, document: doc,
@@ -196,6 +200,25 @@ func (o *PodOptions) variant() string {
 	default:
 		return platform.Release
 	}
+}
+
+// foreignTrustee says where a sealed pod will ask for its secrets, if not at the
+// trustee in use: what is registered here does not help it then.
+func foreignTrustee(d *initdata.Document, o *PodOptions, src *sources, t *Trustee) string {
+	url, cert, ok, err := d.KBS()
+	if err != nil || !ok {
+		return ""
+	}
+	ours, err := settings(o, src, t)
+	switch {
+	case err != nil:
+		return ""
+	case url != ours.KBSURL:
+		return fmt.Sprintf("the pod is sealed for the trustee at %s, not for the one in use (%s)", url, ours.KBSURL)
+	case strings.TrimSpace(cert) != strings.TrimSpace(ours.KBSCert):
+		return fmt.Sprintf("the pod is sealed for another trustee that was at %s: its CA is not that of the one in use", url)
+	}
+	return ""
 }
 
 // spec gives the options for spec.Build; those of a sealed pod are the sealed

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/ttrpc"
+
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
@@ -174,11 +176,17 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	go func() { // the TEE's end is the end of everything that waits for it
 		ev, err := n.waitExited(ctx)
 		if err == nil {
-			cancel(&LaunchError{Msg: "the TEE ended: " + ev.Reason, Console: ev.Console})
+			cancel(&LaunchError{Msg: "the TEE ended: " + howEnded(ev), Console: ev.Console})
 		}
 	}()
 	code, err := r.drive(ctx, id, prep)
 	if err != nil {
+		if errors.Is(err, ttrpc.ErrClosed) { // the launcher knows why, but its word takes longer
+			select {
+			case <-ctx.Done():
+			case <-time.After(lostGrace):
+			}
+		}
 		var le *LaunchError
 		if cause := context.Cause(ctx); errors.As(cause, &le) {
 			return 0, le
@@ -186,6 +194,31 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 		return 0, r.explain(t.Client, err)
 	}
 	return code, nil
+}
+
+// lostGrace is how long a launcher may take to say how a TEE ended whose channel
+// has closed.
+const lostGrace = 8 * time.Second
+
+// howEnded puts the launcher's reason into words.
+func howEnded(ev nodeapi.Event) string {
+	words := map[string]string{
+		nodeapi.ReasonDestroyed:     "its launcher was told to end it",
+		nodeapi.ReasonGuestShutdown: "the guest powered off",
+		nodeapi.ReasonGuestPanic:    "the guest's kernel gave up",
+		nodeapi.ReasonCrashed:       "QEMU, swtpm or the guest's channel broke",
+		nodeapi.ReasonKilled:        "somebody killed QEMU",
+		nodeapi.ReasonNoAnswer:      "the guest did not answer in time",
+		reasonNoLauncher:            "coffer-node is gone, and the TEE with it",
+	}
+	s := ev.Reason
+	if w := words[ev.Reason]; w != "" {
+		s += ": " + w
+	}
+	if ev.Error != "" {
+		s += ": " + ev.Error
+	}
+	return s
 }
 
 // drive speaks with the guest agent until the pod has ended.
