@@ -122,9 +122,9 @@ var faultsInVM = []inVM{
 		return []string{"--memory", "256", "--image", "docker.io/library/busybox=oci:" + bigImage(t, home, 400<<20), write(t, home, "pod.yaml", okPod)}
 	}, code: 121, says: []string{"busybox", "memory"}},
 
-	{name: "QEMU is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "qemu") }, code: 122, says: []string{"the TEE ended", "killed"}, limit: 10 * time.Second},
-	{name: "swtpm is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "swtpm") }, code: 122, says: []string{"the TEE ended", "crashed"}, limit: 15 * time.Second},
-	{name: "coffer-node is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "coffer-node sandbox") }, code: 122, says: []string{"the TEE ended", "killed"}, limit: 10 * time.Second},
+	{name: "QEMU is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "qemu") }, code: 122, says: []string{"the TEE ended: killed: somebody killed QEMU"}, limit: 10 * time.Second},
+	{name: "swtpm is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "swtpm") }, code: 122, says: []string{"the TEE ended: crashed", "swtpm"}, limit: 15 * time.Second},
+	{name: "coffer-node is killed", setUp: staying, meanwhile: func(t *testing.T, _ *pod, tr *tracker) { killAll(t, tr, "coffer-node sandbox") }, code: 122, says: []string{"the TEE ended: launcher-gone", "coffer-node"}, limit: 10 * time.Second},
 }
 
 // staying runs a pod until something happens to it.

@@ -31,6 +31,14 @@ func (t *Target) Fresh(ctx context.Context) ([]Result, error) {
 	return append(out, t.run(ctx, beforeContainers())...), nil
 }
 
+// SetUp makes network, sandbox and files as the owner meant, without any attack.
+func (t *Target) SetUp(ctx context.Context) error {
+	if err := t.sandbox(ctx); err != nil {
+		return err
+	}
+	return t.files(ctx)
+}
+
 func (t *Target) sandbox(ctx context.Context) error {
 	if !t.NoNetwork {
 		if _, err := t.Agent.UpdateInterface(ctx, t.Plan.Interface()); err != nil {
