@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -49,7 +50,9 @@ func workload(args []string) int {
 			fmt.Println(err)
 			return 1
 		}
-		fmt.Println(r.StatusCode >= 400)
+		// The key holder's answer (it has no trustee), not the door's own refusal.
+		b, _ := io.ReadAll(r.Body)
+		fmt.Println(r.StatusCode >= 400 && strings.Contains(string(b), "no-trustee"))
 	case "sleep":
 		fmt.Println("sleeping")
 		time.Sleep(time.Hour)
