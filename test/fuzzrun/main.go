@@ -5,7 +5,8 @@
 //	fuzzrun -each 30s            the same time for each
 //	fuzzrun -total 3m -changed   shares one time among all; targets of packages
 //	                             that differ from the last release or merge get
-//	                             three shares and go first
+//	                             three shares and go first; only our own
+//	                             packages are instrumented, which compiles fast
 //	fuzzrun -list                which targets there are
 //
 // Each package is compiled once. A target that finds something leaves the input
@@ -75,7 +76,7 @@ func fuzz(ctx context.Context, o options, pattern string, list bool) error {
 		}
 		return nil
 	}
-	r, err := newRunner(ctx, root)
+	r, err := newRunner(ctx, root, o.total > 0)
 	if err != nil {
 		return err
 	}
