@@ -80,6 +80,9 @@ func withBusybox(t tree) {
 			t.hardlink("usr/bin/"+a, bin)
 		}
 	}
+	if _, ok := t["usr/bin/printenv"]; !ok {
+		t.file("usr/bin/printenv", 0o755, ownFile("printenv.sh"))
+	}
 	t.accounts("", 0, "")
 	t.skeleton()
 }
