@@ -90,7 +90,7 @@ fuzz-ci: ## fuzz for three minutes in all, changed packages first
 
 .PHONY: bench
 bench: deps build guest standins ## measure whole runs and the code's benchmarks (docs/performance.md)
-	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) $(BENCH_ARGS)
+	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS) $(BENCH_ARGS)
 	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_PACKAGES)
 BENCH_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . | sed 's,^,./,;s,^\./\./,./,')))
 BENCH_ARGS ?=

@@ -49,6 +49,7 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 		// from a guest that does not work.
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	pulled := time.Now()
 	cfg, err := s.configure(g, image)
 	if err != nil {
 		return nil, err
@@ -61,6 +62,7 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 		_ = os.Remove(cfg.TerminationLog)
 		return nil, fmt.Errorf("container %s: %w", c.Name, err)
 	}
+	s.log.Info("container created", "container", c.Name, "duration", time.Since(pulled))
 	return &emptypb.Empty{}, nil
 }
 
@@ -168,6 +170,7 @@ func (s *Server) StartContainer(ctx context.Context, _ *agentpb.StartContainerRe
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	if err := c.Start(ctx); err != nil {
 		if errors.Is(err, container.ErrCommandNotFound) {
 			return nil, status.Error(codes.NotFound, err.Error())
@@ -176,6 +179,10 @@ func (s *Server) StartContainer(ctx context.Context, _ *agentpb.StartContainerRe
 	}
 	if g.Container != nil && !g.Container.Logs {
 		t.Drain()
+	}
+	s.log.Info("container started", "duration", time.Since(began))
+	if s.opt.Started != nil {
+		s.opt.Started()
 	}
 	return &emptypb.Empty{}, nil
 }

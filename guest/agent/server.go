@@ -63,6 +63,7 @@ type Options struct {
 	// ShowDenials puts whole denials on the console, measured and expected values
 	// included: for debug images alone, since the console is the host's.
 	ShowDenials bool
+	Started     func() // told of each container's start; may be nil
 	Log         *slog.Logger
 }
 

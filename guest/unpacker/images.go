@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"time"
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/podpolicy"
@@ -22,6 +24,7 @@ type Images struct {
 	Config    func(ctx context.Context) (registry.Config, error)
 	KeySocket func(ctx context.Context, manifest digest.Digest) (*os.File, error)
 	Progress  func(image string, p Progress) // may be nil
+	Log       *slog.Logger                   // may be nil
 }
 
 // Prepare pulls c's image by the policy's digests.
@@ -42,9 +45,15 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 	if im.Progress != nil {
 		req.Progress = func(p Progress) { im.Progress(c.Image, p) }
 	}
+	began := time.Now()
 	img, err := im.Service.Pull(ctx, req)
 	if err != nil {
 		return nil, err
+	}
+	if im.Log != nil {
+		t := &img.Times
+		im.Log.Info("image ready", "container", c.Name, "duration", time.Since(began),
+			"resolve", t.Resolve, "key", t.Key, "fetch", t.Fetch, "decrypt", t.Decrypt, "unpack", t.Unpack)
 	}
 	out := &agent.Image{}
 	for i := len(img.Layers) - 1; i >= 0; i-- {

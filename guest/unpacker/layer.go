@@ -161,6 +161,11 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		return "", err
 	}
 	progress(j.Layer.Size)
+	if parsed.Times != nil {
+		p.mu.Lock()
+		p.times.add(parsed.Times)
+		p.mu.Unlock()
+	}
 	return p.s.activate(slot, w.r.Opaque)
 }
 

@@ -195,7 +195,8 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	}
 	defer blob.Close()
 	var counted atomic.Int64
-	src := io.Reader(&counter{blob, &counted})
+	var times Times
+	src := io.Reader(&timed{&counter{blob, &counted}, &times.Fetch})
 	if lt.Encrypted {
 		if len(files) < 2 {
 			return nil, fmt.Errorf("%s: is encrypted, and nothing here can unwrap its key", j.What)
@@ -207,21 +208,32 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 			defer close(asked)
 			_, _ = ahead.Peek(1) // an error comes again with the first Read
 		}()
+		began := time.Now()
 		src, err = decrypt(ctx, ahead, j, files[1])
+		times.Key = time.Since(began)
 		if err != nil {
 			cancel() // ends the peek
 			<-asked
 			return nil, fmt.Errorf("%s: %w", j.What, err)
 		}
 		<-asked
+		src = &timed{src, &times.Decrypt}
 	}
-	stop := p.report(&counted)
+	stop, began, fetched := p.report(&counted), time.Now(), times.Fetch
 	st, err := unpack.Layer(src, j.What, diffID, layerstream.NewEncoder(files[0]), j.Limits)
 	stop()
 	if err != nil {
 		return nil, err
 	}
-	return &reply{Bytes: st.Bytes, Entries: st.Entries}, nil
+	// Each reader's time holds that of the one below it.
+	fetched = times.Fetch - fetched
+	if lt.Encrypted {
+		times.Unpack = time.Since(began) - times.Decrypt
+		times.Decrypt -= fetched
+	} else {
+		times.Unpack = time.Since(began) - fetched
+	}
+	return &reply{Bytes: st.Bytes, Entries: st.Entries, Times: &times}, nil
 }
 
 // keyTimeout bounds one layer's key: it may include the attestation.

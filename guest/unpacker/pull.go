@@ -63,13 +63,16 @@ type pull struct {
 	idle   []*worker
 	closed bool // the image is done, though another one may still wait for a layer
 	tokens map[string]string
+	times  Times
 }
 
 func (p *pull) run(ctx context.Context) (*Image, error) {
+	began := time.Now()
 	r, err := p.resolve(ctx)
 	if err != nil {
 		return nil, err
 	}
+	resolved := time.Since(began)
 	// From here on the bytes are the owner's: their digests lead back to the policy.
 	if err := p.req.ManifestDigest.CheckBytes("manifest", r.Manifest); err != nil {
 		return nil, err
@@ -96,7 +99,11 @@ func (p *pull) run(ctx context.Context) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{ManifestDigest: p.req.ManifestDigest, Config: cfg, ConfigBytes: r.Config, Layers: dirs}, nil
+	p.mu.Lock()
+	p.times.Resolve = resolved
+	times := p.times // a layer that another image waits for may still add to it
+	p.mu.Unlock()
+	return &Image{ManifestDigest: p.req.ManifestDigest, Config: cfg, ConfigBytes: r.Config, Layers: dirs, Times: times}, nil
 }
 
 func (p *pull) resolve(ctx context.Context) (*reply, error) {

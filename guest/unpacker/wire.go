@@ -57,6 +57,7 @@ type reply struct {
 	Tokens   map[string]string `json:"tokens,omitempty"`
 	Bytes    int64             `json:"bytes,omitempty"` // unpacked
 	Entries  int64             `json:"entries,omitempty"`
+	Times    *Times            `json:"times,omitempty"`
 	Opaque   []string          `json:"opaque,omitempty"` // writer: apply.Result
 
 	Error    string         `json:"error,omitempty"`

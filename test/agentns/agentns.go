@@ -9,6 +9,7 @@ package agentns
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -123,6 +124,13 @@ func Layer(t testing.TB) string {
 	b, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f, err := elf.NewFile(bytes.NewReader(b)); err == nil && f.Section(".interp") != nil {
+		const why = "the test binary is its own workload and must be static: CGO_ENABLED=0"
+		if os.Getenv("CI") == "true" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "bin", workloadName), b, 0o755); err != nil {
 		t.Fatal(err)

@@ -16,8 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/api/initdata"
-	"github.com/cofferproject/coffer/api/podpolicy"
-	"github.com/cofferproject/coffer/guest/agent"
 	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/keyholder"
 	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
@@ -88,54 +86,53 @@ func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
 	return k, g.Supervisor.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(g.Initdata.Plain) })
 }
 
-// rest starts the REST server when the first container is on its way. PID 1
-// holds the listening socket, so that a workload that asks early only waits, and
-// no workload can take the address.
-type rest struct {
-	once     sync.Once
-	listener *os.File
-}
-
-func listenREST() (*rest, error) {
+// serveREST starts the REST server when the first workload asks for it: many
+// never do, and until then its memory and its start are the workload's. PID 1
+// holds the listening socket, so that who asks only waits, and no workload can
+// take the address.
+func serveREST(ctx context.Context, g *Guest) error {
 	l, err := net.Listen("tcp", restapi.DefaultAddr)
 	if err != nil {
-		return nil, fmt.Errorf("listening for workloads: %w", err)
+		return fmt.Errorf("listening for workloads: %w", err)
 	}
-	defer l.Close() // the file is a descriptor of its own
-	f, err := l.(*net.TCPListener).File()
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return fmt.Errorf("listening for workloads: the listener is a %T", l)
+	}
+	f, err := tcp.File()
 	if err != nil {
-		return nil, fmt.Errorf("listening for workloads: %w", err)
+		return fmt.Errorf("listening for workloads: %w", err)
 	}
-	return &rest{listener: f}, nil
-}
-
-func (r *rest) start(ctx context.Context, g *Guest) {
-	r.once.Do(func() {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("listening for workloads: %w", err)
+	}
+	go func() {
+		defer l.Close() // the file is a descriptor of its own
+		if err := raw.Read(untilReadable()); err != nil {
+			g.Log.Error("waiting for workloads", "err", err)
+		}
 		err := g.Supervisor.Keep(ctx, restName, func() (*proc.Spec, error) {
 			return &proc.Spec{
 				Name: restName, UID: restID, GID: restID, Groups: []uint32{cdhGroup},
 				Namespaces:  unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-				MemoryLimit: restMemory, Pids: 32, Files: []*os.File{r.listener},
+				MemoryLimit: restMemory, Pids: 32, Files: []*os.File{f},
 			}, nil
 		})
 		if err != nil {
 			g.Log.Error("starting the REST server", "err", err)
 		}
-	})
+	}()
+	return nil
 }
 
-// lazyREST starts the REST server with the first image.
-type lazyREST struct {
-	agent.Images
-	ctx  context.Context
-	g    *Guest
-	rest *rest
-}
-
-// Prepare implements agent.Images.
-func (l *lazyREST) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
-	go l.rest.start(l.ctx, l.g) // beside the pull
-	return l.Images.Prepare(ctx, c)
+// untilReadable makes syscall.RawConn.Read wait once and consume nothing.
+func untilReadable() func(uintptr) bool {
+	return func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		return n > 0 && err == nil
+	}
 }
 
 // spec makes a fresh control connection for each start of the key holder.

@@ -57,6 +57,7 @@ func pullImages(g *Guest) (agent.Images, error) {
 	}
 	return &unpacker.Images{
 		Service:   svc,
+		Log:       g.Log,
 		Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
 		KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
 	}, nil

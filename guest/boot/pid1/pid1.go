@@ -146,11 +146,9 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err != nil {
 		return err
 	}
-	door, err := listenREST()
-	if err != nil {
+	if err := serveREST(ctx, g); err != nil {
 		return err
 	}
-	images = &lazyREST{Images: images, ctx: ctx, g: g, rest: door}
 	enforcer := podpolicy.NewEnforcer(in.Policy)
 	state := filepath.Join(boot.StateDir, "containers")
 	if err := os.MkdirAll(state, 0o700); err != nil {
@@ -163,9 +161,13 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err != nil {
 		return err
 	}
+	var onStart func()
+	if debugging {
+		onStart = reportMemory(log)
+	}
 	return server.Activate(agent.Options{
 		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: boot.PowerOff, Log: log,
-		ShowDenials: debugging,
+		ShowDenials: debugging, Started: onStart,
 	})
 }
 
