@@ -11,20 +11,48 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // TEE names the way a pod is confined. The values are the ones users type
 // after --tee; a "-sim" suffix means that nothing is protected.
 type TEE string
 
-// TEEs that a LaunchSpec may name today.
+// TEEs that a LaunchSpec may name. Only the simulated ones can be launched
+// today; the others are measured and verified.
 const (
-	TPMSim TEE = "tpm-sim" // VM with a software TPM (swtpm), measured boot by OVMF
-	None   TEE = "none"    // VM without any TEE: for boot benchmarks and tests only
+	TPMSim      TEE = "tpm-sim"       // VM with a software TPM (swtpm), measured boot by OVMF
+	SNP         TEE = "snp"           // AMD SEV-SNP
+	SNPSim      TEE = "snp-sim"       //
+	SEV         TEE = "sev"           // AMD SEV, expected measurement only
+	SEVES       TEE = "sev-es"        // AMD SEV-ES, expected measurement only
+	TDX         TEE = "tdx"           // Intel TDX
+	TDXSim      TEE = "tdx-sim"       //
+	CCA         TEE = "cca"           // Arm CCA
+	CCASim      TEE = "cca-sim"       //
+	SE          TEE = "se"            // IBM Secure Execution
+	SGX         TEE = "sgx"           // Intel SGX
+	NitroSim    TEE = "nitro-sim"     // AWS Nitro Enclaves, simulated
+	AzureSNPSim TEE = "azure-snp-sim" // Azure confidential VM on SNP, simulated
+	None        TEE = "none"          // VM without any TEE: for boot benchmarks and tests only
 )
 
+// SimulatedTEEs lists what coffer-simhw and swtpm play, for help and completion.
+var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim}
+
 // Simulated reports whether the TEE protects nothing.
-func (t TEE) Simulated() bool { return t == TPMSim || t == None }
+func (t TEE) Simulated() bool { return t == None || strings.HasSuffix(string(t), "-sim") }
+
+// Wire gives the name that evidence of t has in the KBS protocol.
+func (t TEE) Wire() string {
+	switch t {
+	case TPMSim:
+		return "tpm"
+	case AzureSNPSim:
+		return "az-snp-vtpm"
+	}
+	return strings.TrimSuffix(string(t), "-sim")
+}
 
 // ConstantCmdline is the kernel command line of every release guest: all
 // configuration goes through initdata, so the line never varies (design.md
@@ -56,13 +84,36 @@ type Spec struct {
 	Initrd    File   `json:"initrd"`              //
 	Cmdline   string `json:"cmdline"`             // ConstantCmdline except in tests and debug images
 	VCPUs     int    `json:"vcpus"`               // 1..64
-	CPUModel  string `json:"cpu_model,omitempty"` // "" = the driver's default
+	CPUModel  string `json:"cpu_model,omitempty"` // of the TEE, as QEMU names it ("EPYC-Milan-v2"); "" = the driver's default
 	MemoryMiB int    `json:"memory_mib"`          // a rung of MemoryLadderMiB
 	// Initdata is the plain initdata document, at most 4 MiB; nil: no device.
 	Initdata []byte `json:"initdata,omitempty"`
+	// TEEFirmware is the firmware that TEE hardware would measure (OVMF.amdsev.fd,
+	// OVMF.inteltdx.fd). A simulator measures it and boots Firmware, since
+	// emulation can run none of them.
+	TEEFirmware File `json:"tee_firmware,omitzero"`
+	// SNP holds what only SEV-SNP, SEV-ES and SEV take.
+	SNP *SNPParams `json:"snp,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
 	Publish []PortForward `json:"publish,omitempty"`
 }
+
+// SNPParams are launch parameters of SEV-SNP, SEV-ES and SEV.
+type SNPParams struct {
+	// Policy is the guest policy (SNP ABI, table "guest policy"; the SEV policy
+	// for SEV and SEV-ES). 0: DefaultSNPPolicy.
+	Policy uint64 `json:"policy,omitempty"`
+	// Features are SEV_FEATURES of the VMSA. 0: SNPActive alone.
+	Features uint64 `json:"features,omitempty"`
+	// VMM is who makes the VMSA: "qemu" (also ""), "ec2", "gce".
+	VMM string `json:"vmm,omitempty"`
+}
+
+// Values of SNPParams.
+const (
+	DefaultSNPPolicy uint64 = 0x30000 // SMT allowed, no debug, no migration agent
+	SNPActive        uint64 = 1       // SEV_FEATURES bit 0
+)
 
 // File is a host file that takes part in the launch.
 type File struct {
