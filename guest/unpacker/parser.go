@@ -49,7 +49,6 @@ func ParserMain([]string) int {
 }
 
 func parserLoop() int {
-	debug.SetGCPercent(unpack.GCPercent)
 	c, err := unixConn(os.NewFile(controlFD, "control"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, ParserName+":", err)
@@ -187,6 +186,7 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", j.What, err)
 	}
+	debug.SetGCPercent(unpack.GCPercent(lt.Compression))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	blob, err := c.Blob(ctx, j.Ref, *j.Layer, j.What)

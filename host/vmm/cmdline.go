@@ -141,9 +141,9 @@ func cpuModel(m Machine, spec *launch.Spec) string {
 		return "host"
 	case m.QEMUMajor < 8:
 		// The cmpxchg16b of QEMU 7's TCG corrupts the memory of Linux 6.12.
-		return "max,-la57,-cx16"
+		return "max,-la57,-erms,-fsrm,-cx16"
 	default:
-		return "max,-la57"
+		return "max,-la57,-erms,-fsrm"
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/layerstream"
+	"github.com/cofferproject/coffer/image/manifest"
 )
 
 // Limits bound what one layer may unpack to.
@@ -312,8 +313,14 @@ func xattrs(hdr *tar.Header) []layerstream.Xattr {
 	return out
 }
 
-// GCPercent is the collector's setting (debug.SetGCPercent) for a process that
-// does nothing but parse layers: its live heap is a few buffers, or one zstd
-// window that is allocated once, so a small percentage costs nothing and keeps
-// the peak near what is live.
-const GCPercent = 20
+// GCPercent gives the collector's setting (debug.SetGCPercent) for a process that
+// does nothing but parse a layer of this compression. The live heap is a few
+// buffers, for which the runtime's smallest heap is enough; or one zstd window
+// that is allocated once, so that a small percentage costs nothing and keeps the
+// peak near what is live.
+func GCPercent(c manifest.Compression) int {
+	if c == manifest.Zstd {
+		return 20
+	}
+	return 100
+}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/layerstream"
+	"github.com/cofferproject/coffer/image/manifest"
 )
 
 func smallTar(t testing.TB) []byte {
@@ -255,13 +256,14 @@ func TestPeakHeap(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent))
+	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent(manifest.Gzip)))
 	blob, id := spool(t, 128<<20, "gzip")
 	got := peak(func() { one(blob, id) })
 	t.Logf("gzip: 128 MiB layer, peak heap %d KiB", got>>10)
 	if got >= 32<<20 {
 		t.Errorf("gzip: peak heap %d MiB, expected less than 32", got>>20)
 	}
+	debug.SetGCPercent(GCPercent(manifest.Zstd))
 	blob, id = spool(t, 128<<20, "zstd")
 	first := peak(func() { one(blob, id) })
 	t.Logf("zstd: 128 MiB layer, peak heap %.1f MiB", float64(first)/(1<<20))
@@ -297,7 +299,7 @@ func TestManyEntriesHeap(t *testing.T) {
 		}
 		pw.CloseWithError(w.Close())
 	}()
-	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent))
+	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent(manifest.Gzip)))
 	var err error
 	got := peak(func() {
 		_, err = Layer(io.TeeReader(pr, h), "layer", digest.FromBytes(nil), layerstream.NewEncoder(io.Discard), Limits{})
@@ -341,7 +343,7 @@ func benchmark(b *testing.B, comp string, size int64) {
 	blob, id := spool(b, size, comp)
 	b.SetBytes(size)
 	b.ReportAllocs()
-	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent))
+	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent(manifest.Compression(comp))))
 	var top uint64
 	b.ResetTimer()
 	for b.Loop() {

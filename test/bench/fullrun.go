@@ -158,6 +158,6 @@ func (c *config) measurePSS() (kib int, err error) {
 		}
 		kib, err = strconv.Atoi(m[1])
 		return err
-	}, "--debug")
+	}, "--debug-image")
 	return kib, err
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -103,13 +102,9 @@ func serveREST(ctx context.Context, g *Guest) error {
 	if err != nil {
 		return fmt.Errorf("listening for workloads: %w", err)
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("listening for workloads: %w", err)
-	}
 	go func() {
 		defer l.Close() // the file is a descriptor of its own
-		if err := raw.Read(untilReadable()); err != nil {
+		if err := readable(f); err != nil {
 			g.Log.Error("waiting for workloads", "err", err)
 		}
 		err := g.Supervisor.Keep(ctx, restName, func() (*proc.Spec, error) {
@@ -126,12 +121,15 @@ func serveREST(ctx context.Context, g *Guest) error {
 	return nil
 }
 
-// untilReadable makes syscall.RawConn.Read wait once and consume nothing.
-func untilReadable() func(uintptr) bool {
-	return func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, 0)
-		return n > 0 && err == nil
+// readable waits, on a thread of its own, until a connection waits at the
+// listening socket, and takes nothing from it.
+func readable(f *os.File) error {
+	p := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(p, -1)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
 }
 
@@ -191,8 +189,6 @@ func helper(name string, run func(ctx context.Context, log *slog.Logger, args []
 		log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", name)
 		err := proc.Confine()
 		if err == nil {
-			// Between requests there is nothing to collect; memory is what is short.
-			debug.SetGCPercent(30)
 			var ctx context.Context
 			var stop context.CancelFunc
 			ctx, stop = signal.NotifyContext(context.Background(), unix.SIGTERM)

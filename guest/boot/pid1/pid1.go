@@ -57,8 +57,6 @@ type Guest struct {
 
 // Main runs PID 1. It does not return.
 func Main(opt Options) {
-	// Little garbage is made here; memory matters more than the collector's time.
-	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(24 << 20)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("guest", opt.Variant)
 	_, err := os.Stat(debugMarker)
@@ -78,6 +76,9 @@ func Main(opt Options) {
 func run(log *slog.Logger, opt Options, debugging bool) error {
 	ctx := context.Background()
 	if err := boot.Filesystems(); err != nil {
+		return err
+	}
+	if err := boot.TimerSlack(); err != nil {
 		return err
 	}
 	if err := boot.Cgroups(); err != nil {

@@ -11,6 +11,7 @@ package kmod
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -112,6 +113,31 @@ func (s *Set) Select(names []string) ([]Module, error) {
 	return out, nil
 }
 
+// signatureMagic ends a signed module.
+const signatureMagic = "~Module signature appended~\n"
+
+// Unsigned gives a module without the distribution's appended signature (Linux,
+// struct module_signature), or as it is if it has none. The initrd that carries
+// the module is measured whole, so the signature proves nothing more to anybody,
+// and the guest would check one elliptic curve signature for each module at each
+// boot.
+func Unsigned(module []byte) ([]byte, error) {
+	b, ok := bytes.CutSuffix(module, []byte(signatureMagic))
+	if !ok {
+		return module, nil
+	}
+	const trailer = 12 // algo, hash, id type, signer length, key id length, 3 of padding, length
+	if len(b) < trailer {
+		return nil, errors.New("reading module signature: cut")
+	}
+	t := b[len(b)-trailer:]
+	n := int64(trailer) + int64(t[3]) + int64(t[4]) + int64(binary.BigEndian.Uint32(t[8:]))
+	if n > int64(len(b)) {
+		return nil, errors.New("reading module signature: longer than the module")
+	}
+	return b[:int64(len(b))-n], nil
+}
+
 // Depends reads the "depends" entry of a module's .modinfo section.
 func Depends(module []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
@@ -154,7 +180,7 @@ func read(path string) ([]byte, error) {
 	if len(b) > maxModule {
 		return nil, fmt.Errorf("larger than %d bytes", maxModule)
 	}
-	return b, nil
+	return Unsigned(b)
 }
 
 func nameOf(path string) string {

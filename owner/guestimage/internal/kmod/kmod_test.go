@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,5 +109,24 @@ func TestSelectRefuses(t *testing.T) {
 func TestOpenNeedsOneRelease(t *testing.T) {
 	if _, err := Open(t.TempDir()); err == nil {
 		t.Error("accepted a folder without modules")
+	}
+}
+
+func TestUnsigned(t *testing.T) {
+	signed := func(elf, sig []byte, length uint32) []byte {
+		b := append(slices.Clone(elf), sig...)
+		b = append(b, 0, 0, 2, 0, 0, 0, 0, 0)
+		return append(binary.BigEndian.AppendUint32(b, length), signatureMagic...)
+	}
+	elf, sig := []byte("the module"), bytes.Repeat([]byte{7}, 300)
+	for name, m := range map[string][]byte{"signed": signed(elf, sig, 300), "unsigned": elf} {
+		if got, err := Unsigned(m); err != nil || !bytes.Equal(got, elf) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for name, m := range map[string][]byte{"too long": signed(elf, sig, 311), "cut": []byte("x" + signatureMagic)} {
+		if _, err := Unsigned(m); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
 }
