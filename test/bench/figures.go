@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -27,7 +26,6 @@ type figures struct {
 	Rows         []*row `json:"seconds"`
 	Attestations []int  `json:"attestations"`
 	PSS          int    `json:"pss_kib,omitempty"`
-	GuestBytes   int64  `json:"coffer_guest_bytes"`
 }
 
 func newFigures(c *config) *figures {
@@ -35,7 +33,6 @@ func newFigures(c *config) *figures {
 	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
 		f.Load = strings.TrimSpace(string(b))
 	}
-	f.GuestBytes = guestSize(c)
 	return f
 }
 
@@ -90,7 +87,6 @@ func (f *figures) print(w io.Writer) {
 		fmt.Fprintf(w, "%-58s %8.2f %8.2f %8.2f %8s\n", r.Name, r.Min, r.Median, r.Max, bound)
 	}
 	fmt.Fprintf(w, "attestations for each pod start: %v (bound 1)\n", f.Attestations)
-	fmt.Fprintf(w, "coffer-guest, stripped: %.1f MB (bound 16 MB)\n", float64(f.GuestBytes)/1e6)
 	if f.PSS != 0 {
 		fmt.Fprintf(w, "sum of PSS of the guest's processes: %.1f MiB (bound 40 MB)\n", float64(f.PSS)/1024)
 	}
@@ -102,31 +98,4 @@ func (f *figures) write(path string) error {
 		return err
 	}
 	return os.WriteFile(path, append(b, '\n'), 0o644)
-}
-
-// guestSize gives the size of /init in the release image's initrd, a cpio
-// archive in the "newc" format.
-func guestSize(c *config) int64 {
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(c.platform), "initrd.cpio"))
-	if err != nil {
-		return 0
-	}
-	align := func(n int) int { return (n + 3) &^ 3 }
-	for off := 0; off+110 <= len(b) && string(b[off:off+6]) == "070701"; {
-		var size, name int
-		if _, err := fmt.Sscanf(string(b[off+54:off+62]), "%x", &size); err != nil {
-			return 0
-		}
-		if _, err := fmt.Sscanf(string(b[off+94:off+102]), "%x", &name); err != nil {
-			return 0
-		}
-		if off+110+name > len(b) {
-			return 0
-		}
-		if n := strings.TrimRight(string(b[off+110:off+110+name]), "\x00"); n == "init" || n == "./init" || n == "/init" {
-			return int64(size)
-		}
-		off = align(align(off+110+name) + size)
-	}
-	return 0
 }
