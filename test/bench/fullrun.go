@@ -69,7 +69,7 @@ func (c *config) fullRun(i int, inspect func(console string) error, extra ...str
 		_, rerr = br.ReadString('\n') // the secret came as well
 	}
 	if inspect != nil {
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(4 * time.Second)
 	}
 	console, cerr := c.console()
 	go func() { _, _ = io.Copy(io.Discard, br) }()
@@ -148,17 +148,37 @@ func readConsole(text string) (phases []phase, attestations int) {
 
 var pssLine = regexp.MustCompile(`msg="guest memory" .*pss_kib=(\d+)`)
 
+// debugYAML is the pod whose guest says what it weighs. No trustee gives a debug
+// guest a key or a secret, so the image is the plain one; the first container
+// asks for a secret all the same, so that every process of the guest has run,
+// and the second one stays.
+const debugYAML = `apiVersion: v1
+kind: Pod
+metadata:
+  name: bench-debug
+spec:
+  restartPolicy: Never
+  containers:
+  - name: asks
+    image: ` + plainImage + `
+  - name: stays
+    image: ` + plainImage + `
+    env:
+    - name: RESOURCE
+      value: none
+    - name: STAY
+      value: "1"
+`
+
 // measurePSS runs the debug image once: only that one says on the console what
-// its processes weigh, one second after the first container has started. No
-// trustee gives a debug guest a key, so the image is the plain one; the workload
-// asks for its secret all the same, so that every process of the guest has run.
+// its processes weigh, one second after the first container has started.
 func (c *config) measurePSS() (kib int, err error) {
-	plain := *c
-	plain.pod = c.file("plain.yaml")
-	if err := os.WriteFile(plain.pod, []byte(strings.ReplaceAll(podYAML, encryptedImage, plainImage)), 0o600); err != nil {
+	debug := *c
+	debug.pod = c.file("debug.yaml")
+	if err := os.WriteFile(debug.pod, []byte(debugYAML), 0o600); err != nil {
 		return 0, err
 	}
-	_, err = plain.fullRun(1000, func(console string) error {
+	_, err = debug.fullRun(1000, func(console string) error {
 		m := pssLine.FindStringSubmatch(console)
 		if m == nil {
 			return errors.New("the debug guest did not report its memory")
