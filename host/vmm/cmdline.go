@@ -133,6 +133,9 @@ func (a *args) accel(m Machine, paths Paths) {
 	a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", tb))
 }
 
+// cpuModel gives the model where nothing asks for another one. Without erms and
+// fsrm Linux clears and copies pages by words: emulation takes "rep stosb" a byte
+// at a time.
 func cpuModel(m Machine, spec *launch.Spec) string {
 	switch {
 	case spec.CPUModel != "":
