@@ -13,21 +13,19 @@ import (
 )
 
 // outcome is the converged level of platform, QE and TDX module: the worst
-// status, the earliest date, all advisories.
+// status, all advisories; the date is the platform's, as published.
 type outcome struct {
 	level
 }
 
 func (o *outcome) merge(l *level) {
-	if o.Date.IsZero() || l.Date.Before(o.Date) {
-		o.Date = l.Date
-	}
 	o.Advisories = append(o.Advisories, l.Advisories...)
-	if o.Status == "" {
-		o.Status = l.Status
-	} else {
-		o.Status = o.Status.with(l.Status)
-	}
+	o.Status = o.Status.with(l.Status)
+}
+
+func (o *outcome) sort() {
+	slices.Sort(o.Advisories)
+	o.Advisories = slices.Compact(o.Advisories)
 }
 
 // tcb is what evaluate concludes.
@@ -65,8 +63,7 @@ func (v *Verifier) evaluate(q *quote.Quote, c *pckChain, d *documents, r *Verdic
 	if t.launch.Status == StatusRevoked {
 		return nil, verify.Mismatch(ReasonTCBRevoked, Component, "TCB status", string(StatusRevoked), "a level that Intel has not revoked", origin)
 	}
-	slices.Sort(t.launch.Advisories)
-	t.launch.Advisories = slices.Compact(t.launch.Advisories)
+	t.launch.sort()
 	r.Status = t.launch.Status
 	r.Checks = append(r.Checks, verify.Check{What: "TCB status", Found: string(r.Status), Source: origin})
 	return t, nil
@@ -95,7 +92,8 @@ func (t *tcbInfo) converge(o *outcome, p *PCK, td *quote.TD, svn [16]byte, qe *l
 		return nil, verify.Mismatch(ReasonTCBUnsupported, Component, "TCB level of the platform",
 			fmt.Sprintf("SGX %x, PCE %d, TDX %x", p.SVN, p.PCESVN, svn), "at least the lowest published", origin)
 	}
-	o.merge(&l.level)
+	o.level = l.level
+	o.Advisories = slices.Clone(l.Advisories)
 	o.merge(qe)
 	if td == nil {
 		return nil, nil
@@ -183,8 +181,7 @@ func (t *tcbInfo) relaunch(out *tcb, p *PCK, td *quote.TD, qe, mod *level, origi
 	if out.current.Status == StatusRevoked {
 		return verify.Mismatch(ReasonTCBRevoked, Component, "TCB status now", string(StatusRevoked), "a level that Intel has not revoked", origin)
 	}
-	slices.Sort(out.current.Advisories)
-	out.current.Advisories = slices.Compact(out.current.Advisories)
+	out.current.sort()
 	sgx := t.match(p, false, now)
 	if !out.launch.Status.outOfDate() || qe.Status != StatusUpToDate || mod == nil || mod.Status != StatusOutOfDate || sgx == nil || sgx.Status.outOfDate() || sgx.Status == StatusRevoked {
 		return nil
