@@ -105,7 +105,7 @@ func TestRefusesNonsense(t *testing.T) {
 	}
 	for name, in := range map[string]*sim.Inputs{
 		"no kernel": {MemoryMiB: 256, VCPUs: 1}, "no vCPU": {Kernel: []byte{1}, MemoryMiB: 256},
-		"no memory": {Kernel: []byte{1}, VCPUs: 1}, "too large": {Kernel: pattern(300<<20, 1), MemoryMiB: 256, VCPUs: 1},
+		"no memory": {Kernel: []byte{1}, VCPUs: 1}, "too large": {Kernel: pattern(3<<20, 1), MemoryMiB: 2, VCPUs: 1},
 		"offset": {Kernel: arm64Image(100, 1<<60, 1), MemoryMiB: 256, VCPUs: 1}, "size": {Kernel: arm64Image(100, 0, 1<<63), MemoryMiB: 256, VCPUs: 1},
 	} {
 		if _, err := sim.New(key, in, ""); err == nil {

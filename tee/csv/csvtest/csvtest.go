@@ -36,6 +36,7 @@ type World struct {
 // Body is what of a report a test chooses.
 type Body struct {
 	ReportData [csv.ReportDataSize]byte
+	Nonce      [16]byte
 	Measure    [32]byte
 	Policy     uint32
 	SigUsage   uint32
@@ -123,6 +124,7 @@ func reversed(b []byte) []byte {
 
 func (b *Body) write(to []byte) {
 	copy(to[64:], b.ReportData[:])
+	copy(to[128:], b.Nonce[:])
 	copy(to[144:], b.Measure[:])
 	le.PutUint32(to[176:], b.Policy)
 	le.PutUint32(to[180:], b.SigUsage)
