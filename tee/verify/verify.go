@@ -74,6 +74,12 @@ type Config struct {
 	AllowUnproven []string
 	// Collateral is what was fetched ahead; nil: none.
 	Collateral collateral.Source
+	// InsecureSkipRevocation judges certificates without revocation lists, for
+	// recorded evidence. Never in the trustee.
+	InsecureSkipRevocation bool
+	// InsecureExpiredCollateral takes collateral past its next update, for
+	// recorded evidence; claims say so. Never in the trustee.
+	InsecureExpiredCollateral bool
 }
 
 // Validate reports a choice that was not made, or two that exclude each other.
