@@ -15,11 +15,12 @@ import (
 
 // appraiseInitdata explains PCR 8: zero, then one extend with the digest of the
 // document that came along, or with the fixed value for "no device".
-func appraiseInitdata(plain []byte, r *Result) error {
+func appraiseInitdata(in Input, r *Result) error {
+	plain := in.Initdata
 	measured := r.PCRs[refvalue.PCRInitdata]
 	none := initdata.NoneDigest()
 	if plain == nil {
-		if measured == extendOnce(none) {
+		if measured == extendOnce(none) || in.skipInitdata {
 			return nil
 		}
 		return &denial.Denial{
@@ -56,10 +57,10 @@ func extendOnce(digest [32]byte) [32]byte {
 }
 
 // claims gives the published claims of TEE "tpm", then the additions.
-func claims(e *tpm.Evidence, in Input, r *Result) map[string]any {
+func claims(e *tpm.Evidence, r *Result) map[string]any {
 	pcr8 := r.PCRs[refvalue.PCRInitdata]
 	c := map[string]any{
-		"report_data": hex.EncodeToString(initdata.Fit(in.RuntimeDataHash, tpm.QualifyingSize)),
+		"report_data": hex.EncodeToString(r.reportData),
 		"init_data":   hex.EncodeToString(pcr8[:]),
 		"ak_public":   base64.StdEncoding.EncodeToString(e.AKPublic),
 		"ak_name":     r.AKName,

@@ -21,7 +21,7 @@ import (
 
 // verifyQuote checks signature, origin, freshness, selection and digest, in
 // this order, and fills r.PCRs with the values that the quote covers.
-func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, runtimeDataHash []byte, r *Result) error {
+func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, in Input, r *Result) error {
 	if err := verifySignature(ak, e.Quote.Signature, e.Quote.Message); err != nil {
 		return err
 	}
@@ -29,7 +29,10 @@ func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, runtimeDataHash []byte, r
 	if err != nil {
 		return deny(ReasonQuoteMalformed, "quote", err)
 	}
-	want := initdata.Fit(runtimeDataHash, tpm.QualifyingSize)
+	want := initdata.Fit(in.RuntimeDataHash, tpm.QualifyingSize)
+	if in.skipReportData && len(att.ExtraData.Buffer) == tpm.QualifyingSize {
+		want = att.ExtraData.Buffer
+	}
 	if !bytes.Equal(att.ExtraData.Buffer, want) {
 		return &denial.Denial{
 			Reason: ReasonQuoteReportData, Component: Component, Claim: "report data",
@@ -44,7 +47,7 @@ func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, runtimeDataHash []byte, r
 	for pcr, v := range quoted {
 		r.PCRs[pcr] = v
 	}
-	r.quoted = quoted
+	r.quoted, r.reportData = quoted, want
 	return nil
 }
 

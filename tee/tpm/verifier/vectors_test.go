@@ -51,7 +51,7 @@ func TestPublishedEvidence(t *testing.T) {
 		t.Errorf("%d bytes of qualifying data", len(att.ExtraData.Buffer))
 	}
 	var d *denial.Denial
-	if err := verifyQuote(e, ak, att.ExtraData.Buffer, new(Result)); !errors.As(err, &d) || d.Reason != ReasonQuoteReportData {
+	if err := verifyQuote(e, ak, Input{RuntimeDataHash: att.ExtraData.Buffer}, new(Result)); !errors.As(err, &d) || d.Reason != ReasonQuoteReportData {
 		t.Errorf("64 bytes of qualifying data: %v", err)
 	}
 	v, err := New(Config{Simulated: Production, CredentialKey: make([]byte, 32)})
