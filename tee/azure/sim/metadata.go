@@ -18,7 +18,7 @@ func (v *VTPM) Metadata(url string, body []byte) ([]byte, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case url == azure.AMDCertificates && v.hw != nil:
+	case url == azure.AMDCertificates && v.snp != nil:
 		return v.certificates()
 	case url == azure.IntelQuote && v.td != nil:
 		return v.tdQuote(body)

@@ -11,6 +11,7 @@
 package sim
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -24,17 +25,12 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/snp"
 )
 
-// Hardware gives SNP reports as a simulated machine of tee/snp/sim does: the raw
-// report over the data, and the certificate table with VCEK, ASK and ARK.
-type Hardware interface {
-	Report(reportData [64]byte) (raw, certTable []byte, err error)
-}
-
-// TDHardware plays a TDX machine in its place: a TDREPORT of 1024 bytes, and the
+// TDHardware plays a TDX machine: a TDREPORT of 1024 bytes, and the
 // quoting enclave behind the metadata service.
 type TDHardware interface {
 	TDReport(reportData [64]byte) ([]byte, error)
@@ -43,9 +39,10 @@ type TDHardware interface {
 
 // Options says what is played.
 type Options struct {
-	// Exactly one of them: az-snp-vtpm or az-tdx-vtpm is played.
-	Hardware Hardware
-	TD       TDHardware
+	// Exactly one of them: az-snp-vtpm is played over a machine of tee/snp/sim
+	// (report and certificate table), az-tdx-vtpm over a TD.
+	SNP attest.Reporter
+	TD  TDHardware
 	// PCRs are the registers of the SHA-256 bank after the measured boot, see
 	// ResetPCRs.
 	PCRs [azure.PCRCount][32]byte
@@ -70,7 +67,7 @@ func ResetPCRs() [azure.PCRCount][32]byte {
 // VTPM is the paravisor with its TPM. It is safe for concurrent use.
 type VTPM struct {
 	mu    sync.Mutex
-	hw    Hardware
+	snp   attest.Reporter
 	td    TDHardware
 	vm    map[string]any
 	ak    *rsa.PrivateKey
@@ -94,10 +91,10 @@ const nvReport = 2600
 
 // New makes a VTPM and its first HCL report, whose user data is zero.
 func New(o Options) (*VTPM, error) {
-	if (o.Hardware == nil) == (o.TD == nil) {
+	if (o.SNP == nil) == (o.TD == nil) {
 		return nil, errors.New("simulated vTPM: not exactly one kind of hardware")
 	}
-	v := &VTPM{hw: o.Hardware, td: o.TD, ak: o.AK, pcrs: o.PCRs, vm: o.VMConfiguration, nv: map[tpm2.TPMHandle]*nvIndex{}}
+	v := &VTPM{snp: o.SNP, td: o.TD, ak: o.AK, pcrs: o.PCRs, vm: o.VMConfiguration, nv: map[tpm2.TPMHandle]*nvIndex{}}
 	if v.vm == nil {
 		v.vm = map[string]any{"console-enabled": true, "secure-boot": false, "tpm-enabled": true, "vmUniqueId": "00000000-0000-0000-0000-000000000000"}
 	}
@@ -154,7 +151,7 @@ func (v *VTPM) refresh(userData []byte) error {
 		h.Hardware, err = v.td.TDReport(data)
 	} else {
 		var table []byte
-		if h.Hardware, table, err = v.hw.Report(data); err == nil {
+		if h.Hardware, table, err = v.snp.Report(context.Background(), data[:]); err == nil {
 			v.certs, err = snp.ParseTable(table)
 		}
 	}
