@@ -19,6 +19,8 @@ import (
 	"github.com/cofferproject/coffer/tee/azure/sim"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	intelsim "github.com/cofferproject/coffer/tee/intel/sim"
+	"github.com/cofferproject/coffer/tee/snp"
+	snpsim "github.com/cofferproject/coffer/tee/snp/sim"
 )
 
 // Note is the simulation note of everything here.
@@ -116,4 +118,34 @@ func (d *TD) Quote(report []byte) ([]byte, error) {
 	td := d.Body
 	copy(td.ReportData[:], report[offData:])
 	return d.Platform.QuoteTD(&td, 4)
+}
+
+// SNPMachine is a machine of tee/snp/sim with its root, one for all tests of a
+// process: its keys take seconds to make.
+type SNPMachine struct {
+	Authority *snpsim.Authority
+	Chip      *snpsim.Chip
+}
+
+// SNPHardware gives that machine.
+var SNPHardware = sync.OnceValue(func() *SNPMachine {
+	a, err := snpsim.NewAuthority(time.Now())
+	if err != nil {
+		panic(err)
+	}
+	c, err := a.Chip(snpsim.Milan, snpsim.Milan.DefaultTCB(), time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return &SNPMachine{a, c}
+})
+
+// Launch starts a guest on the machine.
+func (m *SNPMachine) Launch(t testing.TB, policy snp.Policy) *snpsim.Machine {
+	t.Helper()
+	g, err := m.Chip.Launch(snpsim.Guest{Digest: [48]byte{1, 2, 3}, Policy: policy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
