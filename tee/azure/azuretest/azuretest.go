@@ -6,13 +6,17 @@ package azuretest
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/azure/attester"
@@ -148,4 +152,35 @@ func (m *SNPMachine) Launch(t testing.TB, policy snp.Policy) *snpsim.Machine {
 		t.Fatal(err)
 	}
 	return g
+}
+
+// Bent is a machine whose reports are changed before the chip signs them.
+type Bent struct {
+	*snpsim.Machine
+	Chip *snpsim.Chip
+	Bend func(*snp.Report)
+}
+
+// Report implements attest.Reporter.
+func (b *Bent) Report(ctx context.Context, data []byte) (raw, table []byte, err error) {
+	raw, table, err = b.Machine.Report(ctx, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := snp.ParseReport(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.Bend(r)
+	raw, err = b.Chip.Sign(r)
+	return raw, table, err
+}
+
+// Quote signs any statement with AK, as a hostile guest with access to the vTPM
+// may have it quote what it likes.
+func Quote(att *tpm2.TPMSAttest) (sig, msg []byte, err error) {
+	msg = tpm2.Marshal(*att)
+	sum := sha256.Sum256(msg)
+	sig, err = rsa.SignPKCS1v15(rand.Reader, AK(), crypto.SHA256, sum[:])
+	return sig, msg, err
 }
