@@ -12,10 +12,13 @@ import (
 	"slices"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/azure"
+	azureverifier "github.com/cofferproject/coffer/tee/azure/verifier"
 	"github.com/cofferproject/coffer/tee/cca"
 	ccaverifier "github.com/cofferproject/coffer/tee/cca/verifier"
 	nvidiaverifier "github.com/cofferproject/coffer/tee/nvidia/verifier"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
+	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
 	"github.com/cofferproject/coffer/tee/tpm"
 	tpmverifier "github.com/cofferproject/coffer/tee/tpm/verifier"
 	"github.com/cofferproject/coffer/tee/verify"
@@ -34,6 +37,8 @@ type Trust struct {
 	// vendors' embedded roots, by TEE and by the name in Anchors.
 	Anchors map[string]map[string][]byte
 	TPM     tpmverifier.Trust
+	// Azure holds what `coffer verify` may skip for recorded evidence.
+	Azure azureverifier.Options
 }
 
 // anchor gives a document, or nil.
@@ -50,6 +55,8 @@ type entry struct {
 var all = map[string]entry{
 	tpm.WireName: {make: func(t *Trust) (verify.Verifier, error) { return tpmverifier.NewTEE(t.Config, t.TPM) }},
 	"snp":        {make: func(t *Trust) (verify.Verifier, error) { return snpverifier.New(t.Config) }},
+	"tdx":        {make: func(t *Trust) (verify.Verifier, error) { return tdxverifier.New(t.Config) }},
+	azure.SNP:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewSNP(t.Config, t.Azure) }},
 	"nvidia":     {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
 	cca.WireName: {
 		anchors: map[string]string{"trust-anchors": "CPAKs of platforms", "reference-values": "firmware of platforms"},
