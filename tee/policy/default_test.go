@@ -220,6 +220,29 @@ func TestDefaultsAffirmAndDeny(t *testing.T) {
 	}
 }
 
+// The pod policy that others generate names images and users.
+func TestValidatedIdentifiers(t *testing.T) {
+	p, err := Default("cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for claims, want := range map[string]string{
+		`{"agent_policy_claims":{"containers":[{"OCI":{"Annotations":{"io.kubernetes.cri.image-name":"web:1"},"Process":{"User":{"UID":7}}}},{"OCI":{}}]}}`: `{"validated":{"container_images":["web:1"],"container_uids":[7]}}`,
+		`{"agent_policy_claims":{}}`: `{"validated":{}}`,
+		`{}`:                         `{"validated":{}}`,
+		`null`:                       `{"validated":{}}`,
+	} {
+		v, err := p.Evaluate(t.Context(), &Input{Evidence: map[string]any{"init_data_claims": json.RawMessage(claims)}, Now: noon})
+		if err != nil || len(v.Extensions) != 1 || v.Extensions[0].Name != "ear.trustee.identifiers" || v.Extensions[0].Key != -18 {
+			t.Errorf("%s: %+v, %v", claims, v, err)
+			continue
+		}
+		if got, _ := json.Marshal(v.Extensions[0].Value); string(got) != want {
+			t.Errorf("%s: %s, want %s", claims, got, want)
+		}
+	}
+}
+
 // Reference values of older days are single values.
 func TestSingleValues(t *testing.T) {
 	c := good[0]

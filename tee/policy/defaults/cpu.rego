@@ -394,22 +394,26 @@ configuration := 2 if {
 
 ##### What the pod policy in initdata says about the workload, for relying parties.
 
-extensions := [{
-	"name": "ear.trustee.identifiers",
-	"key": -18,
-	"value": {"validated": object.union(container_images, container_uids)},
-}]
+extensions := [{"name": "ear.trustee.identifiers", "key": -18, "value": {"validated": {}}}] if {
+	not input.init_data_claims.agent_policy_claims
+}
 
-containers := object.get(input, ["init_data_claims", "agent_policy_claims", "containers"], [])
+extensions := [{"name": "ear.trustee.identifiers", "key": -18, "value": {"validated": object.union(container_images, container_uids)}}] if {
+	input.init_data_claims.agent_policy_claims
+}
 
-images := [image | some c in containers; image := c.OCI.Annotations["io.kubernetes.cri.image-name"]]
+container_images := {"container_images": images} if {
+	images := [image |
+		some c in input.init_data_claims.agent_policy_claims.containers
+		image := c.OCI.Annotations["io.kubernetes.cri.image-name"]
+	]
+	count(images) > 0
+} else := {}
 
-uids := [uid | some c in containers; uid := c.OCI.Process.User.UID]
-
-default container_images := {}
-
-container_images := {"container_images": images} if count(images) > 0
-
-default container_uids := {}
-
-container_uids := {"container_uids": uids} if count(uids) > 0
+container_uids := {"container_uids": uids} if {
+	uids := [uid |
+		some c in input.init_data_claims.agent_policy_claims.containers
+		uid := c.OCI.Process.User.UID
+	]
+	count(uids) > 0
+} else := {}
