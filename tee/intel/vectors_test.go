@@ -14,6 +14,7 @@ import (
 	tdxtesting "github.com/google/go-tdx-guest/testing"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/test/vectors"
@@ -223,7 +224,7 @@ func FuzzQEIdentity(f *testing.F) {
 
 // FuzzPCKChain reads certificates and their SGX extension.
 func FuzzPCKChain(f *testing.F) {
-	q, err := quote.Parse(outsideQuote())
+	q, err := quote.Parse(inteltest.QuoteV4())
 	if err != nil {
 		f.Fatal(err)
 	}
