@@ -104,6 +104,18 @@ var good = []struct {
 		map[string]string{`tag="u"`: "executables", `image_phkh="j"`: "hardware", `version=1`: "configuration"},
 	},
 	{
+		"nitro", "cpu", `{"kind":"enclave","module_id":"i-0","pcrs":{"pcr0":"aa","pcr1":"bb","pcr2":"cc"}}`,
+		`{"nitro_pcr0":["aa"],"nitro_pcr1":["bb"],"nitro_pcr2":["cc"]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
+		map[string]string{`pcrs.pcr2="00"`: "executables", `kind="nitrotpm"`: "executables", `pcrs={"pcr0":"000000"}`: "configuration"},
+	},
+	{
+		"nitro", "cpu", `{"kind":"nitrotpm","module_id":"i-0","pcrs":{"pcr4":"a4","pcr7":"a7","pcr9":"a9","pcr11":"ab"}}`,
+		`{"nitrotpm_pcr4":["a4"],"nitrotpm_pcr7":["a7"],"nitrotpm_pcr9":["a9"],"nitrotpm_pcr11":["ab"]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
+		map[string]string{`pcrs.pcr4="00"`: "executables", `kind="enclave"`: "executables"},
+	},
+	{
 		"sample", "cpu", `{"launch_digest":"abcde","svn":"1","platform_version":{"major":1,"minor":4},"debug":false}`,
 		`{"launch_digest":["abcde"],"svn":["1"],"major_version":1,"minimum_minor_version":3}`,
 		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},

@@ -16,7 +16,11 @@ import (
 	azureverifier "github.com/cofferproject/coffer/tee/azure/verifier"
 	"github.com/cofferproject/coffer/tee/cca"
 	ccaverifier "github.com/cofferproject/coffer/tee/cca/verifier"
+	csvverifier "github.com/cofferproject/coffer/tee/csv/verifier"
+	nitroverifier "github.com/cofferproject/coffer/tee/nitro/verifier"
 	nvidiaverifier "github.com/cofferproject/coffer/tee/nvidia/verifier"
+	severifier "github.com/cofferproject/coffer/tee/se/verifier"
+	sgxverifier "github.com/cofferproject/coffer/tee/sgx/verifier"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
 	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
 	"github.com/cofferproject/coffer/tee/tpm"
@@ -57,7 +61,17 @@ var all = map[string]entry{
 	"snp":        {make: func(t *Trust) (verify.Verifier, error) { return snpverifier.New(t.Config) }},
 	"tdx":        {make: func(t *Trust) (verify.Verifier, error) { return tdxverifier.New(t.Config) }},
 	azure.SNP:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewSNP(t.Config, t.Azure) }},
-	"nvidia":     {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
+	azure.TDX:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewTDX(t.Config, t.Azure) }},
+	"sgx":        {make: func(t *Trust) (verify.Verifier, error) { return sgxverifier.New(t.Config) }},
+	"nitro":      {make: func(t *Trust) (verify.Verifier, error) { return nitroverifier.New(t.Config) }},
+	"csv": {make: func(t *Trust) (verify.Verifier, error) {
+		return csvverifier.New(csvverifier.Config{Config: t.Config})
+	}},
+	// No challenge is issued for SE yet, so that all its evidence is denied.
+	"se": {make: func(t *Trust) (verify.Verifier, error) {
+		return severifier.New(severifier.Config{Config: t.Config})
+	}},
+	"nvidia": {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
 	cca.WireName: {
 		anchors: map[string]string{"trust-anchors": "CPAKs of platforms", "reference-values": "firmware of platforms"},
 		make:    newCCA,

@@ -372,6 +372,39 @@ configuration := 2 if {
 	input.se.version in query_reference_value("se_version")
 }
 
+##### AWS Nitro Enclaves and NitroTPM
+
+executables := 3 if {
+	input.nitro
+	input.nitro.kind == "enclave"
+	input.nitro.pcrs.pcr0 in query_reference_value("nitro_pcr0")
+	input.nitro.pcrs.pcr1 in query_reference_value("nitro_pcr1")
+	input.nitro.pcrs.pcr2 in query_reference_value("nitro_pcr2")
+}
+
+executables := 3 if {
+	input.nitro
+	input.nitro.kind == "nitrotpm"
+	input.nitro.pcrs.pcr4 in query_reference_value("nitrotpm_pcr4")
+	input.nitro.pcrs.pcr7 in query_reference_value("nitrotpm_pcr7")
+	input.nitro.pcrs.pcr9 in query_reference_value("nitrotpm_pcr9")
+	input.nitro.pcrs.pcr11 in query_reference_value("nitrotpm_pcr11")
+}
+
+# The chain to AWS's root is the verifier's.
+hardware := 2 if {
+	input.nitro
+	input.nitro.module_id
+}
+
+# The registers of an enclave under debug are zero.
+configuration := 2 if {
+	input.nitro
+	some register in ["pcr0", "pcr4"]
+	value := input.nitro.pcrs[register]
+	not regex.match("^0*$", value)
+}
+
 ##### Samples, where an insecure switch allows them: they prove nothing.
 
 executables := 3 if {
