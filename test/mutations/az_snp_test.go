@@ -25,17 +25,17 @@ import (
 	"github.com/cofferproject/coffer/test/vectors"
 )
 
-func reasons(r ...denial.Reason) []denial.Reason { return r }
+func azReasons(r ...denial.Reason) []denial.Reason { return r }
 
 // azSNPHardware are the parts of az-snp-vtpm that the hardware vouches for.
 func azSNPHardware() []Field {
 	report := azureField(azure.SNP, "SNP report", func(e *azure.Evidence) *[]byte { return &e.HCLReport })
 	report.From, report.To, report.Every = hclHardware, hclRuntime, 5
-	report.Reasons = reasons(snpverifier.ReasonSignature, snpverifier.ReasonMalformed, snpverifier.ReasonVersion, snpverifier.ReasonSigningKey,
+	report.Reasons = azReasons(snpverifier.ReasonSignature, snpverifier.ReasonMalformed, snpverifier.ReasonVersion, snpverifier.ReasonSigningKey,
 		snpverifier.ReasonProduct, snpverifier.ReasonTCBMismatch, snpverifier.ReasonChipID, verify.ReasonUnproven)
 	vcek := azureField(azure.SNP, "VCEK", func(e *azure.Evidence) *[]byte { return &e.VCEK })
 	vcek.Every = 9
-	vcek.Reasons = reasons(snpverifier.ReasonChainUntrusted, snpverifier.ReasonCertificateMalformed)
+	vcek.Reasons = azReasons(snpverifier.ReasonChainUntrusted, snpverifier.ReasonCertificateMalformed)
 	return []Field{report, vcek}
 }
 
@@ -144,7 +144,7 @@ func TestAzSNP(t *testing.T) {
 		}
 	}
 	ask := azureField(azure.SNP, "ASK", func(e *azure.Evidence) *[]byte { return &e.ASK })
-	ask.Every, ask.Reasons = 25, reasons(snpverifier.ReasonChainUntrusted, snpverifier.ReasonCertificateMalformed)
+	ask.Every, ask.Reasons = 25, azReasons(snpverifier.ReasonChainUntrusted, snpverifier.ReasonCertificateMalformed)
 	Run(t, Suite{
 		Verifier: newVerifier(cfg),
 		Good: func(testing.TB) *verify.Input {

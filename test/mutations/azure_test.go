@@ -47,7 +47,7 @@ func azureField(tee, name string, part func(*azure.Evidence) *[]byte) Field {
 
 func azurePCRs(tee string) Field {
 	return Field{
-		Name: "PCR values", Every: 5, Reasons: reasons(azverifier.ReasonQuoteDigest),
+		Name: "PCR values", Every: 5, Reasons: azReasons(azverifier.ReasonQuoteDigest),
 		Get: func(b json.RawMessage) ([]byte, error) {
 			e, err := azure.Parse(tee, b)
 			if err != nil {
@@ -81,15 +81,15 @@ func azureQuoteFields(tee string) []Field {
 	msg := azureField(tee, "quote", func(e *azure.Evidence) *[]byte { return &e.Quote.Message })
 	head := azureField(tee, "HCL header", func(e *azure.Evidence) *[]byte { return &e.HCLReport })
 	runtime, claims, padding := head, head, head
-	head.To, head.Reasons = hclHardware, reasons(azverifier.ReasonHCLMalformed)
+	head.To, head.Reasons = hclHardware, azReasons(azverifier.ReasonHCLMalformed)
 	runtime.Name, runtime.From, runtime.To = "runtime header", hclRuntime, hclClaims
-	runtime.Reasons = reasons(azverifier.ReasonHCLMalformed, azverifier.ReasonHCLType)
+	runtime.Reasons = azReasons(azverifier.ReasonHCLMalformed, azverifier.ReasonHCLType)
 	claims.Name, claims.From, claims.To, claims.Every = "runtime claims", hclClaims, hclClaims+600, 3
-	claims.Reasons = reasons(azverifier.ReasonClaimsMismatch)
+	claims.Reasons = azReasons(azverifier.ReasonClaimsMismatch)
 	padding.Name, padding.From, padding.To = "padding", 2500, 2600
-	padding.Reasons = reasons(azverifier.ReasonHCLMalformed)
-	sig.Every, sig.Reasons = 3, reasons(azverifier.ReasonQuoteSignature)
-	msg.Reasons = reasons(azverifier.ReasonQuoteSignature)
+	padding.Reasons = azReasons(azverifier.ReasonHCLMalformed)
+	sig.Every, sig.Reasons = 3, azReasons(azverifier.ReasonQuoteSignature)
+	msg.Reasons = azReasons(azverifier.ReasonQuoteSignature)
 	return []Field{sig, msg, azurePCRs(tee), head, runtime, claims, padding}
 }
 
@@ -108,9 +108,9 @@ func editAzure(tee string, f func(*azure.Evidence)) func(testing.TB, *verify.Inp
 	}
 }
 
-// requote has the vTPM's own key sign another statement. Values are the
+// azRequote has the vTPM's own key sign another statement. Values are the
 // evidence's, whatever the statement says.
-func requote(tee string, f func(*tpm2.TPMSAttest, *azure.Evidence)) func(testing.TB, *verify.Input) {
+func azRequote(tee string, f func(*tpm2.TPMSAttest, *azure.Evidence)) func(testing.TB, *verify.Input) {
 	return func(t testing.TB, in *verify.Input) {
 		t.Helper()
 		editAzure(tee, func(e *azure.Evidence) {
@@ -126,8 +126,8 @@ func requote(tee string, f func(*tpm2.TPMSAttest, *azure.Evidence)) func(testing
 	}
 }
 
-// quoting is the content of a quote over registers of a bank.
-func quoting(bank tpm2.TPMAlgID, e *azure.Evidence, pcrs ...uint) tpm2.TPMUAttest {
+// azQuoting is the content of a quote over registers of a bank.
+func azQuoting(bank tpm2.TPMAlgID, e *azure.Evidence, pcrs ...uint) tpm2.TPMUAttest {
 	h := sha256.New()
 	for _, p := range pcrs {
 		h.Write(e.Quote.PCRs[p][:])
@@ -138,7 +138,7 @@ func quoting(bank tpm2.TPMAlgID, e *azure.Evidence, pcrs ...uint) tpm2.TPMUAttes
 	})
 }
 
-func allBut(skip uint) []uint {
+func azAllBut(skip uint) []uint {
 	var out []uint
 	for i := range uint(azure.PCRCount) {
 		if i != skip {
@@ -171,26 +171,26 @@ func azureSessionCases(tee string) []Case {
 			in.Initdata = azureDocument(t, initdata.SHA256, "other")
 		}},
 		{Name: "no initdata", Reason: verify.ReasonInitdataMissing, Mutate: func(_ testing.TB, in *verify.Input) { in.Initdata = nil }},
-		{Name: "PCR 16 in the place of PCR 9", Reason: azverifier.ReasonQuoteSelection, Mutate: requote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
-			a.Attested = quoting(tpm2.TPMAlgSHA256, e, allBut(9)...)
+		{Name: "PCR 16 in the place of PCR 9", Reason: azverifier.ReasonQuoteSelection, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
+			a.Attested = azQuoting(tpm2.TPMAlgSHA256, e, azAllBut(9)...)
 		})},
-		{Name: "PCR 8 left out", Reason: azverifier.ReasonQuoteSelection, Mutate: requote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
-			a.Attested = quoting(tpm2.TPMAlgSHA256, e, allBut(8)...)
+		{Name: "PCR 8 left out", Reason: azverifier.ReasonQuoteSelection, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
+			a.Attested = azQuoting(tpm2.TPMAlgSHA256, e, azAllBut(8)...)
 		})},
-		{Name: "resettable PCRs only", Reason: azverifier.ReasonQuoteSelection, Mutate: requote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
-			a.Attested = quoting(tpm2.TPMAlgSHA256, e, 16, 23)
+		{Name: "resettable PCRs only", Reason: azverifier.ReasonQuoteSelection, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
+			a.Attested = azQuoting(tpm2.TPMAlgSHA256, e, 16, 23)
 		})},
-		{Name: "no PCR", Reason: azverifier.ReasonQuoteSelection, Mutate: requote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
-			a.Attested = quoting(tpm2.TPMAlgSHA256, e)
+		{Name: "no PCR", Reason: azverifier.ReasonQuoteSelection, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
+			a.Attested = azQuoting(tpm2.TPMAlgSHA256, e)
 		})},
-		{Name: "bank SHA-1", Reason: azverifier.ReasonQuoteSelection, Mutate: requote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
-			a.Attested = quoting(tpm2.TPMAlgSHA1, e, allBut(azure.PCRCount)...)
+		{Name: "bank SHA-1", Reason: azverifier.ReasonQuoteSelection, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, e *azure.Evidence) {
+			a.Attested = azQuoting(tpm2.TPMAlgSHA1, e, azAllBut(azure.PCRCount)...)
 		})},
 		{Name: "two values exchanged", Reason: azverifier.ReasonQuoteDigest, Mutate: editAzure(tee, func(e *azure.Evidence) {
 			e.Quote.PCRs[8], e.Quote.PCRs[16] = e.Quote.PCRs[16], e.Quote.PCRs[8]
 		})},
-		{Name: "no statement of a TPM", Reason: azverifier.ReasonQuoteMalformed, Mutate: requote(tee, func(a *tpm2.TPMSAttest, _ *azure.Evidence) { a.Magic ^= 1 })},
-		{Name: "statement of another type", Reason: azverifier.ReasonQuoteMalformed, Mutate: requote(tee, func(a *tpm2.TPMSAttest, _ *azure.Evidence) {
+		{Name: "no statement of a TPM", Reason: azverifier.ReasonQuoteMalformed, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, _ *azure.Evidence) { a.Magic ^= 1 })},
+		{Name: "statement of another type", Reason: azverifier.ReasonQuoteMalformed, Mutate: azRequote(tee, func(a *tpm2.TPMSAttest, _ *azure.Evidence) {
 			a.Type = tpm2.TPMSTAttestTime
 			a.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestTime, &tpm2.TPMSTimeAttestInfo{})
 		})},
