@@ -147,8 +147,8 @@ func TestVerifyVectors(t *testing.T) {
 		code int
 	}{
 		"azure v2":    {[]string{evidenceFile(t, "azure", "evidence-v2.json"), "--time", snpTime, "--insecure-skip-revocation"}, "az-snp-vtpm", ExitNotAffirmed},
-		"azure genoa": {[]string{evidenceFile(t, "azure", "evidence-genoa.json"), "--time", snpTime, "--insecure-skip-revocation", "--insecure-unbound-report"}, "az-snp-vtpm", ExitNotAffirmed},
-		"unbound":     {[]string{evidenceFile(t, "azure", "evidence-genoa.json"), "--time", snpTime, "--insecure-skip-revocation"}, "az-snp-vtpm", ExitDenied},
+		"azure genoa": {[]string{evidenceFile(t, "azure", "evidence-genoa.json"), "--time", snpTime, "--insecure-skip-revocation"}, "az-snp-vtpm", ExitNotAffirmed},
+		"unbound":     {[]string{evidenceFile(t, "azure", "evidence-genoa.json"), "--time", snpTime, "--insecure-skip-revocation", "--report-data", strings.Repeat("07", 48)}, "az-snp-vtpm", ExitDenied},
 		"cca": {[]string{
 			evidenceFile(t, "cca", "cca-example-token.cbor"), "--tee", "cca", "--time", snpTime,
 			"--anchor", "cca/trust-anchors=" + evidenceFile(t, "cca", "tastore.json"), "--anchor", "cca/reference-values=" + evidenceFile(t, "cca", "rvstore.json"),

@@ -207,12 +207,18 @@ executables := 3 if input.faketee.fact in query_reference_value("facts")
 	if got := try(); got != 200 {
 		t.Errorf("registered anew: %d", got)
 	}
+	old := *bundle
+	old.Expires = time.Now().UTC().Add(-time.Hour).Truncate(time.Second)
+	expired, err := refvalue.Sign(&old, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, b := put(expired.Raw); status != 400 || !strings.Contains(string(b), "expired") {
+		t.Errorf("an expired bundle: %d %s", status, b)
+	}
 	w.clock.advance(2 * time.Hour)
 	if got := try(); got != 403 {
 		t.Errorf("after its expiry: %d", got)
-	}
-	if status, _ := put(s.Raw); status != 400 {
-		t.Errorf("an expired bundle is taken: %d", status)
 	}
 }
 

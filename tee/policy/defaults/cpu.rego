@@ -405,6 +405,48 @@ configuration := 2 if {
 	not regex.match("^0*$", value)
 }
 
+##### Google Cloud: a virtual TPM beside SEV-SNP or TDX
+
+executables := 3 if {
+	input.gcp.hardware == "snp"
+	input.gcp.measurement in query_reference_value("snp_launch_measurement")
+	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
+	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+}
+
+hardware := 2 if {
+	input.gcp.hardware == "snp"
+	input.gcp.reported_tcb_bootloader in query_reference_value("snp_bootloader")
+	input.gcp.reported_tcb_microcode in query_reference_value("snp_microcode")
+	input.gcp.reported_tcb_snp in query_reference_value("snp_snp_svn")
+	input.gcp.reported_tcb_tee in query_reference_value("snp_tee_svn")
+}
+
+configuration := 3 if {
+	input.gcp.hardware == "snp"
+	input.gcp.policy_debug_allowed == false
+	input.gcp.policy_migrate_ma == false
+}
+
+executables := 3 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
+	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+}
+
+hardware := 2 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.quote.body.mr_td in query_reference_value("mr_td")
+	input.gcp.tcb_status == "UpToDate"
+	input.gcp.collateral_expiration_status == "0"
+}
+
+configuration := 2 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.td_attributes.debug == false
+	input.gcp.quote.body.xfam in query_reference_value("xfam")
+}
+
 ##### Samples, where an insecure switch allows them: they prove nothing.
 
 executables := 3 if {
