@@ -65,7 +65,7 @@ func snpFields(certs int) []Field {
 	}
 	for i := range certs {
 		f := snpField(0, snpPath{"cert_chain", i, "data"}, verifier.ReasonCertificateMalformed, verifier.ReasonChainUntrusted)
-		f.Every = 3
+		f.Every = 7
 		fs = append(fs, f)
 	}
 	return fs
