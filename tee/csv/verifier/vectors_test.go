@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/csv"
 	"github.com/cofferproject/coffer/tee/csv/chain"
+	"github.com/cofferproject/coffer/tee/csv/csvtest"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/test/vectors"
 )
@@ -152,4 +154,37 @@ func FuzzEvidence(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Four SM2 signatures: HSK, CEK, PEK, report.
+func BenchmarkVerify(b *testing.B) {
+	w, err := csvtest.New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := w.V1(csvtest.Good())
+	if err != nil {
+		b.Fatal(err)
+	}
+	doc, err := json.Marshal(e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	v, err := New(Config{
+		Config: verify.Config{
+			Kind: verify.Production, AllowUnproven: []string{UnprovenChain},
+			Collateral: collateral.NewSet(&collateral.Item{Origin: KeyService + csvtest.Serial, Body: w.File(), Fetched: time.Now()}),
+		},
+		InsecureTestRoot: w.Root(),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := &verify.Input{Evidence: doc, ReportData: make([]byte, 64), Now: time.Now()}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(in); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
