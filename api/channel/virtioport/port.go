@@ -81,6 +81,15 @@ func find(sys, name string) (string, error) {
 	return "", ErrNotFound
 }
 
+// Present reports whether the kernel has named a port so.
+func Present(name string) (bool, error) {
+	_, err := find(sysDir, name)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // port is an open port.
 type port struct {
 	f         *os.File
