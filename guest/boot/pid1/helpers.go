@@ -70,7 +70,7 @@ func (k *keyHolder) LayerKey(manifestDigest string) (*os.File, error) {
 }
 
 // startHelpers starts the key holder.
-func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
+func startHelpers(ctx context.Context, g *Guest, opt Options) (*keyHolder, error) {
 	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
@@ -79,7 +79,14 @@ func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
 		}
 	}
-	if err := boot.ShareTPM(keyholderID); err != nil {
+	var devices []string
+	if opt.Devices != nil {
+		var err error
+		if devices, err = opt.Devices(); err != nil {
+			return nil, fmt.Errorf("starting the key holder: %w", err)
+		}
+	}
+	if err := boot.ShareTEE(keyholderID, devices...); err != nil {
 		return nil, err
 	}
 	k := &keyHolder{}
