@@ -1,6 +1,8 @@
 // Package refvalue is the contract of reference values: what the owner's build
 // computed that a TEE will measure, as `coffer guest build` writes it to
-// measurements.json and the trustee takes it (design.md sections 3 and 4).
+// measurements.json and `coffer measure` to a signed bundle, and as the trustee
+// takes it (design.md sections 3 and 4): TPM event sets, and named values that
+// appraisal policies query.
 //
 // Invariants: a document is bounded and strict; a set's events are listed per
 // PCR in the order in which they are extended, so that a verifier can both
@@ -21,6 +23,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Version is the only version of the format.
@@ -50,6 +53,12 @@ type Bundle struct {
 	Version    int        `json:"version"`
 	Provenance Provenance `json:"provenance"`
 	Sets       []Set      `json:"sets"`
+	// Values are named reference values, for query_reference_value in a policy:
+	// a list of what is accepted in general, any JSON where a policy wants
+	// another shape.
+	Values map[string]any `json:"values,omitempty"`
+	// Expires is when the bundle ceases to count; zero: never.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Provenance says where the values come from; a denial quotes it.
@@ -120,6 +129,7 @@ func Parse(b []byte) (*Bundle, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
+	d.UseNumber()
 	v := new(Bundle)
 	if err := d.Decode(v); err != nil {
 		return nil, fmt.Errorf("decoding reference values: %w", err)
@@ -157,7 +167,7 @@ func (v *Bundle) Validate() error {
 		}
 		seen[k] = true
 	}
-	return nil
+	return v.validateValues()
 }
 
 func (s *Set) validate() error {
@@ -224,14 +234,18 @@ func (v *Bundle) Encode() ([]byte, error) {
 		b.WriteByte('\n')
 		b.Write(bytes.ReplaceAll(raw, []byte(`{"pcr":`), []byte("\n{\"pcr\":")))
 	}
-	b.WriteString("]}\n")
+	b.WriteString("]")
+	if err := v.encodeValues(&b); err != nil {
+		return nil, err
+	}
+	b.WriteString("}\n")
 	return b.Bytes(), nil
 }
 
 // Select gives the sets of the named images alone: a trustee that is to release
 // secrets to one image must not know the others, a debug image least of all.
 func (v *Bundle) Select(images ...string) *Bundle {
-	out := &Bundle{Version: v.Version, Provenance: v.Provenance}
+	out := &Bundle{Version: v.Version, Provenance: v.Provenance, Values: v.Values, Expires: v.Expires}
 	for _, s := range v.Sets {
 		if slices.Contains(images, s.Image) {
 			out.Sets = append(out.Sets, s)
