@@ -74,6 +74,9 @@ type Config struct {
 	AllowUnproven []string
 	// Collateral is what was fetched ahead; nil: none.
 	Collateral collateral.Source
+	// InsecureSkipRevocation judges certificates without revocation lists, for
+	// recorded evidence. Never in the trustee.
+	InsecureSkipRevocation bool
 }
 
 // Validate reports a choice that was not made, or two that exclude each other.

@@ -1,0 +1,244 @@
+package snp
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// scanner reads the JSON that the published codec writes: objects with the
+// members of a table, in any order and each once; arrays of bytes; plain
+// unsigned integers. encoding/json would take other spellings of a name, a name
+// twice, and arrays of another length.
+type scanner struct {
+	b []byte
+	i int
+}
+
+func (s *scanner) space() {
+	for s.i < len(s.b) {
+		switch s.b[s.i] {
+		case ' ', '\t', '\r', '\n':
+			s.i++
+		default:
+			return
+		}
+	}
+}
+
+func (s *scanner) errorf(format string, a ...any) error {
+	return fmt.Errorf("at byte %d: %w", s.i, fmt.Errorf(format, a...))
+}
+
+// next skips blanks and gives the next byte without taking it; 0 at the end.
+func (s *scanner) next() byte {
+	s.space()
+	if s.i == len(s.b) {
+		return 0
+	}
+	return s.b[s.i]
+}
+
+func (s *scanner) take(c byte) error {
+	if s.next() != c {
+		return s.errorf("%q expected", string(c))
+	}
+	s.i++
+	return nil
+}
+
+// null takes a null, if one is next.
+func (s *scanner) null() bool {
+	if s.next() == 'n' && len(s.b)-s.i >= 4 && string(s.b[s.i:s.i+4]) == "null" {
+		s.i += 4
+		return true
+	}
+	return false
+}
+
+// name takes a plain string: no escapes.
+func (s *scanner) name() (string, error) {
+	if err := s.take('"'); err != nil {
+		return "", err
+	}
+	for j := s.i; j < len(s.b) && j-s.i <= 64; j++ {
+		switch c := s.b[j]; {
+		case c == '"':
+			n := string(s.b[s.i:j])
+			s.i = j + 1
+			return n, nil
+		case c < 0x20 || c == '\\' || c >= 0x7F:
+			return "", s.errorf("a plain name expected")
+		}
+	}
+	return "", s.errorf("name without end")
+}
+
+// text takes any string of at most limit bytes.
+func (s *scanner) text(limit int) (string, error) {
+	if s.next() != '"' {
+		return "", s.errorf("a string expected")
+	}
+	for j := s.i + 1; j < len(s.b) && j-s.i <= 6*limit+2; j++ {
+		switch s.b[j] {
+		case '\\':
+			j++
+		case '"':
+			var v string
+			if err := json.Unmarshal(s.b[s.i:j+1], &v); err != nil {
+				return "", s.errorf("%w", err)
+			}
+			if len(v) > limit {
+				return "", s.errorf("string of %d bytes, at most %d", len(v), limit)
+			}
+			s.i = j + 1
+			return v, nil
+		}
+	}
+	return "", s.errorf("string without end, or too long")
+}
+
+func (s *scanner) uint(limit uint64) (uint64, error) {
+	s.space()
+	start := s.i
+	var v uint64
+	for s.i < len(s.b) && s.b[s.i] >= '0' && s.b[s.i] <= '9' {
+		d := uint64(s.b[s.i] - '0')
+		if v > (limit-d)/10 {
+			return 0, s.errorf("number above %d", limit)
+		}
+		v = v*10 + d
+		s.i++
+	}
+	if n := s.i - start; n == 0 || n > 1 && s.b[start] == '0' {
+		return 0, s.errorf("an unsigned integer expected")
+	}
+	return v, nil
+}
+
+// list takes an array, calling item for each of its items.
+func (s *scanner) list(item func(i int) error) error {
+	if err := s.take('['); err != nil {
+		return err
+	}
+	if s.next() == ']' {
+		s.i++
+		return nil
+	}
+	for i := 0; ; i++ {
+		if err := item(i); err != nil {
+			return err
+		}
+		switch s.next() {
+		case ',':
+			s.i++
+		case ']':
+			s.i++
+			return nil
+		default:
+			return s.errorf("',' or ']' expected")
+		}
+	}
+}
+
+// fixed takes an array of exactly len(dst) bytes.
+func (s *scanner) fixed(dst []byte) error {
+	n := 0
+	err := s.list(func(i int) error {
+		if i >= len(dst) {
+			return s.errorf("more than %d bytes", len(dst))
+		}
+		v, err := s.uint(255)
+		dst[i], n = byte(v), i+1
+		return err
+	})
+	if err == nil && n != len(dst) {
+		err = s.errorf("%d bytes, not %d", n, len(dst))
+	}
+	return err
+}
+
+// bytes takes an array of at most limit bytes.
+func (s *scanner) bytes(limit int) ([]byte, error) {
+	end := s.i
+	for end < len(s.b) && s.b[end] != ']' {
+		end++
+	}
+	out := make([]byte, 0, min(limit, (end-s.i)/2+1))
+	err := s.list(func(int) error {
+		if len(out) == limit {
+			return s.errorf("more than %d bytes", limit)
+		}
+		v, err := s.uint(255)
+		out = append(out, byte(v))
+		return err
+	})
+	return out, err
+}
+
+// member is one member of an object. An optional one may be left out.
+type member struct {
+	name     string
+	optional bool
+	read     func() error
+}
+
+// object takes an object of exactly these members; seen has a bit for each that
+// was there.
+func (s *scanner) object(members []member) (seen uint64, err error) {
+	if err := s.take('{'); err != nil {
+		return 0, err
+	}
+	for first := true; ; first = false {
+		if s.next() == '}' && first {
+			s.i++
+			break
+		}
+		name, err := s.name()
+		if err != nil {
+			return 0, err
+		}
+		if err := s.take(':'); err != nil {
+			return 0, err
+		}
+		k := -1
+		for i := range members {
+			if members[i].name == name {
+				k = i
+				break
+			}
+		}
+		switch {
+		case k < 0:
+			return 0, s.errorf("unknown member %q", name)
+		case seen>>k&1 != 0:
+			return 0, s.errorf("member %q comes twice", name)
+		}
+		seen |= 1 << k
+		if err := members[k].read(); err != nil {
+			return 0, fmt.Errorf("%s: %w", name, err)
+		}
+		if c := s.next(); c == ',' {
+			s.i++
+			continue
+		} else if c != '}' {
+			return 0, s.errorf("',' or '}' expected")
+		}
+		s.i++
+		break
+	}
+	for i, m := range members {
+		if !m.optional && seen>>i&1 == 0 {
+			return 0, fmt.Errorf("%s: missing", m.name)
+		}
+	}
+	return seen, nil
+}
+
+// end demands that nothing follows.
+func (s *scanner) end() error {
+	if s.next(); s.i != len(s.b) {
+		return errors.New("data after the document")
+	}
+	return nil
+}
