@@ -1,0 +1,90 @@
+package intel
+
+import (
+	"bytes"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	tdxtesting "github.com/google/go-tdx-guest/testing"
+	"github.com/google/go-tdx-guest/testing/testdata"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/verify"
+)
+
+// outside is a quote of a machine and what Intel published for it, both shipped
+// with go-tdx-guest; all of it was valid on that day.
+var outsideDay = time.Date(2023, 7, 1, 0, 0, 0, 0, time.UTC)
+
+func outsideQuote() []byte {
+	return bytes.TrimSuffix(testdata.RawQuote, []byte("\nextra bytes(only for testing purpose)\n"))
+}
+
+func outsideSet(t testing.TB) *collateral.Set {
+	t.Helper()
+	var items []*collateral.Item
+	for origin, r := range tdxtesting.TestGetter.Responses {
+		it := &collateral.Item{Origin: origin, Body: r.Body, Fetched: outsideDay}
+		for name, values := range r.Header {
+			if strings.HasSuffix(name, "Issuer-Chain") {
+				chain, err := url.QueryUnescape(values[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				it.Chain = []byte(chain)
+			}
+		}
+		items = append(items, it)
+	}
+	return collateral.NewSet(items...)
+}
+
+func outsideVerifier(t testing.TB, o Options, allow ...string) *Verifier {
+	t.Helper()
+	v, err := New(verify.Config{Kind: verify.Production, AllowUnproven: allow, Collateral: outsideSet(t)}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Every signature is right, and the machine was below each level that Intel had
+// published that month; go-tdx-guest's own tests say the same of it.
+func TestOutsideQuoteBelowAllLevels(t *testing.T) {
+	v := outsideVerifier(t, Options{})
+	for range 2 { // the second time from the caches
+		_, err := v.VerifyQuote(outsideQuote(), quote.TDX, outsideDay)
+		if d, ok := denial.As(err); !ok || d.Reason != ReasonTCBUnsupported || d.Claim != "TCB level of the platform" {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// A quote v5 with a TDX 1.5 body; its TCB information is of 2026, the rest of
+// the shipped collateral of 2023.
+func TestOutsideQuoteV5(t *testing.T) {
+	day := time.Date(2026, 2, 10, 0, 0, 0, 0, time.UTC)
+	_, err := outsideVerifier(t, Options{}).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	if d, ok := denial.As(err); !ok || d.Reason != verify.ReasonCollateralExpired {
+		t.Errorf("expired collateral: %v", err)
+	}
+	r, err := outsideVerifier(t, Options{InsecureExpiredCollateral: true}).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{
+		"tcb_status": "UpToDate", "tcb_date": "2024-11-13T00:00:00Z", "collateral_expiration_status": "1", "sgx_type": "Scalable",
+		"earliest_issue_date": "2018-05-21T10:45:10Z", "latest_issue_date": "2026-02-01T14:49:26Z", "earliest_expiration_date": "2023-07-08T07:24:59Z",
+		"root_key_id":  "46e403bd34f05a3f2817ab9badcaacc7ffc98e0f261008cd30dae936cace18d5dcf58eef31463613de1570d516200993",
+		"tcb_eval_num": uint32(15), "is_dynamic_platform": true, "is_cached_keys": true, "is_smt_enabled": true,
+		"platform_provider_id": "2734b654f553596897eaadfb5667a954",
+	} {
+		if r.Claims[name] != want {
+			t.Errorf("%s: %v, want %v", name, r.Claims[name], want)
+		}
+	}
+}
