@@ -13,9 +13,6 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 )
 
-// tagAAEL marks events of the attestation agent, eventData's tag "AAEL".
-const tagAAEL = 0x4141454c
-
 // Description is an event in the form that tokens and tools show; the JSON is
 // the published one.
 type Description struct {
@@ -45,6 +42,15 @@ func (e *Event) Describe() Description {
 		d.DigestMatchesEvent = d.DigestMatchesEvent && bytes.Equal(g.Algorithm.Hash(e.Data), g.Sum)
 	}
 	return d
+}
+
+// Describe gives all events in the published form, the claim uefi_event_logs.
+func (l *Log) Describe() []Description {
+	out := make([]Description, len(l.Events))
+	for i := range l.Events {
+		out[i] = l.Events[i].Describe()
+	}
+	return out
 }
 
 // Text gives one short printable line about the event, for denials.
@@ -117,20 +123,26 @@ func tagged(b []byte) map[string]any {
 	if c.err != nil {
 		return map[string]any{}
 	}
-	if tag != tagAAEL {
+	if tag != TagAAEL {
 		return map[string]any{"string": cString(data)}
 	}
 	text := strings.ToValidUTF8(string(data), "\ufffd")
 	d := map[string]any{"unicode_name": "AAEL", "string": text}
 	if p := strings.SplitN(text, " ", 3); len(p) == 3 {
-		var content any = p[2]
-		var v any
-		if json.Unmarshal([]byte(p[2]), &v) == nil {
-			content = v
-		}
-		d["data"] = map[string]any{"domain": p[0], "operation": p[1], "content": content}
+		d["data"] = map[string]any{"domain": p[0], "operation": p[1], "content": content(p[2])}
 	}
 	return d
+}
+
+// content is the JSON value that s is, or else s. Numbers stay as written.
+func content(s string) any {
+	dec := json.NewDecoder(strings.NewReader(s))
+	dec.UseNumber()
+	var v any
+	if dec.Decode(&v) != nil || len(strings.TrimSpace(s[dec.InputOffset():])) > 0 {
+		return s
+	}
+	return v
 }
 
 func variable(b []byte) map[string]any {

@@ -10,7 +10,8 @@
 // an error, never a panic and never a shorter log; text in events is data for
 // people, no decision reads it.
 //
-// Trust zone: trustee and owner; the guest carries logs without reading them.
+// Trust zone: trustee and owner. The guest carries logs without judging them; it
+// links this package for the entries' form (package aael), so it stays small.
 package eventlog
 
 import (
@@ -18,6 +19,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cofferproject/coffer/api/refvalue"
 )
@@ -25,6 +27,7 @@ import (
 // Limits of a log.
 const (
 	MaxSize      = 4 << 20
+	MaxCCSize    = 1 << 20
 	MaxEvents    = 8192
 	maxEventData = 1 << 20
 	maxAlgs      = 8
@@ -122,32 +125,53 @@ func (c *cursor) u32() uint32 {
 func Parse(b []byte) (*Log, error) { return parse(b, false) }
 
 // ParseCC reads a confidential computing event log: the ACPI table's area is
-// larger than the log, and what follows the last entry is 0xff.
+// larger than the log, and what follows the last entry is 0xff. AAEL entries may
+// stand behind the firmware's; an entry has one digest or more, each of an
+// algorithm that the header names (the header made for AAEL entries alone names
+// two, and its entries have one).
 func ParseCC(b []byte) (*Log, error) { return parse(b, true) }
 
-func parse(b []byte, padded bool) (*Log, error) {
-	if len(b) > MaxSize {
-		return nil, fmt.Errorf("event log: %d bytes, at most %d", len(b), MaxSize)
+func parse(b []byte, cc bool) (*Log, error) {
+	l, _, err := parseTo(b, cc)
+	return l, err
+}
+
+// parseTo also says where the entries end.
+func parseTo(b []byte, cc bool) (*Log, int, error) {
+	l, n, err := parseEntries(b, cc)
+	if err != nil {
+		return nil, 0, fmt.Errorf("event log: %w", err)
+	}
+	return l, n, nil
+}
+
+func parseEntries(b []byte, cc bool) (*Log, int, error) {
+	limit := MaxSize
+	if cc {
+		limit = MaxCCSize
+	}
+	if len(b) > limit {
+		return nil, 0, fmt.Errorf("%d bytes, at most %d", len(b), limit)
 	}
 	c := &cursor{b: b}
 	l := new(Log)
 	if err := l.header(c); err != nil {
-		return nil, fmt.Errorf("event log: header: %w", err)
+		return nil, 0, fmt.Errorf("header: %w", err)
 	}
 	for len(c.b) > 0 {
-		if padded && isPadding(c.b) {
+		if cc && isPadding(c.b) {
 			break
 		}
 		if len(l.Events) == MaxEvents {
-			return nil, fmt.Errorf("event log: more than %d events", MaxEvents)
+			return nil, 0, fmt.Errorf("more than %d events", MaxEvents)
 		}
-		e, err := l.event(c)
+		e, err := l.event(c, cc)
 		if err != nil {
-			return nil, fmt.Errorf("event log: entry %d: %w", len(l.Events), err)
+			return nil, 0, fmt.Errorf("entry %d: %w", len(l.Events), err)
 		}
 		l.Events = append(l.Events, e)
 	}
-	return l, nil
+	return l, len(b) - len(c.b), nil
 }
 
 // isPadding tells the area behind the last entry. An entry cannot begin so:
@@ -207,7 +231,7 @@ func (l *Log) header(c *cursor) error {
 	return nil
 }
 
-func (l *Log) event(c *cursor) (Event, error) {
+func (l *Log) event(c *cursor, cc bool) (Event, error) {
 	e := Event{Register: c.u32(), Type: refvalue.EventType(c.u32())}
 	n := c.u32()
 	if c.err != nil {
@@ -216,9 +240,10 @@ func (l *Log) event(c *cursor) (Event, error) {
 	if e.Register > maxRegister {
 		return e, fmt.Errorf("register %d", e.Register)
 	}
-	// Every bank exactly once; a missing or doubled digest would let the log
-	// say different things to different readers.
-	if int(n) != len(l.Algorithms) {
+	// Every bank exactly once, in confidential computing logs at most once; a
+	// doubled digest would let the log say different things to different
+	// readers, and a missing one fails the replay of its bank.
+	if cc && (n == 0 || int64(n) > int64(len(l.Algorithms))) || !cc && int64(n) != int64(len(l.Algorithms)) {
 		return e, fmt.Errorf("%d digests, the header names %d algorithms", n, len(l.Algorithms))
 	}
 	for range n {
@@ -230,12 +255,10 @@ func (l *Log) event(c *cursor) (Event, error) {
 		if _, dup := e.Sum(a); dup {
 			return e, fmt.Errorf("two digests of algorithm %#x", uint16(a))
 		}
-		e.Digests = append(e.Digests, Digest{a, c.take(uint32(size))})
-	}
-	for _, a := range l.Algorithms {
-		if _, ok := e.Sum(a); !ok && c.err == nil {
-			return e, fmt.Errorf("no digest of algorithm %#x", uint16(a))
+		if c.err == nil && !slices.Contains(l.Algorithms, a) {
+			return e, fmt.Errorf("digest of algorithm %#x, which the header does not name", uint16(a))
 		}
+		e.Digests = append(e.Digests, Digest{a, c.take(uint32(size))})
 	}
 	size := c.u32()
 	if c.err == nil && size > maxEventData {

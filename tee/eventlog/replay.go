@@ -6,8 +6,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"hash"
-
-	"github.com/cofferproject/coffer/api/refvalue"
 )
 
 // String gives the algorithm's usual name.
@@ -63,7 +61,7 @@ func (l *Log) Replay(a Algorithm, register uint32) ([]byte, error) {
 	v := make([]byte, sizes[a])
 	for i := range l.Events {
 		e := &l.Events[i]
-		if e.Register != register || e.Type == refvalue.NoAction {
+		if e.Register != register || !e.extends() {
 			continue
 		}
 		sum, ok := e.Sum(a)
