@@ -159,7 +159,7 @@ func TestSoftwareTPM(t *testing.T) {
 		p := w.boot("default", ca, doc, nil)
 		p.t = t
 		p.begin()
-		denied(t, w, p.attest(p.evidence(), doc), 403, "tpm-simulated-evidence")
+		denied(t, w, p.attest(p.evidence(), doc), 403, "simulated-evidence")
 	})
 	t.Run("reference values withdrawn", func(t *testing.T) {
 		w.admin.do("DELETE", "/namespaces/sim/reference-values/build", nil)

@@ -64,6 +64,9 @@ func (v *Verifier) verifyAK(e *tpm.Evidence, in Input, r *Result) (*attestationK
 	if err := v.verifyEK(in.Request.EKCert, in.Now, r); err != nil {
 		return nil, err
 	}
+	if in.skipReportData {
+		return ak, nil
+	}
 	return ak, v.verifyCredential(e, in, ak.name)
 }
 

@@ -13,7 +13,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/tpm"
+	"github.com/cofferproject/coffer/tee/tpm/quote"
 	"github.com/cofferproject/coffer/test/vectors"
 )
 
@@ -36,22 +38,22 @@ func TestPublishedEvidence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := verifySignature(ak, e.Quote.Signature, e.Quote.Message); err != nil {
+	if err := checker.VerifySignature(ak, e.Quote.Signature, e.Quote.Message); err != nil {
 		t.Error(err)
 	}
-	att, info, err := parseQuote(e.Quote.Message)
+	q, err := checker.Parse(e.Quote.Message)
 	if err != nil {
 		t.Fatal(err)
 	}
-	values, err := quotedValues(info, e.Quote.PCRs)
+	values, err := quote.Values(&checker, q, e.Quote.PCRs, refvalue.QuotedPCRs)
 	if err != nil || len(values) != tpm.PCRCount {
 		t.Errorf("%d values, %v", len(values), err)
 	}
-	if len(att.ExtraData.Buffer) != 64 {
-		t.Errorf("%d bytes of qualifying data", len(att.ExtraData.Buffer))
+	if len(q.ExtraData) != 64 {
+		t.Errorf("%d bytes of qualifying data", len(q.ExtraData))
 	}
 	var d *denial.Denial
-	if err := verifyQuote(e, ak, att.ExtraData.Buffer, new(Result)); !errors.As(err, &d) || d.Reason != ReasonQuoteReportData {
+	if err := verifyQuote(e, ak, Input{RuntimeDataHash: q.ExtraData}, new(Result)); !errors.As(err, &d) || d.Reason != ReasonQuoteReportData {
 		t.Errorf("64 bytes of qualifying data: %v", err)
 	}
 	v, err := New(Config{Simulated: Production, CredentialKey: make([]byte, 32)})
@@ -63,7 +65,7 @@ func TestPublishedEvidence(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	e.Quote.PCRs[17], e.Quote.PCRs[0] = e.Quote.PCRs[0], e.Quote.PCRs[17]
-	if _, err := quotedValues(info, e.Quote.PCRs); !errors.As(err, &d) || d.Reason != ReasonQuoteDigest {
+	if _, err := quote.Values(&checker, q, e.Quote.PCRs, refvalue.QuotedPCRs); !errors.As(err, &d) || d.Reason != ReasonQuoteDigest {
 		t.Errorf("values of two registers exchanged: %v", err)
 	}
 }
@@ -77,7 +79,7 @@ func TestQuoteMustComeFromATPM(t *testing.T) {
 		"magic": func(b []byte) []byte { b[0] ^= 1; return b }, "type": func(b []byte) []byte { b[5] = 0x17; return b },
 		"cut": func(b []byte) []byte { return b[:len(b)-1] }, "longer": func(b []byte) []byte { return append(b, 0) }, "empty": func([]byte) []byte { return nil },
 	} {
-		if _, _, err := parseQuote(change(bytes.Clone(e.Quote.Message))); err == nil {
+		if _, err := checker.Parse(change(bytes.Clone(e.Quote.Message))); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -131,10 +133,10 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("not a denial: %v", err)
 		}
 		if ak, err := parseAK(area); err == nil {
-			_ = verifySignature(ak.key, sig, msg)
+			_ = checker.VerifySignature(ak.key, sig, msg)
 		}
-		if _, info, err := parseQuote(msg); err == nil {
-			_, _ = quotedValues(info, make([]tpm.PCRHex, tpm.PCRCount))
+		if q, err := checker.Parse(msg); err == nil {
+			_, _ = quote.Values(&checker, q, make([]tpm.PCRHex, tpm.PCRCount), refvalue.QuotedPCRs)
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
+	"github.com/cofferproject/coffer/tee/verify"
 )
 
 // Component names this verifier in denials.
@@ -31,23 +32,27 @@ const Component = "tpm-verifier"
 
 // Reasons of denials. docs/denials.md explains each.
 const (
-	ReasonEvidenceMalformed   denial.Reason = "tpm-evidence-malformed"
-	ReasonSimulated           denial.Reason = "tpm-simulated-evidence"
-	ReasonEKMissing           denial.Reason = "tpm-ek-missing"
-	ReasonEKUntrusted         denial.Reason = "tpm-ek-untrusted"
-	ReasonAKMalformed         denial.Reason = "tpm-ak-malformed"
-	ReasonAKAttributes        denial.Reason = "tpm-ak-attributes"
-	ReasonAKMismatch          denial.Reason = "tpm-ak-mismatch"
-	ReasonCredentialMismatch  denial.Reason = "tpm-credential-mismatch"
-	ReasonQuoteMalformed      denial.Reason = "tpm-quote-malformed"
-	ReasonQuoteSignature      denial.Reason = "tpm-quote-signature"
-	ReasonQuoteReportData     denial.Reason = "tpm-quote-report-data"
-	ReasonQuoteSelection      denial.Reason = "tpm-quote-selection"
-	ReasonQuoteDigest         denial.Reason = "tpm-quote-digest"
-	ReasonInitdataMalformed   denial.Reason = "initdata-malformed"
-	ReasonInitdataMismatch    denial.Reason = "initdata-mismatch"
-	ReasonInitdataUnexpected  denial.Reason = "initdata-unexpected"
-	ReasonInitdataUnavailable denial.Reason = "initdata-missing"
+	ReasonEvidenceMalformed  denial.Reason = "tpm-evidence-malformed"
+	ReasonEKMissing          denial.Reason = "tpm-ek-missing"
+	ReasonEKUntrusted        denial.Reason = "tpm-ek-untrusted"
+	ReasonAKMalformed        denial.Reason = "tpm-ak-malformed"
+	ReasonAKAttributes       denial.Reason = "tpm-ak-attributes"
+	ReasonAKMismatch         denial.Reason = "tpm-ak-mismatch"
+	ReasonCredentialMismatch denial.Reason = "tpm-credential-mismatch"
+	ReasonQuoteMalformed     denial.Reason = "tpm-quote-malformed"
+	ReasonQuoteSignature     denial.Reason = "tpm-quote-signature"
+	ReasonQuoteSelection     denial.Reason = "tpm-quote-selection"
+	ReasonQuoteDigest        denial.Reason = "tpm-quote-digest"
+)
+
+// Reasons that all verifiers share.
+const (
+	ReasonSimulated           = verify.ReasonSimulated
+	ReasonQuoteReportData     = verify.ReasonReportData
+	ReasonInitdataMalformed   = verify.ReasonInitdataMalformed
+	ReasonInitdataMismatch    = verify.ReasonInitdataMismatch
+	ReasonInitdataUnexpected  = verify.ReasonInitdataUnexpected
+	ReasonInitdataUnavailable = verify.ReasonInitdataMissing
 )
 
 // Config makes a Verifier. Simulated and exactly the roots of that kind must be
@@ -113,6 +118,10 @@ type Input struct {
 	// Initdata is the document as received, nil if the client sent none.
 	Initdata []byte
 	Now      time.Time
+
+	// For recorded evidence alone, see verify.Input; package-internal so that
+	// the trustee cannot set them here.
+	skipReportData, skipInitdata bool
 }
 
 // Result is what the evidence proves.
@@ -130,7 +139,8 @@ type Result struct {
 	// Claims are the published claims of TEE "tpm" and ours, for the token.
 	Claims map[string]any
 
-	quoted map[int][32]byte
+	quoted     map[int][32]byte
+	reportData []byte // qualifying data, as quoted
 }
 
 // Verify checks evidence and gives what it proves, or a *denial.Denial. Another
@@ -139,6 +149,10 @@ func (v *Verifier) Verify(in Input) (*Result, error) {
 	if in.Now.IsZero() || len(in.RuntimeDataHash) < tpm.QualifyingSize {
 		return nil, errors.New("tpm verifier: time or runtime data hash missing")
 	}
+	return v.verify(in)
+}
+
+func (v *Verifier) verify(in Input) (*Result, error) {
 	e, err := tpm.Parse(in.Evidence)
 	if err != nil {
 		return nil, deny(ReasonEvidenceMalformed, "tpm evidence", err)
@@ -149,12 +163,18 @@ func (v *Verifier) Verify(in Input) (*Result, error) {
 			Expected: "a hardware TPM", Source: "production namespace",
 		}
 	}
+	if e.Simulation == "" && v.cfg.Simulated == InsecureSimulated {
+		return nil, &denial.Denial{
+			Reason: verify.ReasonNotSimulated, Component: Component, Claim: "simulation", Measured: "no note",
+			Expected: "evidence that says what is not real", Source: "simulated namespace",
+		}
+	}
 	r := &Result{Simulated: v.cfg.Simulated == InsecureSimulated, Simulation: e.Simulation}
 	ak, err := v.verifyAK(e, in, r)
 	if err != nil {
 		return nil, err
 	}
-	if err := verifyQuote(e, ak.key, in.RuntimeDataHash, r); err != nil {
+	if err := verifyQuote(e, ak.key, in, r); err != nil {
 		return nil, err
 	}
 	tee := "tpm"
@@ -165,10 +185,10 @@ func (v *Verifier) Verify(in Input) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := appraiseInitdata(in.Initdata, r); err != nil {
+	if err := appraiseInitdata(in, r); err != nil {
 		return nil, err
 	}
-	r.Claims = claims(e, in, r)
+	r.Claims = claims(e, r)
 	return r, nil
 }
 

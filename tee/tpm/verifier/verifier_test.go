@@ -424,6 +424,7 @@ func TestUnrestrictedAK(t *testing.T) {
 	g := w.boot(0, document(t, "mine"), nil)
 	s := w.session(g)
 	e := hostileQuote(t, g, s, akTemplate(false), device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14))
+	e.Simulation = "test"
 	req := &kbs.TPMRequest{EKCert: s.req.EKCert, AKPublic: e.AKArea}
 	if _, err := w.v.Challenge(req, s.nonce); err == nil {
 		t.Error("the trustee made a credential for an unrestricted key")
