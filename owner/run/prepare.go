@@ -3,7 +3,6 @@ package run
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -55,7 +54,7 @@ type prepared struct {
 	plan     *spec.Plan
 	images   map[string]*spec.ResolvedImage
 	document []byte // initdata
-	digest   string // "sha256:<hex>"
+	digest   string // "sha256:<hex>", by the TEE's algorithm
 	sealed   *seal.Sealed
 	adopted  bool // document came with the manifest
 	sealID   string
@@ -118,13 +117,17 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := seal.Make(policy, set, nil)
+	alg, err := initdata.AlgorithmFor(o.TEE.Wire())
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	sealed, err := seal.Make(policy, set, seal.Algorithms{alg})
 	if err != nil {
 		return nil, &InputError{err}
 	}
 	return &prepared{
 		pod: p, policy: policy, plan: plan, images: images, sealed: sealed,
-		document: sealed.Documents[initdata.SHA256], digest: "sha256:" + sealed.Digests["sha256"],
+		document: sealed.Documents[alg], digest: string(alg) + ":" + sealed.Digests[string(alg)],
 	}, nil
 }
 
@@ -181,10 +184,16 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if note := foreignTrustee(d, o, src, t); note != "" {
 		plan.Notes = append(plan.Notes, note)
 	}
-	sum := sha256.Sum256(doc)
+	if err := d.CheckAlgorithm(o.TEE.Wire()); err != nil {
+		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w: seal the pod for this TEE (coffer seal --tee %s)", initdata.AnnotationKey, err, o.TEE)}
+	}
+	sum, err := initdata.Digest(d.Algorithm, doc)
+	if err != nil {
+		return nil, &InputError{err}
+	}
 	return &prepared{
 		pod: p, policy: policy, plan: plan, images: images, document: doc,
-		digest: "sha256:" + hex.EncodeToString(sum[:]), adopted: true,
+		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
 	}, nil
 }
 
