@@ -48,7 +48,7 @@ func (p *Policy) Explain(ctx context.Context, in *Input) ([]Finding, error) {
 	}
 	var list []Finding
 	for name, n := range out.Vector.Map() {
-		if tier := ear.TierOf(int8(n)); tier == ear.Affirming || tier == ear.None && t.best[name] == nil {
+		if tier := ear.TierOf(int8(n)); tier == ear.Affirming || tier == ear.None {
 			continue
 		}
 		f := Finding{Claim: name, Value: n, Source: "policy " + p.id}

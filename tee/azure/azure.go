@@ -1,0 +1,33 @@
+// Package azure holds what both sides of the evidence of Azure's confidential
+// VMs share: the codec of all published versions and the HCL report, in which
+// the paravisor ties its virtual TPM to the hardware's report (SPEC.md; shared
+// facts: trustee 4.5 and 4.6).
+//
+// Subpackages are split by trust step: attester, verifier, sim.
+//
+// Invariants: every decoder is bounded and never panics; nothing here decides.
+//
+// Trust zone: guest and trustee.
+package azure
+
+// Wire names.
+const (
+	SNP = "az-snp-vtpm"
+	TDX = "az-tdx-vtpm"
+)
+
+// PCRCount is the number of registers that evidence lists.
+const PCRCount = 24
+
+// Limits, in bytes.
+const (
+	MaxEvidence = 256 << 10
+	MaxReport   = 8 << 10
+	MaxCert     = 16 << 10
+	MaxQuote    = 32 << 10
+	maxField    = 4 << 10
+	maxNote     = 1 << 10
+)
+
+// UserDataSize is the size of the report data that goes into the runtime claims.
+const UserDataSize = 64

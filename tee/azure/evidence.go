@@ -1,0 +1,221 @@
+package azure
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Evidence is the primary evidence of either TEE, whatever its version.
+type Evidence struct {
+	TEE string // SNP or TDX
+	// Version is 0 (arrays of numbers, no version member), 1 or 2. In version 2
+	// the runtime claims carry the report data.
+	Version   int
+	Quote     Quote
+	HCLReport []byte
+	// VCEK is the chip's certificate, DER; TEE SNP only.
+	VCEK []byte
+	// TDQuote is the quote over the HCL report's TDREPORT; TEE TDX only.
+	TDQuote []byte
+	// Simulation says what is not real (addition, versions 1 and 2).
+	Simulation string
+
+	pem string // of version 0, as received
+}
+
+// Quote is the vTPM's signed quote with the registers it is over.
+type Quote struct {
+	Signature []byte // RSASSA with SHA-256, bare
+	Message   []byte // TPMS_ATTEST
+	PCRs      [][32]byte
+}
+
+type quoteHex struct {
+	Signature hexBytes   `json:"signature"`
+	Message   hexBytes   `json:"message"`
+	PCRs      []hexBytes `json:"pcrs"`
+}
+
+type quoteInts struct {
+	Signature ints   `json:"signature"`
+	Message   ints   `json:"message"`
+	PCRs      []ints `json:"pcrs"`
+}
+
+type versioned struct {
+	Version    int      `json:"version"`
+	Quote      quoteHex `json:"tpm_quote"`
+	HCLReport  b64url   `json:"hcl_report"`
+	VCEK       *b64url  `json:"vcek,omitempty"`
+	TDQuote    *b64url  `json:"td_quote,omitempty"`
+	Simulation string   `json:"simulation,omitempty"`
+}
+
+type snp0 struct {
+	Quote  quoteInts `json:"quote"`
+	Report ints      `json:"report"`
+	VCEK   string    `json:"vcek"`
+}
+
+type tdx0 struct {
+	Quote     quoteInts `json:"tpm_quote"`
+	HCLReport ints      `json:"hcl_report"`
+	TDQuote   ints      `json:"td_quote"`
+}
+
+// Parse decodes the evidence of one TEE (SNP or TDX). An unknown member is an
+// error: it might change the meaning of the rest.
+func Parse(tee string, b []byte) (*Evidence, error) {
+	if len(b) > MaxEvidence {
+		return nil, fmt.Errorf("azure evidence: %d bytes, at most %d", len(b), MaxEvidence)
+	}
+	e, err := parse(tee, b)
+	if err == nil {
+		err = e.validate()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("azure evidence: %w", err)
+	}
+	return e, nil
+}
+
+func parse(tee string, b []byte) (*Evidence, error) {
+	var probe struct {
+		Version *json.RawMessage `json:"version"`
+	}
+	if err := json.Unmarshal(b, &probe); err != nil {
+		return nil, err
+	}
+	e := &Evidence{TEE: tee}
+	switch {
+	case probe.Version != nil:
+		var v versioned
+		if err := decode(b, &v); err != nil {
+			return nil, err
+		}
+		if v.Version != 1 && v.Version != 2 {
+			return nil, fmt.Errorf("version %d is not known", v.Version)
+		}
+		if (v.VCEK != nil) != (tee == SNP) || (v.TDQuote != nil) != (tee == TDX) {
+			return nil, errors.New("vcek goes with SNP and td_quote with TDX")
+		}
+		e.Version, e.HCLReport, e.Simulation = v.Version, v.HCLReport, v.Simulation
+		if v.VCEK != nil {
+			e.VCEK = *v.VCEK
+		}
+		if v.TDQuote != nil {
+			e.TDQuote = *v.TDQuote
+		}
+		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
+	case tee == SNP:
+		var v snp0
+		if err := decode(b, &v); err != nil {
+			return nil, err
+		}
+		block, rest := pem.Decode([]byte(v.VCEK))
+		if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
+			return nil, errors.New("vcek: not one certificate in PEM")
+		}
+		e.HCLReport, e.VCEK, e.pem = v.Report, block.Bytes, v.VCEK
+		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
+	case tee == TDX:
+		var v tdx0
+		if err := decode(b, &v); err != nil {
+			return nil, err
+		}
+		e.HCLReport, e.TDQuote = v.HCLReport, v.TDQuote
+		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
+	}
+	return nil, fmt.Errorf("TEE %.40q is neither %s nor %s", tee, SNP, TDX)
+}
+
+func decode(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("data after the document")
+	}
+	return nil
+}
+
+func setQuote[T ~[]byte](e *Evidence, sig, msg []byte, pcrs []T) error {
+	if len(pcrs) != PCRCount {
+		return fmt.Errorf("%d PCR values, not %d", len(pcrs), PCRCount)
+	}
+	e.Quote = Quote{Signature: sig, Message: msg, PCRs: make([][32]byte, PCRCount)}
+	for i, p := range pcrs {
+		if len(p) != 32 {
+			return fmt.Errorf("PCR %d: %d bytes, not 32", i, len(p))
+		}
+		e.Quote.PCRs[i] = [32]byte(p)
+	}
+	return nil
+}
+
+func (e *Evidence) validate() error {
+	for _, f := range []struct {
+		name   string
+		n, max int
+		wanted bool
+	}{
+		{"signature", len(e.Quote.Signature), maxField, true},
+		{"message", len(e.Quote.Message), maxField, true},
+		{"HCL report", len(e.HCLReport), MaxReport, true},
+		{"vcek", len(e.VCEK), MaxCert, e.TEE == SNP},
+		{"td_quote", len(e.TDQuote), MaxQuote, e.TEE == TDX},
+	} {
+		if f.n > f.max || (f.n > 0) != f.wanted {
+			return fmt.Errorf("%s: %d bytes, at most %d", f.name, f.n, f.max)
+		}
+	}
+	switch {
+	case e.Version < 0 || e.Version > 2:
+		return fmt.Errorf("version %d is not known", e.Version)
+	case len(e.Quote.PCRs) != PCRCount:
+		return fmt.Errorf("%d PCR values, not %d", len(e.Quote.PCRs), PCRCount)
+	case len(e.Simulation) > maxNote || strings.ContainsAny(e.Simulation, "\r\n"):
+		return errors.New("simulation note too long or of several lines")
+	case e.Simulation != "" && e.Version == 0:
+		return errors.New("version 0 has no place for a simulation note")
+	}
+	return nil
+}
+
+// Encode gives the published form of e's version.
+func (e *Evidence) Encode() ([]byte, error) {
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("azure evidence: %w", err)
+	}
+	if e.Version > 0 {
+		v := versioned{Version: e.Version, Quote: quoteHex{Signature: e.Quote.Signature, Message: e.Quote.Message}, HCLReport: e.HCLReport, Simulation: e.Simulation}
+		for _, p := range e.Quote.PCRs {
+			v.Quote.PCRs = append(v.Quote.PCRs, p[:])
+		}
+		if e.TEE == SNP {
+			v.VCEK = (*b64url)(&e.VCEK)
+		} else {
+			v.TDQuote = (*b64url)(&e.TDQuote)
+		}
+		return json.Marshal(v)
+	}
+	q := quoteInts{Signature: e.Quote.Signature, Message: e.Quote.Message}
+	for _, p := range e.Quote.PCRs {
+		q.PCRs = append(q.PCRs, p[:])
+	}
+	if e.TEE == TDX {
+		return json.Marshal(tdx0{q, e.HCLReport, e.TDQuote})
+	}
+	cert := e.pem
+	if block, _ := pem.Decode([]byte(cert)); block == nil || !bytes.Equal(block.Bytes, e.VCEK) {
+		cert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.VCEK}))
+	}
+	return json.Marshal(snp0{q, e.HCLReport, cert})
+}
