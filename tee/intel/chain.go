@@ -54,6 +54,8 @@ func (w *window) add(issued, expires time.Time) {
 	}
 }
 
+func between(issued, expires time.Time) window { return window{issued, issued, expires} }
+
 func (w *window) certificates(list ...*x509.Certificate) {
 	for _, c := range list {
 		w.add(c.NotBefore, c.NotAfter)

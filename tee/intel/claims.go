@@ -22,13 +22,14 @@ func claims(c *pckChain, d *documents, t *tcb, now time.Time) map[string]any {
 		"tcb_date":                     rfc3339(t.launch.Date),
 		"tcb_status":                   string(t.launch.Status),
 		"advisory_ids":                 array(t.launch.Advisories),
-		"pck_crl_num":                  number(d.pckCRL.number),
-		"root_ca_crl_num":              number(d.rootCRL.number),
 		"tcb_eval_num":                 min(d.tcb.EvalNumber, d.qe.EvalNumber),
 		"platform_provider_id":         hex.EncodeToString(c.pck.PPID[:]),
 		"sgx_type":                     []string{"Standard", "Scalable", "Scalable with Integrity"}[c.pck.SGXType],
 		"root_key_id":                  rootKeyID(c),
 		"collateral_expiration_status": expired,
+	}
+	if d.rootCRL != nil {
+		m["pck_crl_num"], m["root_ca_crl_num"] = number(d.pckCRL.number), number(d.rootCRL.number)
 	}
 	if c.pck.SGXType != Standard {
 		m["is_dynamic_platform"], m["is_cached_keys"], m["is_smt_enabled"] = c.pck.Dynamic, c.pck.CachedKeys, c.pck.SMT

@@ -86,30 +86,21 @@ func Root() *x509.Certificate {
 	return c
 }
 
-// Options are choices beyond verify.Config.
-type Options struct {
-	// InsecureExpiredCollateral takes TCB information, identities and revocation
-	// lists past their next update, for recorded evidence. The claim
-	// collateral_expiration_status is then "1".
-	InsecureExpiredCollateral bool
-}
-
 // Verifier checks quotes. It is immutable but for its caches, and safe for
 // concurrent use.
 type Verifier struct {
 	cfg    verify.Config
-	opt    Options
 	roots  []*x509.Certificate
 	chains *cache[[32]byte, *pckChain]
 	items  *cache[itemKey, any]
 }
 
 // New refuses a configuration that leaves a security choice open.
-func New(cfg verify.Config, opt Options) (*Verifier, error) {
+func New(cfg verify.Config) (*Verifier, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	v := &Verifier{cfg: cfg, opt: opt, chains: newCache[[32]byte, *pckChain](1024), items: newCache[itemKey, any](1024)}
+	v := &Verifier{cfg: cfg, chains: newCache[[32]byte, *pckChain](1024), items: newCache[itemKey, any](1024)}
 	v.roots = []*x509.Certificate{Root()}
 	if cfg.Kind == verify.InsecureSimulated {
 		v.roots = cfg.SimulatedRoots

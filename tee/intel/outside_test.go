@@ -43,9 +43,9 @@ func outsideSet(t testing.TB) *collateral.Set {
 	return collateral.NewSet(items...)
 }
 
-func outsideVerifier(t testing.TB, o Options, allow ...string) *Verifier {
+func outsideVerifier(t testing.TB, expired bool) *Verifier {
 	t.Helper()
-	v, err := New(verify.Config{Kind: verify.Production, AllowUnproven: allow, Collateral: outsideSet(t)}, o)
+	v, err := New(verify.Config{Kind: verify.Production, InsecureExpiredCollateral: expired, Collateral: outsideSet(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func outsideVerifier(t testing.TB, o Options, allow ...string) *Verifier {
 // Every signature is right, and the machine was below each level that Intel had
 // published that month; go-tdx-guest's own tests say the same of it.
 func TestOutsideQuoteBelowAllLevels(t *testing.T) {
-	v := outsideVerifier(t, Options{})
+	v := outsideVerifier(t, false)
 	for range 2 { // the second time from the caches
 		_, err := v.VerifyQuote(outsideQuote(), quote.TDX, outsideDay)
 		if d, ok := denial.As(err); !ok || d.Reason != ReasonTCBUnsupported || d.Claim != "TCB level of the platform" {
@@ -68,11 +68,11 @@ func TestOutsideQuoteBelowAllLevels(t *testing.T) {
 // the shipped collateral of 2023.
 func TestOutsideQuoteV5(t *testing.T) {
 	day := time.Date(2026, 2, 10, 0, 0, 0, 0, time.UTC)
-	_, err := outsideVerifier(t, Options{}).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	_, err := outsideVerifier(t, false).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
 	if d, ok := denial.As(err); !ok || d.Reason != verify.ReasonCollateralExpired {
 		t.Errorf("expired collateral: %v", err)
 	}
-	r, err := outsideVerifier(t, Options{InsecureExpiredCollateral: true}).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	r, err := outsideVerifier(t, true).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
 	if err != nil {
 		t.Fatal(err)
 	}

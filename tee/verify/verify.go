@@ -77,6 +77,9 @@ type Config struct {
 	// InsecureSkipRevocation judges certificates without revocation lists, for
 	// recorded evidence. Never in the trustee.
 	InsecureSkipRevocation bool
+	// InsecureExpiredCollateral takes collateral past its next update, for
+	// recorded evidence; claims say so. Never in the trustee.
+	InsecureExpiredCollateral bool
 }
 
 // Validate reports a choice that was not made, or two that exclude each other.

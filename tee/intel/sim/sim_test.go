@@ -32,7 +32,7 @@ func verifier(t *testing.T, p *Platform, o CollateralOptions, allow ...string) *
 	}
 	v, err := intel.New(verify.Config{
 		Kind: verify.InsecureSimulated, SimulatedRoots: []*x509.Certificate{p.Root()}, AllowUnproven: allow, Collateral: collateral.NewSet(items...),
-	}, intel.Options{})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
