@@ -2,6 +2,9 @@ package verifier
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -126,5 +129,94 @@ func TestPersonalizationValueOfPublishedToken(t *testing.T) {
 	rpv, err := cca.PersonalizationValue(file(t, "cca-example-token.cbor"))
 	if err != nil || !bytes.Equal(rpv, make([]byte, 64)) {
 		t.Errorf("%x, %v", rpv, err)
+	}
+}
+
+func FuzzStores(f *testing.F) {
+	f.Add([]byte(`[{"pkey":{"kty":"EC","crv":"P-384","x":"AA","y":"AA"},"implementation-id":"00","instance-id":"01"}]`))
+	f.Add([]byte(`{"platform":[{"implementation-id":"00","sw-components":[],"platform-configuration":"00"}],"realm":[]}`))
+	for _, name := range []string{"tastore.json", "rvstore.json"} {
+		if b, err := os.ReadFile(filepath.Join("../../../../shared/vectors/cca", name)); err == nil {
+			f.Add(b)
+		}
+	}
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		_, _ = ParseTrustAnchors(b)
+		_, _ = ParseReferences(b)
+	})
+}
+
+func TestRealmReferences(t *testing.T) {
+	v, in := published(t)
+	for name, c := range map[string]struct {
+		bend func(r *RealmReference)
+		want string
+	}{
+		"RIM":       {func(r *RealmReference) { r.RIM = make([]byte, 64) }, "not matched"},
+		"REM":       {func(r *RealmReference) { r.REM[3] = []byte{1} }, "not matched"},
+		"RPV":       {func(r *RealmReference) { r.RPV = []byte{1} }, "not matched"},
+		"RIM alone": {func(r *RealmReference) { r.REM, r.RPV = nil, nil }, "matched"},
+	} {
+		refs, err := ParseReferences(file(t, "rvstore.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.bend(&refs.Realms[0])
+		cfg := v.cfg
+		cfg.References = refs
+		bent, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := bent.Verify(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r[0].Claims["appraisal"].(map[string]any)["realm"].(map[string]any)["measurements"]; got != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestNoDefaultTrust(t *testing.T) {
+	v, _ := published(t)
+	twice := Config{Config: verify.Config{Kind: verify.Production}, TrustAnchors: append(slices.Clone(v.cfg.TrustAnchors), v.cfg.TrustAnchors...)}
+	for name, c := range map[string]Config{
+		"no choice": {}, "two anchors for one instance": twice,
+		"production anchors in simulation": {Config: verify.Config{Kind: verify.InsecureSimulated}, TrustAnchors: v.cfg.TrustAnchors},
+		"references in simulation":         {Config: verify.Config{Kind: verify.InsecureSimulated}, References: v.cfg.References},
+		"anchor without key":               {Config: verify.Config{Kind: verify.Production}, TrustAnchors: []TrustAnchor{{}}},
+	} {
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	v, in := published(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The standard library's part of BenchmarkVerify is two of these.
+func BenchmarkBareP384(b *testing.B) {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := make([]byte, 48)
+	sig, err := ecdsa.SignASN1(rand.Reader, key, h)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if !ecdsa.VerifyASN1(&key.PublicKey, h, sig) {
+			b.Fatal("signature")
+		}
 	}
 }
