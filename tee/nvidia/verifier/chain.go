@@ -104,9 +104,8 @@ var models = map[nvidia.Arch][]string{nvidia.Hopper: {"GH"}, nvidia.Blackwell: {
 func (d *device) checkArch() error {
 	certs := d.chain.certs
 	cn := certs[len(certs)-2].Subject.CommonName
-	model := strings.TrimSuffix(strings.TrimPrefix(cn, "NVIDIA "), " Identity")
 	for _, p := range models[d.arch] {
-		if strings.HasPrefix(model, p) {
+		if strings.HasPrefix(modelOf(certs), p) {
 			d.res.Checked("architecture", string(d.arch), cn)
 			return nil
 		}

@@ -1,18 +1,23 @@
 package verifier
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/internal/certchain"
 	"github.com/cofferproject/coffer/tee/internal/dice"
 	"github.com/cofferproject/coffer/tee/nvidia"
+	"github.com/cofferproject/coffer/tee/nvidia/rim"
+	"github.com/cofferproject/coffer/tee/nvidia/spdm"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/test/vectors"
 )
@@ -143,4 +148,75 @@ func TestHopperChain(t *testing.T) {
 	if _, err := dice.Of(certs[0]); err == nil {
 		t.Error("the root has a firmware identity")
 	}
+}
+
+// TestHopperVBIOSManifest holds the recorded report against NVIDIA's own
+// manifest of its VBIOS, where somebody has put it (tee/nvidia/rim).
+func TestHopperVBIOSManifest(t *testing.T) {
+	dir := os.Getenv("COFFER_NVIDIA_RIMS")
+	if dir == "" {
+		t.Skip("COFFER_NVIDIA_RIMS names no folder with .swidtag files")
+	}
+	tag, err := os.ReadFile(filepath.Join(dir, "1010_0200_882_960074001A_PROD.swidtag"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const origin = rimService + "NV_GPU_VBIOS_1010_0200_882_960074001A"
+	in := vectorInput(t, vectorDevice(t, false))
+	if o, err := Origins(in.Evidence, nil); err != nil || !slices.Contains(o, origin) || !slices.Contains(o, rimService+"NV_GPU_DRIVER_GH100_580.95.05") {
+		t.Errorf("origins %v, %v", o, err)
+	}
+	in.Now = time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC)
+	cfg := verify.Config{
+		Kind: verify.Production, AllowUnproven: []string{UnprovenRIM},
+		Collateral: collateral.NewSet(&collateral.Item{Origin: origin, Body: tag, Fetched: in.Now}),
+	}
+	v := newVerifier(t, cfg, InsecureSkipRevocation())
+	out, err := v.Verify(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := out[0].Claims
+	if c["x-nvidia-gpu-vbios-rim-version-match"] != true || c["x-nvidia-gpu-vbios-rim-signature-verified"] != true || c["measres"] != nil {
+		t.Errorf("%v", c)
+	}
+	in.Now = recorded // the signer's certificate ended in 2025
+	if _, err := v.Verify(in); reason(err) != verify.ReasonCollateralExpired {
+		t.Errorf("an expired manifest: %v", err)
+	}
+	// The recorded GPU shows another value than its manifest at one place, 9, as
+	// others have seen too; everything else fits.
+	m, err := rim.Parse(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(vector(t, "hopper_coco_report1.txt"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := spdm.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	active, differ := 0, []int{}
+	for _, g := range m.Golden {
+		have, _ := rep.Value(uint8(g.ReportIndex()))
+		if !g.Active || g.Index == nvdecMeasurement {
+			continue
+		}
+		active++
+		if !slices.ContainsFunc(g.Values, func(v []byte) bool { return bytes.Equal(v, have) }) {
+			differ = append(differ, g.Index)
+		}
+	}
+	if active != 12 || !slices.Equal(differ, []int{9}) {
+		t.Errorf("%d compared, different: %v", active, differ)
+	}
+}
+
+func reason(err error) denial.Reason {
+	if d, ok := denial.As(err); ok {
+		return d.Reason
+	}
+	return ""
 }
