@@ -24,6 +24,9 @@ type Evidence struct {
 	TDQuote []byte
 	// Simulation says what is not real (addition, versions 1 and 2).
 	Simulation string
+	// ASK is the certificate between a simulated machine's VCEK and its root, DER
+	// (addition, with Simulation and TEE SNP only: AMD's are known).
+	ASK []byte
 
 	pem string // of version 0, as received
 }
@@ -54,6 +57,7 @@ type versioned struct {
 	VCEK       *b64url  `json:"vcek,omitempty"`
 	TDQuote    *b64url  `json:"td_quote,omitempty"`
 	Simulation string   `json:"simulation,omitempty"`
+	ASK        b64url   `json:"ask,omitempty"`
 }
 
 type snp0 struct {
@@ -104,7 +108,7 @@ func parse(tee string, b []byte) (*Evidence, error) {
 		if (v.VCEK != nil) != (tee == SNP) || (v.TDQuote != nil) != (tee == TDX) {
 			return nil, errors.New("vcek goes with SNP and td_quote with TDX")
 		}
-		e.Version, e.HCLReport, e.Simulation = v.Version, v.HCLReport, v.Simulation
+		e.Version, e.HCLReport, e.Simulation, e.ASK = v.Version, v.HCLReport, v.Simulation, v.ASK
 		if v.VCEK != nil {
 			e.VCEK = *v.VCEK
 		}
@@ -183,6 +187,8 @@ func (e *Evidence) validate() error {
 		return fmt.Errorf("%d PCR values, not %d", len(e.Quote.PCRs), PCRCount)
 	case len(e.Simulation) > maxNote || strings.ContainsAny(e.Simulation, "\r\n"):
 		return errors.New("simulation note too long or of several lines")
+	case len(e.ASK) > MaxCert || len(e.ASK) > 0 && (e.Simulation == "" || e.TEE != SNP):
+		return errors.New("ask: too long, or not of a simulated SNP machine")
 	case e.Simulation != "" && e.Version == 0:
 		return errors.New("version 0 has no place for a simulation note")
 	}
@@ -195,7 +201,7 @@ func (e *Evidence) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("azure evidence: %w", err)
 	}
 	if e.Version > 0 {
-		v := versioned{Version: e.Version, Quote: quoteHex{Signature: e.Quote.Signature, Message: e.Quote.Message}, HCLReport: e.HCLReport, Simulation: e.Simulation}
+		v := versioned{Version: e.Version, Quote: quoteHex{Signature: e.Quote.Signature, Message: e.Quote.Message}, HCLReport: e.HCLReport, Simulation: e.Simulation, ASK: e.ASK}
 		for _, p := range e.Quote.PCRs {
 			v.Quote.PCRs = append(v.Quote.PCRs, p[:])
 		}

@@ -133,46 +133,16 @@ func (a *Attester) Evidence(_ context.Context, reportData []byte, ch *kbs.TPMCha
 	return json.Marshal(e)
 }
 
-// quote retries when a register changed between quote and read, as PCR 10 may.
 func (a *Attester) quote(qualifying []byte) (tpm.Quote, error) {
-	all := make([]uint, tpm.PCRCount)
-	for i := range all {
-		all[i] = uint(i)
+	q, err := device.NewQuote(a.t, a.ak, qualifying)
+	if err != nil {
+		return tpm.Quote{}, err
 	}
-	for range 5 {
-		rsp, err := tpm2.Quote{
-			SignHandle:     tpm2.AuthHandle{Handle: a.ak.Handle, Name: a.ak.Name, Auth: tpm2.PasswordAuth(nil)},
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
-			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-			PCRSelect:      device.Selection(all...),
-		}.Execute(a.t)
-		if err != nil {
-			return tpm.Quote{}, fmt.Errorf("quoting: %w", err)
-		}
-		values, err := device.ReadPCRs(a.t, all...)
-		if err != nil {
-			return tpm.Quote{}, err
-		}
-		q := tpm.Quote{Signature: tpm2.Marshal(rsp.Signature), Message: rsp.Quoted.Bytes()}
-		h := sha256.New()
-		for _, i := range all {
-			v := values[i]
-			h.Write(v[:])
-			q.PCRs = append(q.PCRs, v)
-		}
-		att, err := rsp.Quoted.Contents()
-		if err != nil {
-			return tpm.Quote{}, fmt.Errorf("quoting: %w", err)
-		}
-		info, err := att.Attested.Quote()
-		if err != nil {
-			return tpm.Quote{}, fmt.Errorf("quoting: %w", err)
-		}
-		if hmac.Equal(h.Sum(nil), info.PCRDigest.Buffer) {
-			return q, nil
-		}
+	out := tpm.Quote{Signature: tpm2.Marshal(q.Signature), Message: q.Message, PCRs: make([]tpm.PCRHex, tpm.PCRCount)}
+	for i, v := range q.PCRs {
+		out.PCRs[i] = v
 	}
-	return tpm.Quote{}, errors.New("quoting: registers changed between quote and read, five times in a row")
+	return out, nil
 }
 
 // Close flushes the keys and closes the connection.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/tpm"
+	"github.com/cofferproject/coffer/tee/tpm/device"
 )
 
 // maxCert bounds the certificate that NV memory may announce, in bytes.
@@ -109,32 +110,9 @@ func endorsementPolicy(t transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TP
 // readNV reads a certificate from NV memory, cut to its own length: some
 // indices are larger than what they hold.
 func readNV(t transport.TPM, index uint32) ([]byte, error) {
-	pub, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(t)
+	out, err := device.ReadNV(t, index, false, maxCert)
 	if err != nil {
 		return nil, err
-	}
-	info, err := pub.NVPublic.Contents()
-	if err != nil {
-		return nil, err
-	}
-	if info.DataSize > maxCert {
-		return nil, fmt.Errorf("%d bytes, at most %d", info.DataSize, maxCert)
-	}
-	out := make([]byte, 0, info.DataSize)
-	for len(out) < int(info.DataSize) {
-		rsp, err := tpm2.NVRead{
-			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(index), Name: pub.NVName, Auth: tpm2.PasswordAuth(nil)},
-			NVIndex:    tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: pub.NVName},
-			Size:       uint16(min(512, int(info.DataSize)-len(out))),
-			Offset:     uint16(len(out)),
-		}.Execute(t)
-		if err != nil {
-			return nil, err
-		}
-		if len(rsp.Data.Buffer) == 0 {
-			return nil, errors.New("read gave nothing")
-		}
-		out = append(out, rsp.Data.Buffer...)
 	}
 	var whole asn1.RawValue
 	if _, err := asn1.Unmarshal(out, &whole); err != nil {
