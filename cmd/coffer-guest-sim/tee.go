@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/cofferproject/coffer/api/channel/virtioport"
+	protocol "github.com/cofferproject/coffer/api/simhw"
+	"github.com/cofferproject/coffer/guest/boot"
+	"github.com/cofferproject/coffer/guest/teedev"
+	"github.com/cofferproject/coffer/tee/attest"
+	cca "github.com/cofferproject/coffer/tee/cca/attester"
+	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
+	snp "github.com/cofferproject/coffer/tee/snp/attester"
+	"github.com/cofferproject/coffer/tee/tpm/attester"
+	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/tee/tpm/sim"
+)
+
+// openAttester opens the simulated hardware that the machine has: a software TPM,
+// or else what coffer-simhw plays. The release attesters work on both.
+func openAttester(log *slog.Logger) (attest.Attester, error) {
+	if _, ok := boot.FindTPM(); ok {
+		t, err := device.Open()
+		if err != nil {
+			return nil, err
+		}
+		return sim.New(t, attester.Options{Logger: log})
+	}
+	d, err := simhw.Open(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	a, err := played(d)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return owner{a, d}, nil
+}
+
+// owner closes the device with its attester.
+type owner struct {
+	attest.Attester
+	device *simhw.Device
+}
+
+// Close implements attest.Attester.
+func (o owner) Close() error { return o.device.Close() }
+
+// played gives the attester of the TEE that coffer-simhw says it plays.
+func played(d *simhw.Device) (attest.Attester, error) {
+	switch d.TEE() {
+	case "snp":
+		return snp.New(d, snp.Options{Simulation: d.Note()})
+	case "cca":
+		return cca.New(d)
+	}
+	return nil, fmt.Errorf("simulated hardware: there is no attester for %.40q", d.TEE())
+}
+
+// register opens what initdata is bound to.
+func register(log *slog.Logger) (boot.Register, error) {
+	if t, ok := boot.FindTPM(); ok {
+		return t, nil
+	}
+	a, err := openAttester(log)
+	if errors.Is(err, attest.ErrNotPresent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := a.(owner) // without a TPM it is no other
+	r, err := teedev.Bound(o.Attester)
+	if err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	if l, ok := r.(*boot.LaunchBound); ok {
+		l.Device = o.device
+	}
+	return r, nil
+}
+
+// devices names the simulated hardware's port, if the machine has one.
+func devices() ([]string, error) {
+	p, err := virtioport.Path(protocol.PortName)
+	if errors.Is(err, virtioport.ErrNotFound) {
+		return nil, nil
+	}
+	return []string{p}, err
+}
