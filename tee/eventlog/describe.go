@@ -84,7 +84,9 @@ func clean(s string) string {
 func (e *Event) details() map[string]any {
 	none := map[string]any{}
 	switch e.Type {
-	case refvalue.IPL, refvalue.PlatformConfigFlags, refvalue.PostCode, refvalue.EFIAction, refvalue.Action:
+	case refvalue.PlatformConfigFlags:
+		return map[string]any{"string": configFlags(e.Data)}
+	case refvalue.IPL, refvalue.PostCode, refvalue.EFIAction, refvalue.Action:
 		return map[string]any{"string": cString(e.Data)}
 	case refvalue.EFIHandoffTables2, refvalue.EFIPlatformFirmwareBlob2:
 		c := &cursor{b: e.Data}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-tdx-guest/abi"
+	pb "github.com/google/go-tdx-guest/proto/tdx"
 	"github.com/google/go-tdx-guest/testing/testdata"
 
 	"github.com/cofferproject/coffer/test/vectors"
@@ -59,6 +61,55 @@ func TestRoundTrip(t *testing.T) {
 				t.Error("data behind the quote: accepted")
 			}
 		})
+	}
+}
+
+// go-tdx-guest finds the same fields.
+func TestFieldsAsOthersReadThem(t *testing.T) {
+	for _, raw := range [][]byte{vector(t, "tdx", "tdx_quote_4.dat"), vector(t, "tdx", "tdx_quote_5.dat"), testdata.RawQuoteV5} {
+		q, err := Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := abi.QuoteToProto(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		type body interface {
+			GetTeeTcbSvn() []byte
+			GetMrSeam() []byte
+			GetXfam() []byte
+			GetMrTd() []byte
+			GetMrConfigId() []byte
+			GetRtmrs() [][]byte
+			GetReportData() []byte
+		}
+		var b body
+		var auth *pb.Ecdsa256BitQuoteV4AuthData
+		switch p := theirs.(type) {
+		case *pb.QuoteV4:
+			b, auth = p.GetTdQuoteBody(), p.GetSignedData()
+		case *pb.QuoteV5:
+			v5 := p.GetTdQuoteBodyDescriptor().GetTdQuoteBodyV5()
+			b, auth = v5, p.GetSignedData()
+			if !bytes.Equal(v5.GetTeeTcbSvn2(), q.TD.V15.TCBSVN2[:]) || !bytes.Equal(v5.GetMrServiceTd(), q.TD.V15.MRServiceTD[:]) {
+				t.Error("the TDX 1.5 fields differ")
+			}
+		default:
+			t.Fatalf("%T", p)
+		}
+		qe := auth.GetCertificationData().GetQeReportCertificationData()
+		for i, pair := range [][2][]byte{
+			{b.GetTeeTcbSvn(), q.TD.TCBSVN[:]}, {b.GetMrSeam(), q.TD.MRSEAM[:]}, {b.GetXfam(), q.TD.XFAM[:]}, {b.GetMrTd(), q.TD.MRTD[:]},
+			{b.GetMrConfigId(), q.TD.MRConfigID[:]}, {b.GetRtmrs()[0], q.TD.RTMR[0][:]}, {b.GetRtmrs()[3], q.TD.RTMR[3][:]}, {b.GetReportData(), q.TD.ReportData[:]},
+			{auth.GetSignature(), q.Signature}, {auth.GetEcdsaAttestationKey(), q.AttestationKey}, {qe.GetQeReportSignature(), q.QEReportSignature},
+			{qe.GetQeReport().GetMrSigner(), q.QEReport.MRSigner[:]}, {qe.GetQeReport().GetReportData(), q.QEReport.ReportData[:]},
+			{qe.GetQeAuthData().GetData(), q.QEAuthData}, {qe.GetPckCertificateChainData().GetPckCertChain(), q.CertData},
+		} {
+			if len(pair[1]) == 0 || !bytes.Equal(pair[0], pair[1]) {
+				t.Errorf("field %d differs", i)
+			}
+		}
 	}
 }
 

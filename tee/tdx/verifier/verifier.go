@@ -1,0 +1,112 @@
+// Package verifier judges TDX evidence: the quote (tee/intel), report data,
+// MRCONFIGID against the initdata document, the event log against the RTMRs
+// (SPEC.md, "What the verifier checks").
+//
+// Invariants: no network, no files; every refusal is a typed denial; no event of
+// a log is shown that its registers do not vouch for.
+//
+// Trust zone: trustee and owner.
+package verifier
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/tee/intel"
+	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/tdx"
+	"github.com/cofferproject/coffer/tee/verify"
+)
+
+const component = "tdx-verifier"
+
+// Reasons of denials. docs/denials.md explains each.
+const (
+	ReasonMalformed         denial.Reason = "tdx-evidence-malformed"
+	ReasonEventLogMalformed denial.Reason = "tdx-eventlog-malformed"
+	ReasonEventLogMismatch  denial.Reason = "tdx-eventlog-mismatch"
+)
+
+// Verifier judges the published evidence of TEE "tdx".
+type Verifier struct {
+	kind   verify.Kind
+	quotes *intel.Verifier
+}
+
+// New makes the verifier.
+func New(cfg verify.Config) (verify.Verifier, error) {
+	q, err := intel.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Verifier{cfg.Kind, q}, nil
+}
+
+// Verify implements verify.Verifier.
+func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
+	if err := in.Validate(); err != nil {
+		return nil, err
+	}
+	e, err := tdx.Parse(in.Evidence)
+	if err != nil {
+		return nil, verify.Deny(ReasonMalformed, component, "evidence", err)
+	}
+	res := &verify.Result{TEE: tdx.WireName, Class: verify.ClassCPU, Simulated: v.kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
+	switch {
+	case e.Simulation != "" && !res.Simulated:
+		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
+	case e.Simulation == "" && res.Simulated:
+		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	}
+	q, err := v.quotes.VerifyQuote(e.Quote, quote.TDX, in.Now)
+	if err != nil {
+		return nil, err
+	}
+	td := q.Quote.TD
+	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, Debug(td)
+	log, err := checkEventLog(e.EventLog, td, res)
+	if err != nil {
+		return nil, err
+	}
+	res.Claims = Claims(q.Quote, log)
+	maps.Copy(res.Claims, q.Claims)
+	if err := verify.CheckReportData(component, td.ReportData[:], in, res); err != nil {
+		return nil, err
+	}
+	if err := verify.CheckInitdata(component, tdx.WireName, "MRCONFIGID", td.MRConfigID[:], in, res); err != nil {
+		return nil, err
+	}
+	return []*verify.Result{res}, nil
+}
+
+// Debug reports whether the TD is under debug: any bit of the attributes' first
+// byte (TD Under Debug) makes it so.
+func Debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+
+// checkEventLog replays the log to the RTMRs; nil if none came.
+func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	malformed := func(err error) error { return verify.Deny(ReasonEventLogMalformed, component, "cc_eventlog", err) }
+	log, err := eventlog.ParseCC(b)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	var quoted [eventlog.RTMRs][]byte
+	for i := range quoted {
+		quoted[i] = td.RTMR[i][:]
+	}
+	if err := log.CheckRTMRs(eventlog.SHA384, quoted); err != nil {
+		if e, ok := errors.AsType[*eventlog.ErrRTMR](err); ok {
+			return nil, verify.Mismatch(ReasonEventLogMismatch, component, fmt.Sprintf("RTMR %d", e.Register), hex.EncodeToString(e.Quoted), hex.EncodeToString(e.Replayed), "replay of the event log")
+		}
+		return nil, malformed(err)
+	}
+	res.Checked("event log", fmt.Sprintf("%d events", len(log.Events)), "RTMR 0 to 3")
+	return log, nil
+}
