@@ -31,3 +31,29 @@ const (
 
 // UserDataSize is the size of the report data that goes into the runtime claims.
 const UserDataSize = 64
+
+// The vTPM's fixed places, as published.
+const (
+	// NVReport is the index that holds the HCL report.
+	NVReport = 0x01400001
+	// NVUserData is the index whose content the paravisor takes into the runtime
+	// claims, UserDataSize bytes.
+	NVUserData = 0x01400002
+	// AKHandle is the attestation key.
+	AKHandle = 0x81000003
+)
+
+// The metadata service's addresses, as published. It is link-local: the host
+// answers, and nothing it says is believed before it is verified.
+const (
+	// AMDCertificates gives Certificates (GET, header "Metadata: true").
+	AMDCertificates = "http://169.254.169.254/metadata/THIM/amd/certification"
+	// IntelQuote takes a TDREPORT and gives a quote (POST).
+	IntelQuote = "http://169.254.169.254/acc/tdquote"
+)
+
+// Certificates is the metadata service's answer for SNP: PEM.
+type Certificates struct {
+	VCEK  string `json:"vcekCert"`
+	Chain string `json:"certificateChain"`
+}
