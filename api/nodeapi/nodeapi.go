@@ -66,6 +66,9 @@ type Simulation struct {
 	RootSPKI string            `json:"root_spki"`         // hex SHA-256 of the root's SPKI
 	Root     []byte            `json:"root"`              // DER of the root certificate
 	Digests  map[string]string `json:"digests,omitempty"` // what it measured, in hex, by the claims' names
+	// Platform is what the hardware's vendor would publish of its firmware, as
+	// reference values by the names of the default policies ("snp_microcode").
+	Platform map[string]any `json:"platform,omitempty"`
 	// Collateral is what the hardware's vendor would publish, as a bundle of
 	// tee/collateral; nil: nothing.
 	Collateral []byte `json:"collateral,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/cca"
 	cca_sim "github.com/cofferproject/coffer/tee/cca/sim"
+	"github.com/cofferproject/coffer/tee/cca/token"
 )
 
 func powerCCA(c *host.Config, in *host.Inputs) (*host.Model, error) {
@@ -31,9 +33,36 @@ func powerCCA(c *host.Config, in *host.Inputs) (*host.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	platform, err := ccaPlatform(m)
+	if err != nil {
+		return nil, err
+	}
 	return &host.Model{
+		Platform: platform,
 		Hardware: reporter{m}, Provider: m.Provider(), Root: root.Raw, Notes: notes,
 		Digests: map[string]string{"cca-realm-initial-measurement": hex.EncodeToString(m.RIM()), "init_data": hex.EncodeToString(m.InitdataRegister())},
+	}, nil
+}
+
+// ccaPlatform gives what the platform's vendor would publish.
+func ccaPlatform(m *cca_sim.Machine) (map[string]any, error) {
+	raw, err := m.Token([cca.ChallengeSize]byte{})
+	if err != nil {
+		return nil, err
+	}
+	t, err := token.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	var components []any
+	for _, c := range t.Platform.Components {
+		components = append(components, b64(c.Measurement))
+	}
+	return map[string]any{
+		"cca_platform_implementation_id": []any{b64(t.Platform.ImplementationID)},
+		"cca_platform_sw_components":     components,
+		"cca_platform_config":            []any{b64(t.Platform.Config)},
 	}, nil
 }
 

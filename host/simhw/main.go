@@ -50,6 +50,8 @@ type Model struct {
 	Provider string            // as the kernel names the device
 	Root     []byte            // DER of the root of its evidence
 	Digests  map[string]string // what it measured, by the claims' names
+	// Platform is what the vendor would publish of the hardware's own firmware.
+	Platform map[string]any
 	// Collateral is what the vendor would publish of this machine; nil: nothing.
 	Collateral []byte
 	Notes      []string // what it does not take from the running machine, beyond the common
@@ -109,7 +111,7 @@ func powerOn(ctx context.Context, models map[launch.TEE]Power) (net.Conn, simhw.
 		return fail(fmt.Errorf("taking over the guest's port: %w", err))
 	}
 	hello := simhw.Hello{TEE: c.Launch.TEE.Wire(), Provider: m.Provider, Note: note}
-	return conn, hello, m, &nodeapi.Simulation{TEE: string(c.Launch.TEE), Note: note, Root: m.Root, RootSPKI: spki(m.Root), Digests: m.Digests, Collateral: m.Collateral}, nil
+	return conn, hello, m, &nodeapi.Simulation{TEE: string(c.Launch.TEE), Note: note, Root: m.Root, RootSPKI: spki(m.Root), Digests: m.Digests, Platform: m.Platform, Collateral: m.Collateral}, nil
 }
 
 // Note is the simulation note: evidence carries it.
