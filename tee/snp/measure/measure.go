@@ -28,8 +28,8 @@ type Input struct {
 	VCPUs    int
 	// Signature is the CPUID signature of the vCPU model (firmware.Signature).
 	Signature uint32
-	Features  uint64 // SEV_FEATURES; none for SEV-ES and SEV
-	VMM       firmware.VMM
+	Features  uint64       // SEV_FEATURES; none for SEV-ES and SEV
+	VMM       firmware.VMM // "": QEMU
 }
 
 // MaxVCPUs bounds the number of save areas.
@@ -61,6 +61,9 @@ func digest(in Input) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.VMM, err = firmware.ParseVMM(string(in.VMM)); err != nil {
+		return nil, err
+	}
 	if in.Kernel != nil && (fw.HashTable == 0 || int(fw.HashTableSize) < tableSize || fw.HashTable%firmware.PageSize+tableSize > firmware.PageSize) {
 		return nil, errors.New("the firmware has no room for a kernel-hash table: the kernel would not be measured")
 	}
@@ -72,6 +75,9 @@ func digest(in Input) ([]byte, error) {
 	}
 	switch in.TEE {
 	case launch.SNP:
+		if in.Features&launch.SNPActive == 0 {
+			return nil, fmt.Errorf("SEV features %#x without the bit of SNP", in.Features)
+		}
 		return snpDigest(fw, in)
 	case launch.SEVES, launch.SEV:
 		if in.Features != 0 {

@@ -2,11 +2,16 @@ package measure
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
@@ -131,4 +136,183 @@ func TestPublishedDigests(t *testing.T) {
 	}
 }
 
-var _ = bytes.Equal
+// What would leave something unmeasured, or is not known, is refused.
+func TestRefused(t *testing.T) {
+	amd, plain := image(t, "ovmf_AmdSev_suffix.bin"), image(t, "ovmf_OvmfX64_suffix.bin")
+	kernel := HashKernel([]byte("kernel"), nil, "")
+	good := Input{TEE: launch.SNP, Firmware: amd, Kernel: kernel, VCPUs: 1, Signature: 1, Features: 1}
+	if _, err := Launch(good); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Input){
+		"a kernel, and a firmware without a hash table": func(i *Input) { i.Firmware = plain },
+		"the same under SEV":                            func(i *Input) { i.Firmware, i.TEE, i.Features = plain, launch.SEV, 0 },
+		"an empty hash table":                           func(i *Input) { i.Firmware = bend(amd, hashEntry(t, amd), 0) },
+		"a hash table outside its page":                 func(i *Input) { i.Firmware = bend(amd, hashEntry(t, amd)+1, 0x40) },
+		"a kernel on EC2":                               func(i *Input) { i.VMM = firmware.EC2 },
+		"an unknown VMM":                                func(i *Input) { i.VMM = "xen" },
+		"no vCPU":                                       func(i *Input) { i.VCPUs = 0 },
+		"too many vCPUs":                                func(i *Input) { i.VCPUs = MaxVCPUs + 1 },
+		"SNP without its feature":                       func(i *Input) { i.Features = 0x20 },
+		"features under SEV-ES":                         func(i *Input) { i.TEE = launch.SEVES },
+		"another TEE":                                   func(i *Input) { i.TEE = launch.TDX },
+		"no firmware":                                   func(i *Input) { i.Firmware = nil },
+		"a firmware that is none":                       func(i *Input) { i.Firmware = make([]byte, 4096) },
+		"half a page":                                   func(i *Input) { i.Firmware = amd[2048:] },
+	} {
+		in := good
+		change(&in)
+		if d, err := Launch(in); err == nil {
+			t.Errorf("%s: %x", name, d)
+		}
+	}
+}
+
+// hashEntry finds the entry of the hash table: base and size before the entry's
+// own length and GUID.
+func hashEntry(t testing.TB, fw []byte) int {
+	t.Helper()
+	id, err := hex.DecodeString("1f3755723b3a044b927b1da6efa8d454")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(fw, id)
+	if i < 0 {
+		t.Fatal("no hash table")
+	}
+	return i - 10
+}
+
+// bend sets the four bytes of a table's base, or one byte.
+func bend(fw []byte, at int, v byte) []byte {
+	b := bytes.Clone(fw)
+	if v == 0 {
+		clear(b[at : at+4])
+	} else {
+		b[at] ^= v
+	}
+	return b
+}
+
+// Every input moves the digest.
+func TestEveryInputCounts(t *testing.T) {
+	base := Input{TEE: launch.SNP, Firmware: image(t, "ovmf_AmdSev_suffix.bin"), Kernel: HashKernel([]byte("k"), []byte("i"), "c"), VCPUs: 2, Signature: 0x800f12, Features: 1}
+	seen := map[string]string{}
+	for name, change := range map[string]func(*Input){
+		"nothing": func(*Input) {}, "kernel": func(i *Input) { i.Kernel = HashKernel([]byte("K"), []byte("i"), "c") },
+		"initrd": func(i *Input) { i.Kernel = HashKernel([]byte("k"), []byte("I"), "c") }, "no initrd": func(i *Input) { i.Kernel = HashKernel([]byte("k"), nil, "c") },
+		"cmdline": func(i *Input) { i.Kernel = HashKernel([]byte("k"), []byte("i"), "c ") }, "no kernel": func(i *Input) { i.Kernel = nil },
+		"vcpus": func(i *Input) { i.VCPUs = 3 }, "model": func(i *Input) { i.Signature++ }, "features": func(i *Input) { i.Features = 33 },
+		"firmware": func(i *Input) { i.Firmware = bend(i.Firmware, 3000, 1) },
+	} {
+		in := base
+		change(&in)
+		d, err := Launch(in)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if other, ok := seen[string(d)]; ok {
+			t.Errorf("%s and %s give one digest", name, other)
+		}
+		seen[string(d)] = name
+	}
+}
+
+func TestFromSpec(t *testing.T) {
+	v, dir := load(t), t.TempDir()
+	put := func(name string, b []byte) launch.File {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := sha256.Sum256(b)
+		return launch.File{Path: p, SHA256: hex.EncodeToString(s[:])}
+	}
+	spec := launch.Spec{
+		TEE: launch.SNPSim, TEEFirmware: put("fw", image(t, "OVMF.amdsev.fd")), Firmware: launch.File{Path: "/another"},
+		Kernel: put("kernel", blob("kernel-a", v.Files["kernel-a"].Size)), Initrd: put("initrd", blob("initrd-a", v.Files["initrd-a"].Size)),
+		Cmdline: "console=ttyS0 quiet panic=-1", VCPUs: 1, MemoryMiB: 512,
+	}
+	in, err := FromSpec(&spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := Launch(in); err != nil || hex.EncodeToString(d) != "9ee6c7de3f483a53ff3bc753601fe2cda9582936b459cf36a2c4ef0377c746606700f65b8cca870d54ee0fd8fa3d3ff6" {
+		t.Errorf("%x, %v", d, err)
+	}
+	for name, change := range map[string]func(*launch.Spec){
+		"another kernel than named":   func(s *launch.Spec) { s.Kernel.SHA256 = s.Initrd.SHA256 },
+		"simulated w/o TEE firmware":  func(s *launch.Spec) { s.TEEFirmware = launch.File{} },
+		"no such file":                func(s *launch.Spec) { s.Initrd.Path = "/nonexistent" },
+		"another TEE":                 func(s *launch.Spec) { s.TEE = launch.TDX },
+		"unknown CPU model":           func(s *launch.Spec) { s.CPUModel = "Skylake-Server" },
+		"unknown VMM":                 func(s *launch.Spec) { s.SNP = &launch.SNPParams{VMM: "xen"} },
+		"no rung of the memory sizes": func(s *launch.Spec) { s.MemoryMiB = 100 },
+	} {
+		s := spec
+		change(&s)
+		if _, err := FromSpec(&s); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestIDBlock(t *testing.T) {
+	id, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	author, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := Input{TEE: launch.SNP, Firmware: image(t, "ovmf_AmdSev_suffix.bin"), VCPUs: 1, Signature: 0x800f12, Features: 1}
+	b, err := NewIDBlock(in, launch.DefaultSNPPolicy, 7, [16]byte{1}, [16]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := b.Bytes()
+	if len(raw) != IDBlockSize || hex.EncodeToString(raw[48:]) != "01000000000000000000000000000000"+"02000000000000000000000000000000"+"01000000"+"07000000"+"0000030000000000" {
+		t.Errorf("block %x", raw)
+	}
+	a, err := b.Auth(id, author)
+	if err != nil || len(a) != IDAuthSize {
+		t.Fatalf("%d bytes, %v", len(a), err)
+	}
+	for name, c := range map[string]struct {
+		key      *ecdsa.PublicKey
+		sig, pub int
+		msg      []byte
+	}{"ID key": {&id.PublicKey, 0x40, 0x240, raw}, "author key": {&author.PublicKey, 0x680, 0x880, a[0x240 : 0x240+keySize]}} {
+		r, s := new(big.Int).SetBytes(reversed(a[c.sig:c.sig+72])), new(big.Int).SetBytes(reversed(a[c.sig+72:c.sig+144]))
+		sum := sha512.Sum384(c.msg)
+		if !ecdsa.Verify(c.key, sum[:], r, s) {
+			t.Errorf("%s: signature does not verify", name)
+		}
+		d, err := KeyDigest(c.key)
+		if err != nil || d != sha512.Sum384(a[c.pub:c.pub+keySize]) {
+			t.Errorf("%s: digest, %v", name, err)
+		}
+	}
+	small, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Auth(small, nil); err == nil {
+		t.Error("a P-256 key: accepted")
+	}
+	in.TEE, in.Features = launch.SEV, 0
+	if _, err := NewIDBlock(in, 0, 0, [16]byte{}, [16]byte{}); err == nil {
+		t.Error("an ID block for SEV")
+	}
+}
+
+func BenchmarkLaunch(b *testing.B) {
+	in := Input{TEE: launch.SNP, Firmware: image(b, "OVMF.amdsev.fd"), Kernel: HashKernel([]byte("k"), nil, ""), VCPUs: 4, Signature: 0x800f12, Features: 1}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Launch(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
