@@ -15,7 +15,6 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/podpolicy"
-	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/image/registry"
 	"github.com/cofferproject/coffer/owner/pod"
@@ -288,22 +287,11 @@ func (p *prepared) register(ctx context.Context, o *PodOptions, pf *platform.Pla
 	if _, err := t.Client.CreateNamespace(ctx, trusteeapi.Namespace{Name: ns.Name(), Simulated: o.TEE.Simulated(), InsecureAllowDebug: false}); err != nil {
 		return fmt.Errorf("registering with the trustee: %w", err)
 	}
-	m, err := os.ReadFile(pf.Measurements)
+	name, doc, err := p.references(o, pf)
 	if err != nil {
-		return &InputError{fmt.Errorf("reading the platform's measurements: %w", err)}
+		return &InputError{err}
 	}
-	// Only the image that this pod runs in: the measurements of debug images are
-	// in the file too, and a trustee that knows them lets them attest.
-	variant := o.variant()
-	bundle, err := refvalue.Parse(m)
-	if err != nil {
-		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
-	}
-	doc, err := bundle.Select(variant).Encode()
-	if err != nil {
-		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
-	}
-	if _, err := ns.RegisterReferenceValues(ctx, "coffer-guest-build-"+variant, doc); err != nil {
+	if _, err := ns.RegisterReferenceValues(ctx, name, doc); err != nil {
 		return fmt.Errorf("registering reference values with the trustee: %w", err)
 	}
 	if p.adopted {
