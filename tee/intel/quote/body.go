@@ -1,6 +1,9 @@
 package quote
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Enclave is an SGX report body, 384 bytes: of the quoted enclave, or of the QE.
 type Enclave struct {
@@ -123,4 +126,13 @@ func join(fields [][]byte) []byte {
 		out = append(out, f...)
 	}
 	return out
+}
+
+// ParseEnclave reads a report body from the front of b: of a quote, or of a
+// report (EREPORT), which has it first.
+func ParseEnclave(b []byte) (*Enclave, error) {
+	if len(b) < EnclaveSize {
+		return nil, fmt.Errorf("report of %d bytes, at least %d", len(b), EnclaveSize)
+	}
+	return parseEnclave(b[:EnclaveSize]), nil
 }
