@@ -11,12 +11,12 @@
 package sim
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,19 +25,24 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/snp"
 )
 
-// Hardware gives SNP reports as a simulated machine of tee/snp/sim does: the raw
-// report over the data, and the certificate table with VCEK, ASK and ARK.
-type Hardware interface {
-	Report(reportData [64]byte) (raw, certTable []byte, err error)
+// TDHardware plays a TDX machine: a TDREPORT of 1024 bytes, and the
+// quoting enclave behind the metadata service.
+type TDHardware interface {
+	TDReport(reportData [64]byte) ([]byte, error)
+	Quote(tdReport []byte) ([]byte, error)
 }
 
 // Options says what is played.
 type Options struct {
-	Hardware Hardware
+	// Exactly one of them: az-snp-vtpm is played over a machine of tee/snp/sim
+	// (report and certificate table), az-tdx-vtpm over a TD.
+	SNP attest.Reporter
+	TD  TDHardware
 	// PCRs are the registers of the SHA-256 bank after the measured boot, see
 	// ResetPCRs.
 	PCRs [azure.PCRCount][32]byte
@@ -62,7 +67,8 @@ func ResetPCRs() [azure.PCRCount][32]byte {
 // VTPM is the paravisor with its TPM. It is safe for concurrent use.
 type VTPM struct {
 	mu    sync.Mutex
-	hw    Hardware
+	snp   attest.Reporter
+	td    TDHardware
 	vm    map[string]any
 	ak    *rsa.PrivateKey
 	akPub tpm2.TPM2BPublic
@@ -85,10 +91,10 @@ const nvReport = 2600
 
 // New makes a VTPM and its first HCL report, whose user data is zero.
 func New(o Options) (*VTPM, error) {
-	if o.Hardware == nil {
-		return nil, errors.New("simulated vTPM: no hardware")
+	if (o.SNP == nil) == (o.TD == nil) {
+		return nil, errors.New("simulated vTPM: not exactly one kind of hardware")
 	}
-	v := &VTPM{hw: o.Hardware, ak: o.AK, pcrs: o.PCRs, vm: o.VMConfiguration, nv: map[tpm2.TPMHandle]*nvIndex{}}
+	v := &VTPM{snp: o.SNP, td: o.TD, ak: o.AK, pcrs: o.PCRs, vm: o.VMConfiguration, nv: map[tpm2.TPMHandle]*nvIndex{}}
 	if v.vm == nil {
 		v.vm = map[string]any{"console-enabled": true, "secure-boot": false, "tpm-enabled": true, "vmUniqueId": "00000000-0000-0000-0000-000000000000"}
 	}
@@ -140,14 +146,18 @@ func (v *VTPM) refresh(userData []byte) error {
 	var data [64]byte
 	sum := h.ClaimsHash()
 	copy(data[:], sum[:])
-	raw, table, err := v.hw.Report(data)
+	if v.td != nil {
+		h.TEE = azure.TDX
+		h.Hardware, err = v.td.TDReport(data)
+	} else {
+		var table []byte
+		if h.Hardware, table, err = v.snp.Report(context.Background(), data[:]); err == nil {
+			v.certs, err = snp.ParseTable(table)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("simulated vTPM: %w", err)
 	}
-	if v.certs, err = snp.ParseTable(table); err != nil {
-		return fmt.Errorf("simulated vTPM: %w", err)
-	}
-	h.Hardware = raw
 	b, err := azure.EncodeHCL(h)
 	if err != nil {
 		return fmt.Errorf("simulated vTPM: %w", err)
@@ -157,31 +167,6 @@ func (v *VTPM) refresh(userData []byte) error {
 	}
 	v.nv[azure.NVReport].data = append(b, make([]byte, nvReport-len(b))...)
 	return nil
-}
-
-// Metadata gives the document that Azure's metadata service has under
-// azure.AMDCertificates: the VCEK and the chain above it.
-func (v *VTPM) Metadata() ([]byte, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	d := azure.Certificates{}
-	for _, t := range []string{snp.CertVCEK, snp.CertASK, snp.CertARK} {
-		for _, c := range v.certs {
-			if c.Type != t {
-				continue
-			}
-			p := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Data}))
-			if t == snp.CertVCEK {
-				d.VCEK += p
-			} else {
-				d.Chain += p
-			}
-		}
-	}
-	if d.VCEK == "" || d.Chain == "" {
-		return nil, errors.New("simulated vTPM: the hardware gave no certificates")
-	}
-	return json.Marshal(d)
 }
 
 // Extend extends a register, as the measured boot does.

@@ -49,7 +49,3 @@ func snpClaims(r *snp.Report, out map[string]any) {
 	out["measurement"] = base64.StdEncoding.EncodeToString(r.Measurement[:])
 	out["chip_id"] = all["chip_id"]
 }
-
-// UnprovenTDXv2 names version 2 of az-tdx-vtpm in allow_unproven: the outside
-// vectors are version 1 of it, and version 2 of az-snp-vtpm.
-const UnprovenTDXv2 = "az-tdx-vtpm-v2"
