@@ -153,7 +153,7 @@ func parseDevice(raw json.RawMessage) (Device, error) {
 func (d *Device) ReportBytes() ([]byte, error) {
 	b, err := hex.DecodeString(d.Report)
 	if err != nil {
-		b, err = base64.StdEncoding.Strict().DecodeString(d.Report)
+		b, err = decode(d.Report)
 	}
 	if err != nil {
 		return nil, errors.New("neither hex nor base64")
@@ -166,12 +166,21 @@ func (d *Device) ReportBytes() ([]byte, error) {
 
 // Chain decodes Certificate.
 func (d *Device) Chain() ([]byte, error) {
-	b, err := base64.StdEncoding.Strict().DecodeString(d.Certificate)
+	b, err := decode(d.Certificate)
 	if err != nil {
-		return nil, errors.New("not base64")
+		return nil, err
 	}
 	if len(b) == 0 || len(b) > MaxChain {
 		return nil, fmt.Errorf("%d bytes, at least 1 and at most %d", len(b), MaxChain)
+	}
+	return b, nil
+}
+
+// decode reads standard base64; Go's own reader passes over ends of lines.
+func decode(s string) ([]byte, error) {
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || strings.ContainsAny(s, "\r\n") {
+		return nil, errors.New("not base64")
 	}
 	return b, nil
 }

@@ -84,8 +84,8 @@ func Parse(der []byte) (*x509.Certificate, error) {
 func SPKI(c *x509.Certificate) [32]byte { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
 
 // Verify checks a chain, leaf first and its root last. The root must have the
-// public key of one of roots, and its own copy is what is believed. It gives
-// that root.
+// public key of one of roots and have signed itself; the copy in roots is what
+// is believed, and given back.
 func Verify(chain, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if len(chain) < 2 {
 		return nil, fmt.Errorf("%w: %d certificates, at least 2", ErrUntrusted, len(chain))
@@ -96,6 +96,12 @@ func Verify(chain, roots []*x509.Certificate, now time.Time) (*x509.Certificate,
 		return nil, fmt.Errorf("%w: root with public key %x", ErrUntrusted, SPKI(last))
 	}
 	root := roots[i]
+	if !last.Equal(root) {
+		// Issued anew under the same key; anything else was bent.
+		if err := last.CheckSignatureFrom(last); err != nil {
+			return nil, fmt.Errorf("%w: root %s: %w", ErrUntrusted, last.Subject, err)
+		}
+	}
 	for _, c := range append(slices.Clone(chain[:len(chain)-1]), root) {
 		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
 			return nil, fmt.Errorf("%w: %s, valid from %s to %s", ErrExpired, c.Subject, c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
