@@ -128,6 +128,9 @@ type Submod struct {
 	Evidence map[string]any `json:"ear.veraison.annotated-evidence"`
 	// Coffer holds the additions.
 	Coffer *Additions `json:"ear.coffer,omitempty"`
+	// Extensions are further members, which a policy has added
+	// ("ear.trustee.identifiers").
+	Extensions map[string]any `json:"-"`
 }
 
 // Additions are what Coffer states beyond the published claims.
@@ -135,8 +138,11 @@ type Additions struct {
 	TEE string `json:"tee"` // wire name
 	// Simulated: the hardware claim proves nothing.
 	Simulated bool `json:"simulated"`
-	// Debug: the guest image is a debug variant.
+	// Debug: the TEE lets its host look in, or the guest image is a debug variant.
 	Debug bool `json:"debug"`
+	// Unproven names what the result rests on that no outside vector has shown to
+	// be right; the namespace allows it.
+	Unproven []string `json:"unproven,omitempty"`
 	// Initdata is the verified digest of the initdata document.
 	Initdata *Digest `json:"initdata,omitempty"`
 	// Policy is the digest of the appraisal policy's text.

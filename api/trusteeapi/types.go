@@ -41,8 +41,17 @@ type Namespace struct {
 	// here and only here.
 	Simulated bool `json:"simulated"`
 	// InsecureAllowDebug lets guests of a debug image have secrets.
-	InsecureAllowDebug bool      `json:"insecure_allow_debug,omitempty"`
-	Created            time.Time `json:"created"`
+	InsecureAllowDebug bool `json:"insecure_allow_debug,omitempty"`
+	// AllowUnproven names verifiers and versions ("nitro", "snp-report-v5") that
+	// no outside vector has shown to be right and that count all the same; tokens
+	// repeat the names.
+	AllowUnproven []string  `json:"allow_unproven,omitempty"`
+	Created       time.Time `json:"created"`
+}
+
+// AllowUnproven is the body that replaces a namespace's list.
+type AllowUnproven struct {
+	AllowUnproven []string `json:"allow_unproven"`
 }
 
 // OwnerKey is a key whose seals the namespace accepts.
@@ -86,14 +95,55 @@ type ReferenceValues struct {
 	ID         string          `json:"id"` // hex SHA-256 of the document
 	Name       string          `json:"name"`
 	Sets       int             `json:"sets"`
+	Values     int             `json:"values,omitempty"`    // named values
+	SignedBy   string          `json:"signed_by,omitempty"` // owner's key, if the bundle was signed
+	Expires    time.Time       `json:"expires,omitzero"`
 	Provenance json.RawMessage `json:"provenance"` // as the document states it
 	Actor      string          `json:"actor"`      // credential that registered it
 	Registered time.Time       `json:"registered"`
 }
 
-// EKRoot is a root or intermediate certificate of TPM endorsement keys.
+// Policy is an appraisal policy in Rego, named <id>_<class>.
+type Policy struct {
+	Name       string    `json:"name"`
+	Digest     string    `json:"digest"` // "sha256:<hex>" of the text, as in tokens
+	Text       string    `json:"text,omitempty"`
+	Embedded   bool      `json:"embedded,omitempty"` // the built-in default
+	Actor      string    `json:"actor,omitempty"`
+	Registered time.Time `json:"registered,omitzero"`
+}
+
+// Anchor is a document that a TEE's verifier needs in production beside the
+// vendors' embedded roots, such as the keys of CCA platforms.
+type Anchor struct {
+	TEE        string    `json:"tee"`
+	Name       string    `json:"name"`
+	SHA256     string    `json:"sha256"`
+	Size       int       `json:"size"`
+	Actor      string    `json:"actor"`
+	Registered time.Time `json:"registered"`
+}
+
+// Collateral describes one item that verifiers may use.
+type Collateral struct {
+	Origin  string    `json:"origin"`
+	SHA256  string    `json:"sha256"`
+	Size    int       `json:"size"`
+	Fetched time.Time `json:"fetched"`
+}
+
+// CollateralImport is the answer to an import.
+type CollateralImport struct {
+	Taken int `json:"taken"`
+	// Older items are not taken in the place of newer ones.
+	Older int `json:"older"`
+}
+
+// EKRoot is a certificate: in production of TPM endorsement keys, a root or an
+// intermediate; in a simulated namespace a root of simulated hardware.
 type EKRoot struct {
-	ID           string    `json:"id"` // hex SHA-256 of the SubjectPublicKeyInfo
+	ID           string    `json:"id"`            // hex SHA-256 of the SubjectPublicKeyInfo
+	TEE          string    `json:"tee,omitempty"` // simulated only: the one TEE that it counts for
 	Subject      string    `json:"subject"`
 	Certificate  string    `json:"certificate"` // PEM
 	Intermediate bool      `json:"intermediate,omitempty"`
@@ -127,6 +177,9 @@ type Record struct {
 	Initdata  string         `json:"initdata,omitempty"` // "<algorithm>:<hex>", verified
 	Status    string         `json:"status,omitempty"`   // EAR status
 	Vector    map[string]int `json:"trustworthiness_vector,omitempty"`
+	// Appraisals tell what was checked and what the policies said, device by
+	// device.
+	Appraisals []Appraisal `json:"appraisals,omitempty"`
 	// Claims are the verified claims of a granted attestation.
 	Claims map[string]any `json:"claims,omitempty"`
 	// Denial is the whole denial, with measured and expected values.
@@ -134,6 +187,39 @@ type Record struct {
 	// Audited is the number of the audit record; 0 where denials came faster
 	// than the audit log takes them.
 	Audited uint64 `json:"audited,omitempty"`
+}
+
+// Appraisal is what one device's evidence was found to be worth.
+type Appraisal struct {
+	Submod   string   `json:"submod"` // "cpu0"
+	TEE      string   `json:"tee"`
+	Policy   string   `json:"policy"` // name
+	Digest   string   `json:"policy_digest"`
+	Status   string   `json:"status"`
+	Unproven []string `json:"unproven,omitempty"`
+	Checks   []Check  `json:"checks"`
+	// Findings say why claims were not affirmed by the policy.
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Check is one fact that the verifier has verified.
+type Check struct {
+	What   string `json:"what"`
+	Found  string `json:"found,omitempty"`
+	Source string `json:"source,omitempty"`
+}
+
+// Finding is the condition of a policy that kept a claim from being affirmed.
+type Finding struct {
+	Claim     string `json:"claim"` // AR4SI name
+	Value     int    `json:"value"`
+	Field     string `json:"field,omitempty"` // "snp.measurement"
+	Measured  string `json:"measured,omitempty"`
+	Expected  string `json:"expected,omitempty"`
+	Reference string `json:"reference,omitempty"` // name of the reference value
+	Source    string `json:"source,omitempty"`
+	Condition string `json:"condition,omitempty"`
+	Line      int    `json:"line,omitempty"`
 }
 
 // Info describes the server.

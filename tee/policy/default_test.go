@@ -88,7 +88,7 @@ var good = []struct {
 		map[string]string{
 			`realm={"cca-realm-initial-measurement":"00"}`: "executables",
 			`platform={"cca-platform-implementation-id":"bb","cca-platform-lifecycle":12288,"cca-platform-sw-components":[{"measurement-value":"m1"},{"measurement-value":"m3"}]}`: "hardware",
-			`platform={"cca-platform-implementation-id":"bb","cca-platform-lifecycle":16384,"cca-platform-config":"AQID"}`:                                                         "configuration",
+			`platform={"cca-platform-implementation-id":"bb","cca-platform-lifecycle":20480,"cca-platform-config":"AQID"}`:                                                         "configuration",
 		},
 	},
 	{

@@ -32,6 +32,8 @@ type Finding struct {
 	Line      int    `json:"line,omitempty"`
 }
 
+const absent = "absent"
+
 const maxShown = 512 // bytes of a value in a finding
 
 // Explain runs the policy anew, slowly, and says for each claim that was not
@@ -51,7 +53,7 @@ func (p *Policy) Explain(ctx context.Context, in *Input) ([]Finding, error) {
 		if tier := ear.TierOf(int8(n)); tier == ear.Affirming || tier == ear.None {
 			continue
 		}
-		f := Finding{Claim: name, Value: n, Source: "policy " + p.id}
+		f := Finding{Claim: name, Value: n, Source: "policy " + p.id, Condition: "no rule that applies"}
 		if b := t.best[name]; b != nil {
 			f = b.Finding
 			f.Claim, f.Value = name, n
@@ -133,6 +135,9 @@ func (t *tracer) failed(e *topdown.Event, expr *ast.Expr) {
 		return
 	}
 	f := t.finding(e, expr, rule)
+	if f.Measured == absent && !strings.Contains(f.Field, ".") {
+		return // a rule of another TEE
+	}
 	s := &scored{f, 16*depth + 4*expr.Index}
 	if f.Reference != "" {
 		s.score += 2
@@ -169,7 +174,7 @@ func (t *tracer) finding(e *topdown.Event, expr *ast.Expr, rule *ast.Rule) Findi
 				f.Expected = "none registered"
 			}
 		case o.field != "" && f.Field == "":
-			f.Field, f.Measured = o.field, "absent"
+			f.Field, f.Measured = o.field, absent
 			if o.value != nil {
 				f.Measured = show(o.value)
 			}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
@@ -71,12 +73,12 @@ func queryReferenceValue(bctx rego.BuiltinContext, a *ast.Term) (*ast.Term, erro
 	return t, nil
 }
 
-// toValue converts claims. What encoding/json would change on the way (structs,
-// byte slices, text marshalers) goes through it, so that a policy sees what the
-// token says.
+// toValue converts claims. What has no direct form (structs, byte slices, text
+// marshalers) goes through encoding/json, so that a policy sees what the token
+// says.
 func toValue(x any) (ast.Value, error) {
-	if plain(x) {
-		return ast.InterfaceToValue(x)
+	if v, ok := direct(x); ok {
+		return v, nil
 	}
 	raw, err := json.Marshal(x)
 	if err != nil {
@@ -91,27 +93,69 @@ func toValue(x any) (ast.Value, error) {
 	return ast.InterfaceToValue(v)
 }
 
-// plain reports whether x has only types whose JSON is their own.
-func plain(x any) bool {
+// direct converts types whose JSON is their own.
+func direct(x any) (ast.Value, bool) {
 	switch t := x.(type) {
-	case nil, bool, string, json.Number, int, int32, int64, uint64, float64:
-		return true
+	case nil:
+		return ast.NullValue, true
+	case bool:
+		return ast.Boolean(t), true
+	case string:
+		return ast.String(t), utf8.ValidString(t)
+	case json.Number:
+		return ast.Number(t), true
+	case int:
+		return number(int64(t)), true
+	case int8:
+		return number(int64(t)), true
+	case int16:
+		return number(int64(t)), true
+	case int32:
+		return number(int64(t)), true
+	case int64:
+		return number(t), true
+	case uint8:
+		return number(int64(t)), true
+	case uint16:
+		return number(int64(t)), true
+	case uint32:
+		return number(int64(t)), true
+	case uint64:
+		return ast.Number(json.Number(strconv.FormatUint(t, 10))), true
 	case []any:
-		for _, e := range t {
-			if !plain(e) {
-				return false
-			}
-		}
-		return true
+		return list(t)
 	case []string:
-		return t != nil
+		return list(t)
 	case map[string]any:
-		for _, e := range t {
-			if !plain(e) {
-				return false
-			}
+		if t == nil {
+			return ast.NullValue, true
 		}
-		return t != nil
+		pairs := make([][2]*ast.Term, 0, len(t))
+		for k, e := range t {
+			v, ok := direct(e)
+			if !ok || !utf8.ValidString(k) {
+				return nil, false
+			}
+			pairs = append(pairs, [2]*ast.Term{ast.StringTerm(k), ast.NewTerm(v)})
+		}
+		return ast.NewObject(pairs...), true
 	}
-	return false
+	return nil, false
+}
+
+func number(n int64) ast.Value { return ast.Number(json.Number(strconv.FormatInt(n, 10))) }
+
+func list[T any](l []T) (ast.Value, bool) {
+	if l == nil {
+		return ast.NullValue, true
+	}
+	terms := make([]*ast.Term, 0, len(l))
+	for _, e := range l {
+		v, ok := direct(e)
+		if !ok {
+			return nil, false
+		}
+		terms = append(terms, ast.NewTerm(v))
+	}
+	return ast.NewArray(terms...), true
 }

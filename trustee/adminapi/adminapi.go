@@ -22,6 +22,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -34,6 +35,7 @@ type Config struct {
 	Book     *record.Book
 	Audit    *audit.Log
 	Bodies   *httpio.Budget
+	Shelf    *shelf.Shelf
 	Log      *slog.Logger
 	Info     trusteeapi.Info
 	Now      func() time.Time
@@ -47,7 +49,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Log == nil || c.Now == nil {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil
@@ -164,7 +166,8 @@ func short(s string) string {
 // fail answers an error. Administrators are authenticated, so they see causes;
 // faults of ours are for the log.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if d, ok := denial.As(err); ok {
+	// A policy that is refused is the administrator's input, not a refused person.
+	if d, ok := denial.As(err); ok && !errors.Is(err, tenant.ErrInvalid) {
 		if d.RecordID == "" {
 			d = h.cfg.Book.Deny(r.Context(), trusteeapi.Record{
 				Kind: "admin", Namespace: trusteeapi.DefaultNamespace, Peer: r.RemoteAddr, Resource: short(r.URL.Path),
@@ -188,7 +191,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		httpio.WriteError(w, http.StatusBadRequest, bad.Type, bad.Detail)
 	case errors.Is(err, tenant.ErrInvalid):
 		httpio.WriteError(w, http.StatusBadRequest, httpio.TypeSerde, err.Error())
-	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound):
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound), errors.Is(err, shelf.ErrNotFound):
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
 	case errors.Is(err, tenant.ErrConflict), errors.Is(err, tenant.ErrLimit):
 		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())

@@ -41,6 +41,7 @@ const (
 	WriteBindings   Permission = "bindings:write"
 	WriteSecrets    Permission = "secrets:write"
 	WriteTrust      Permission = "trust:write"
+	WriteCollateral Permission = "collateral:write"
 	ReadRecords     Permission = "records:read"
 	ReadAudit       Permission = "audit:read"
 )
@@ -48,7 +49,7 @@ const (
 // granted lists what each role may do; a role that is not listed may do nothing.
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, ReadRecords, ReadAudit,
+		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit,
 	},
 }
 

@@ -12,8 +12,11 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/resource"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/shelf"
 )
 
 const (
@@ -74,6 +77,39 @@ func routes() []route {
 		{"POST", ns + "/ek-roots", WriteTrust, small, (*call).addEKRoot},
 		{"DELETE", ns + "/ek-roots/{id}", WriteTrust, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Registry.DeleteEKRoot(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+
+		{"GET", ns + "/roots", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.EKRoots(c.ctx(), c.ns()) }},
+		{"POST", ns + "/roots", WriteTrust, small, (*call).addEKRoot},
+		{"DELETE", ns + "/roots/{id}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteEKRoot(c.ctx(), c.ns(), c.r.PathValue("id"))
+		}},
+
+		{"PUT", ns + "/allow-unproven", WriteTrust, small, (*call).allowUnproven},
+
+		{"GET", ns + "/policies", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Policies(c.ctx(), c.ns()) }},
+		{"GET", ns + "/policies/{name}", ReadTenant, 0, func(c *call) (any, error) {
+			return c.cfg.Registry.Policy(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+		{"PUT", ns + "/policies/{name}", WriteTrust, policy.MaxSize, func(c *call) (any, error) {
+			return c.cfg.Registry.SetPolicy(c.ctx(), c.ns(), c.r.PathValue("name"), c.actor, string(c.body))
+		}},
+		{"DELETE", ns + "/policies/{name}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeletePolicy(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+
+		{"GET", ns + "/anchors", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Anchors(c.ctx(), c.ns()) }},
+		{"PUT", ns + "/anchors/{tee}/{name}", WriteTrust, kbs.MaxResource, func(c *call) (any, error) {
+			return c.cfg.Registry.SetAnchor(c.ctx(), c.ns(), c.r.PathValue("tee"), c.r.PathValue("name"), c.actor, c.body)
+		}},
+		{"DELETE", ns + "/anchors/{tee}/{name}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Registry.DeleteAnchor(c.ctx(), c.ns(), c.r.PathValue("tee"), c.r.PathValue("name"))
+		}},
+
+		{"GET", "/collateral", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Shelf.List(), nil }},
+		{"POST", "/collateral", WriteCollateral, collateral.MaxBundle, (*call).importCollateral},
+		{"DELETE", "/collateral", WriteCollateral, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Shelf.Delete(c.ctx(), c.r.URL.Query().Get("origin"))
 		}},
 
 		{"GET", ns + "/enrolled-aks", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.EnrolledAKs(c.ctx(), c.ns()) }},
@@ -172,7 +208,23 @@ func (c *call) addEKRoot() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.cfg.Registry.AddEKRoot(c.ctx(), c.ns(), e.Certificate, e.Intermediate)
+	return c.cfg.Registry.AddRoot(c.ctx(), c.ns(), e.TEE, e.Certificate, e.Intermediate)
+}
+
+func (c *call) allowUnproven() (any, error) {
+	a, err := decode[trusteeapi.AllowUnproven](c)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Registry.SetAllowUnproven(c.ctx(), c.ns(), a.AllowUnproven)
+}
+
+func (c *call) importCollateral() (any, error) {
+	out, err := c.cfg.Shelf.Import(c.ctx(), c.body)
+	if errors.Is(err, shelf.ErrMalformed) {
+		return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
+	}
+	return out, err
 }
 
 func (c *call) enrollAK() (any, error) {

@@ -1,10 +1,11 @@
 // Package appraisal is the Attestation Service: it gives evidence to the
-// verifier of its TEE, appraises what that proves, and issues the result as an
-// EAR token (shared facts: KBS protocol 0.4.0; api/ear/SPEC.md).
+// verifier of its TEE, what that proves to an appraisal policy, and issues the
+// result as an EAR token (shared facts: KBS protocol 0.4.0; api/ear/SPEC.md).
 //
 // Invariants: a TEE without a verifier is denied, there is no fallback; every
-// namespace has a verifier of its own, with its own roots and reference values;
-// the hardware claim of simulated evidence is capped below affirming here, after
+// namespace has verifiers and policies of its own, prepared once for what it
+// trusts and never on a request; the hardware claim of simulated evidence and the
+// configuration claim of debug guests are capped below affirming here, after
 // everything else had its say; no network on this path.
 //
 // Trust zone: trustee.
@@ -21,9 +22,12 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/ear"
-	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/tee/verifiers"
+	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -32,9 +36,10 @@ const Component = "attestation-service"
 
 // Reasons of denials. docs/denials.md explains each.
 const (
-	ReasonTEEUnsupported    denial.Reason = "tee-unsupported"
-	ReasonAdditionalDevices denial.Reason = "additional-evidence-unsupported"
+	ReasonTEEUnsupported                  = verifiers.ReasonUnsupported
+	ReasonAdditionalDevices denial.Reason = "additional-evidence-malformed"
 	ReasonTEEKey            denial.Reason = "tee-key-unusable"
+	ReasonPolicyUnknown     denial.Reason = "policy-unknown"
 )
 
 // Lifetime of a token, as published.
@@ -46,108 +51,123 @@ const (
 	developer = "https://github.com/cofferproject/coffer"
 )
 
-// Verifier checks the evidence of one TEE in one namespace. It is immutable.
-type Verifier interface {
+// Challenger is implemented by verifiers whose TEE wants more than a nonce.
+type Challenger interface {
 	// Challenge gives what the client needs beyond the nonce; nil: nothing.
 	Challenge(req *kbs.Request, nonce string) (*kbs.ChallengeExtra, error)
-	// Verify gives what the evidence proves, or a *denial.Denial.
-	Verify(in *Input) (*Verified, error)
 }
 
 // Factory makes the verifier of a TEE for what a namespace trusts.
-type Factory func(*tenant.Trust) (Verifier, error)
+type Factory func(t *tenant.Trust, c collateral.Source) (verify.Verifier, error)
 
-// Input is the evidence of one device.
-type Input struct {
-	Evidence json.RawMessage
-	// RequestExtra is Request.extra-params of the same session.
-	RequestExtra    json.RawMessage
-	Nonce           string
-	RuntimeDataHash []byte
-	Initdata        []byte // plain document; nil if none came
-	Now             time.Time
-}
-
-// Verified is what evidence proves.
-type Verified struct {
-	// Claims are the published ones of the TEE; report_data and init_data (hex)
-	// are lifted out of them.
-	Claims map[string]any
-	// Detail is for the owner's record only; it does not go into the token.
-	Detail    map[string]any
-	Vector    ear.Vector
-	Simulated bool
-	Debug     bool
-	// Initdata is the verified document's digest and content, nil if the guest
-	// has none.
-	Initdata    *ear.Digest
-	InitdataDoc *initdata.Document
+// Config makes a Service.
+type Config struct {
+	Registry *tenant.Registry
+	Signer   *ear.Signer
+	// Factories is keyed by the TEEs' wire names.
+	Factories  map[string]Factory
+	Collateral collateral.Source // nil: none
+	Build      string
+	Now        func() time.Time
 }
 
 // Service appraises. It is safe for concurrent use.
 type Service struct {
-	registry  *tenant.Registry
-	signer    *ear.Signer
-	factories map[string]Factory
-	build     string
-	now       func() time.Time
+	cfg Config
 
 	mu       sync.Mutex
 	prepared map[string]*prepared
 }
 
-// prepared is a namespace's verifiers at one generation of its trust.
+// prepared is a namespace's verifiers and policies at one generation of its trust.
 type prepared struct {
 	trust     *tenant.Trust
-	verifiers map[string]Verifier
+	verifiers map[string]verify.Verifier
+	faults    map[string]error // of verifiers that cannot be made
+	policies  map[string]*policy.Policy
 }
 
-// New makes a Service. factories is keyed by the TEEs' wire names.
-func New(r *tenant.Registry, s *ear.Signer, factories map[string]Factory, build string, now func() time.Time) (*Service, error) {
-	if r == nil || s == nil || len(factories) == 0 || now == nil {
+// New makes a Service.
+func New(c Config) (*Service, error) {
+	if c.Registry == nil || c.Signer == nil || len(c.Factories) == 0 || c.Now == nil {
 		return nil, errors.New("appraisal: a part of the configuration is missing")
 	}
-	return &Service{registry: r, signer: s, factories: factories, build: build, now: now, prepared: map[string]*prepared{}}, nil
+	return &Service{cfg: c, prepared: map[string]*prepared{}}, nil
 }
 
-// verifier gives the prepared verifier of a namespace, renewed where what the
-// namespace trusts has changed.
-func (s *Service) verifier(ctx context.Context, ns, tee string) (Verifier, *trusteeapi.Namespace, error) {
-	if _, ok := s.factories[tee]; !ok {
-		return nil, nil, &denial.Denial{
-			Reason: ReasonTEEUnsupported, Component: Component, Claim: "tee", Measured: fmt.Sprintf("%.40q", tee),
-			Expected: fmt.Sprint(s.TEEs()), Source: "this trustee's verifiers",
-		}
-	}
-	n, g, err := s.registry.Generation(ctx, ns)
+// prepare gives what a namespace appraises with, renewed where what it trusts has
+// changed or a part of it has expired.
+func (s *Service) prepare(ctx context.Context, ns string) (*prepared, error) {
+	_, g, err := s.cfg.Registry.Generation(ctx, ns)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s.mu.Lock()
 	p := s.prepared[ns]
 	s.mu.Unlock()
-	if p == nil || p.trust.Generation != g {
-		t, err := s.registry.Trust(ctx, ns)
-		if err != nil {
-			return nil, nil, err
-		}
-		p = &prepared{trust: t, verifiers: map[string]Verifier{}}
-		for name, f := range s.factories {
-			if p.verifiers[name], err = f(t); err != nil {
-				return nil, nil, fmt.Errorf("preparing verifier %s for namespace %s: %w", name, ns, err)
-			}
-		}
-		s.mu.Lock()
-		s.prepared[ns] = p
-		s.mu.Unlock()
+	now := s.cfg.Now()
+	if p != nil && p.trust.Generation == g && (p.trust.Until.IsZero() || now.Before(p.trust.Until)) {
+		return p, nil
 	}
-	return p.verifiers[tee], n, nil
+	t, err := s.cfg.Registry.Trust(ctx, ns, now)
+	if err != nil {
+		return nil, err
+	}
+	p = &prepared{trust: t, verifiers: map[string]verify.Verifier{}, faults: map[string]error{}, policies: map[string]*policy.Policy{}}
+	for name, f := range s.cfg.Factories {
+		v, err := f(t, s.cfg.Collateral)
+		if err != nil {
+			p.faults[name] = fmt.Errorf("preparing verifier %s for namespace %s: %w", name, ns, err)
+			continue
+		}
+		p.verifiers[name] = v
+	}
+	for name, text := range t.Policies {
+		if p.policies[name], err = policy.Compile(name, text); err != nil {
+			return nil, fmt.Errorf("preparing policy %s of namespace %s: %w", name, ns, err)
+		}
+	}
+	s.mu.Lock()
+	s.prepared[ns] = p
+	s.mu.Unlock()
+	return p, nil
+}
+
+// verifier gives the verifier of a TEE.
+func (s *Service) verifier(p *prepared, tee string) (verify.Verifier, error) {
+	if v, ok := p.verifiers[tee]; ok {
+		return v, nil
+	}
+	if err := p.faults[tee]; err != nil {
+		return nil, err
+	}
+	return nil, &denial.Denial{
+		Reason: ReasonTEEUnsupported, Component: Component, Claim: "tee", Measured: fmt.Sprintf("%.40q", tee),
+		Expected: fmt.Sprint(s.TEEs()), Source: "this trustee's verifiers",
+	}
+}
+
+// policy gives a policy by id for a class of devices.
+func (p *prepared) policy(id, class string) (*policy.Policy, error) {
+	name := policy.Name(id, class)
+	if c, ok := p.policies[name]; ok {
+		return c, nil
+	}
+	if id == policy.DefaultID {
+		if _, ok := policy.DefaultText(class); ok {
+			return policy.Default(class)
+		}
+	}
+	return nil, &denial.Denial{
+		Reason: ReasonPolicyUnknown, Component: Component, Claim: "appraisal policy", Measured: fmt.Sprintf("%.80q", name),
+		Expected: "a policy of that name", Source: "namespace " + p.trust.Namespace.Name,
+	}
 }
 
 // TEEs lists the wire names that are served.
 func (s *Service) TEEs() []string {
 	var out []string
-	for t := range s.factories {
+	for t := range s.cfg.Factories {
 		out = append(out, t)
 	}
 	slices.Sort(out)
@@ -157,18 +177,30 @@ func (s *Service) TEEs() []string {
 // Challenge gives extra-params for a session: JSON "" as published where there
 // is nothing to say.
 func (s *Service) Challenge(ctx context.Context, ns string, req *kbs.Request, nonce string) (json.RawMessage, string, error) {
-	v, _, err := s.verifier(ctx, ns, req.TEE)
+	p, err := s.prepare(ctx, ns)
 	if err != nil {
 		return nil, "", err
 	}
-	x, err := v.Challenge(req, nonce)
+	tee := verifiers.Canonical(req.TEE)
+	v, err := s.verifier(p, tee)
+	if err != nil {
+		return nil, "", err
+	}
+	alg := kbs.DefaultHash
+	if tee == "se" {
+		alg = kbs.HashSHA512 // as published, without a word in the challenge
+	}
+	c, ok := v.(Challenger)
+	if !ok {
+		return json.RawMessage(`""`), alg, nil
+	}
+	x, err := c.Challenge(req, nonce)
 	if err != nil {
 		return nil, "", err
 	}
 	if x == nil {
-		return json.RawMessage(`""`), kbs.DefaultHash, nil
+		return json.RawMessage(`""`), alg, nil
 	}
-	alg := kbs.DefaultHash
 	if x.SelectedHashAlgorithm != "" {
 		alg = x.SelectedHashAlgorithm
 	}
@@ -187,62 +219,54 @@ type Attestation struct {
 	Nonce        string
 	RequestExtra json.RawMessage
 	Message      *kbs.Attestation
+	Policy       string // id; "" is "default"
 }
 
 // Result is a token and what it says.
 type Result struct {
-	Token    string
-	ID       string // jti
-	Expires  time.Time
-	Submod   ear.Submod
-	Verified *Verified
+	Token   string
+	ID      string // jti
+	Expires time.Time
+	Submods map[string]ear.Submod
+	// Appraisals and Detail are for the owner's record.
+	Appraisals []trusteeapi.Appraisal
+	Detail     map[string]any // by submodule
 }
 
 // Attest verifies and appraises evidence and issues a token with the given id.
 func (s *Service) Attest(ctx context.Context, id string, a *Attestation) (*Result, error) {
-	v, n, err := s.verifier(ctx, a.Namespace, a.TEE)
+	p, err := s.prepare(ctx, a.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	if a.Message.TEEEvidence.Additional != "" && a.Message.TEEEvidence.Additional != "{}" {
-		return nil, &denial.Denial{
-			Reason: ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence",
-			Expected: "none: no verifier for additional devices", Source: "this trustee's verifiers",
+	now := s.cfg.Now()
+	devices, err := s.verify(p, a, now)
+	if err != nil {
+		return nil, err
+	}
+	out := &Result{ID: id, Submods: map[string]ear.Submod{}, Detail: map[string]any{}}
+	count := map[string]int{}
+	for _, d := range devices {
+		name := fmt.Sprintf("%s%d", d.result.Class, count[d.result.Class])
+		count[d.result.Class]++
+		sub, rec, err := p.appraise(ctx, a, d, now)
+		if err != nil {
+			return nil, err
 		}
-	}
-	key, err := kbs.ParseTEEKey(a.Message.RuntimeData.TEEPubKey)
-	if err == nil {
-		err = key.Check()
-	}
-	if err != nil {
-		return nil, &denial.Denial{Reason: ReasonTEEKey, Component: Component, Claim: "tee-pubkey", Detail: err.Error()}
-	}
-	hash, err := kbs.RuntimeDataHash(a.Hash, a.Nonce, key, a.Message.TEEEvidence.Additional)
-	if err != nil {
-		return nil, err
-	}
-	now := s.now()
-	in := &Input{
-		Evidence: a.Message.TEEEvidence.Primary, RequestExtra: a.RequestExtra, Nonce: a.Nonce, RuntimeDataHash: hash, Now: now,
-	}
-	if a.Message.InitData != nil {
-		in.Initdata = []byte(a.Message.InitData.Body)
-	}
-	got, err := v.Verify(in)
-	if err != nil {
-		return nil, err
-	}
-	sub, err := submod(a, n, key, got)
-	if err != nil {
-		return nil, err
+		rec.Submod = name
+		out.Submods[name] = *sub
+		out.Appraisals = append(out.Appraisals, *rec)
+		if len(d.result.Detail) > 0 {
+			out.Detail[name] = d.result.Detail
+		}
 	}
 	c := &ear.Claims{
 		Profile: ear.Profile, IssuedAt: now.Unix(), Expires: now.Add(Lifetime).Unix(), Issuer: issuer, ID: id, Audience: tenant.Audience(a.Namespace),
-		VerifierID: ear.VerifierID{Developer: developer, Build: s.build}, Submods: map[string]ear.Submod{"cpu0": *sub},
+		VerifierID: ear.VerifierID{Developer: developer, Build: s.cfg.Build}, Submods: out.Submods,
 	}
-	token, err := s.signer.Sign(c)
-	if err != nil {
+	if out.Token, err = s.cfg.Signer.Sign(c); err != nil {
 		return nil, err
 	}
-	return &Result{Token: token, ID: id, Expires: time.Unix(c.Expires, 0), Submod: c.Submods["cpu0"], Verified: got}, nil
+	out.Expires = time.Unix(c.Expires, 0)
+	return out, nil
 }

@@ -1,97 +1,121 @@
 package appraisal
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
 	"maps"
-
-	"github.com/BurntSushi/toml"
+	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
-	"github.com/cofferproject/coffer/api/initdata"
-	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/policy"
 )
 
-// policyText states the built-in appraisal; its digest is in every token, so
-// that a token tells under which rules it was made.
-const policyText = `coffer built-in appraisal 1
-1. The verifier of the TEE decides; what it refuses gets no token.
-2. A debug guest image: configuration 32.
-3. Simulated evidence: hardware 32.
-`
+// maxClaim is the largest member of initdata or of claims that a token repeats;
+// of a larger one it has the digest. Tokens travel in HTTP headers.
+const maxClaim = 4 << 10
 
-var policyDigest = func() string {
-	s := sha256.Sum256([]byte(policyText))
-	return "sha256:" + hex.EncodeToString(s[:])
-}()
-
-// maxInitdataClaim is the largest member of initdata that a token repeats; of a
-// larger one it has the digest. Tokens travel in HTTP headers.
-const maxInitdataClaim = 4 << 10
-
-// submod appraises what was verified and gives the token's submodule.
-func submod(a *Attestation, n *trusteeapi.Namespace, key *kbs.TEEKey, v *Verified) (*ear.Submod, error) {
-	if v.Simulated != n.Simulated {
-		return nil, errors.New("appraisal: the verifier served a namespace of the other kind")
+// appraise lets the policy judge one device and gives the token's submodule and
+// what the owner's record says of it.
+func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now time.Time) (*ear.Submod, *trusteeapi.Appraisal, error) {
+	id := a.Policy
+	if id == "" {
+		id = policy.DefaultID
 	}
-	vec := v.Vector
-	if v.Debug {
-		vec.Configuration = worse(vec.Configuration, ear.UnsafeConfig)
+	r := d.result
+	pol, err := p.policy(id, r.Class)
+	if err != nil {
+		return nil, nil, err
 	}
-	if v.Simulated {
-		vec.Hardware = worse(vec.Hardware, ear.UnsafeHardware) // last of all
-	}
-	claims := maps.Clone(v.Claims)
-	evidence := map[string]any{a.TEE: claims}
-	if r, ok := claims["report_data"]; ok {
-		evidence["report_data"] = r
-		evidence["runtime_data_claims"] = kbs.RuntimeDataClaims(a.Nonce, key, a.Message.TEEEvidence.Additional)
+	claims := maps.Clone(r.Claims)
+	evidence := map[string]any{r.TEE: claims}
+	if x, ok := claims["report_data"]; ok {
+		evidence["report_data"], evidence["runtime_data_claims"] = x, d.runtime
 		delete(claims, "report_data")
 	}
-	if d, ok := claims["init_data"]; ok {
-		evidence["init_data"] = d
-		evidence["init_data_claims"] = initdataClaims(v.InitdataDoc)
+	if x, ok := claims["init_data"]; ok {
+		evidence["init_data"], evidence["init_data_claims"] = x, initdataClaims(r.InitdataDoc)
 		delete(claims, "init_data")
 	}
-	return &ear.Submod{
-		Status: vec.Status(), Vector: vec, PolicyID: "default", Evidence: evidence,
+	in := &policy.Input{Evidence: evidence, References: p.trust.Values, Now: now}
+	v, err := pol.Evaluate(ctx, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec := &trusteeapi.Appraisal{TEE: r.TEE, Policy: pol.ID(), Digest: pol.Digest(), Unproven: r.Unproven}
+	for _, c := range r.Checks {
+		rec.Checks = append(rec.Checks, trusteeapi.Check(c))
+	}
+	if v.Vector.Status() != ear.Affirming {
+		found, err := pol.Explain(ctx, in)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, f := range found {
+			rec.Findings = append(rec.Findings, trusteeapi.Finding(f))
+		}
+	}
+	vec := v.Vector
+	if r.Debug {
+		vec.Configuration = capped(vec.Configuration, ear.UnsafeConfig)
+	}
+	if r.Simulated {
+		vec.Hardware = capped(vec.Hardware, ear.UnsafeHardware) // last of all
+	}
+	evidence[r.TEE] = trim(claims)
+	if m, ok := evidence["init_data_claims"].(map[string]any); ok {
+		evidence["init_data_claims"] = trim(m)
+	}
+	sub := &ear.Submod{
+		Status: vec.Status(), Vector: vec, PolicyID: id, Evidence: evidence,
 		Coffer: &ear.Additions{
-			TEE: a.TEE, Simulated: v.Simulated, Debug: v.Debug, Initdata: v.Initdata, Policy: policyDigest, Namespace: a.Namespace,
+			TEE: r.TEE, Simulated: r.Simulated, Debug: r.Debug, Unproven: r.Unproven, Initdata: r.Initdata, Policy: pol.Digest(), Namespace: a.Namespace,
 		},
-	}, nil
+	}
+	for _, e := range v.Extensions {
+		if sub.Extensions == nil {
+			sub.Extensions = map[string]any{}
+		}
+		sub.Extensions[e.Name] = e.Value
+	}
+	rec.Status = string(sub.Status)
+	return sub, rec, nil
 }
 
-// worse gives the value of the worse tier; of one tier, the first.
-func worse(a, b int8) int8 {
-	if (ear.Vector{Hardware: a, Configuration: b}).Status() == ear.TierOf(a) {
-		return a
+// capped lowers a claim to a limit that warns. What the policy itself objected to
+// stays as it is: the release gate takes a simulated result only with exactly the
+// limit, that is, if nothing but this rule objects.
+func capped(v, limit int8) int8 {
+	if t := ear.TierOf(v); t == ear.Affirming || t == ear.None {
+		return limit
 	}
-	return b
+	return v
 }
 
-// initdataClaims gives the document's members as published: aa.toml and cdh.toml
-// as objects, other text as it is while it is short.
-func initdataClaims(d *initdata.Document) any {
-	if d == nil {
-		return nil
-	}
-	out := map[string]any{}
-	for k, v := range d.Data {
-		if k == initdata.KeyAA || k == initdata.KeyCDH {
-			var m map[string]any
-			if _, err := toml.Decode(v, &m); err == nil && len(v) <= 4*maxInitdataClaim {
-				out[k] = m
+// trim replaces large members by their digests, so that a token stays small.
+func trim(m map[string]any) map[string]any {
+	out := make(map[string]any, len(m))
+	for k, x := range m {
+		out[k] = x
+		switch t := x.(type) {
+		case nil, bool, int, int64, uint64, float64:
+			continue
+		case string:
+			if len(t) <= maxClaim {
 				continue
 			}
 		}
-		if len(v) > maxInitdataClaim {
-			s := sha256.Sum256([]byte(v))
-			out[k] = map[string]any{"sha256": hex.EncodeToString(s[:])}
-			continue
+		raw, err := json.Marshal(x)
+		if err != nil || len(raw) <= maxClaim {
+			continue // the signer says what is wrong with it
 		}
-		out[k] = v
+		s := sha256.Sum256(raw)
+		if t, ok := x.(string); ok {
+			s = sha256.Sum256([]byte(t))
+		}
+		out[k] = map[string]any{"sha256": hex.EncodeToString(s[:])}
 	}
 	return out
 }

@@ -171,23 +171,31 @@ func (b *Book) Get(ctx context.Context, id string) (*trusteeapi.Record, error) {
 	if r != nil {
 		return r, nil
 	}
-	err := b.store.View(ctx, func(tx store.Tx) error {
-		at, err := tx.Get(index, id)
-		if err != nil {
-			return err
-		}
-		ns, k, ok := cut(string(at))
-		if !ok {
-			return ErrNotFound
-		}
-		v, ok, err := store.GetJSON[trusteeapi.Record](tx, tenant.Bucket(ns, "records"), k)
-		if err == nil && !ok {
-			err = ErrNotFound
-		}
-		r = v
+	err := b.store.View(ctx, func(tx store.Tx) (err error) {
+		r, err = In(tx, id)
 		return err
 	})
 	return r, err
+}
+
+// In is Get inside of a transaction, of what is on disk.
+func In(tx store.Tx, id string) (*trusteeapi.Record, error) {
+	at, err := tx.Get(index, id)
+	if err != nil {
+		return nil, err
+	}
+	ns, k, ok := cut(string(at))
+	if !ok {
+		return nil, ErrNotFound
+	}
+	r, ok, err := store.GetJSON[trusteeapi.Record](tx, tenant.Bucket(ns, "records"), k)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, ErrNotFound
+	}
+	return r, nil
 }
 
 func cut(s string) (ns, k string, ok bool) {

@@ -18,7 +18,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -108,7 +107,7 @@ func (g *Gate) Release(ctx context.Context, req Request) ([]byte, error) {
 }
 
 func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) ([]byte, error) {
-	sub, jti, err := g.token(req, r)
+	sub, all, jti, err := g.token(req, r)
 	if err != nil {
 		return nil, err
 	}
@@ -124,8 +123,8 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 		if sealID, err = g.bound(tx, req, sub.Coffer.Initdata); err != nil {
 			return err
 		}
-		if err := acceptable(n, sub); err != nil {
-			return err
+		if err := acceptable(n, all); err != nil {
+			return explained(tx, err, jti)
 		}
 		meta, box, err = g.vault.Sealed(tx, req.Namespace, req.Resource)
 		return err
@@ -163,34 +162,27 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 }
 
 // token verifies the attestation result and gives its primary submodule.
-func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, string, error) {
+func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, map[string]ear.Submod, string, error) {
 	c, err := ear.Verify(req.Token, g.cfg.Now(), g.cfg.TokenKeys...)
 	if err != nil {
 		reason := ReasonTokenInvalid
 		if errors.Is(err, ear.ErrExpired) {
 			reason = ReasonTokenExpired
 		}
-		return nil, "", &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
+		return nil, nil, "", &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
 	}
 	sub, ok := c.Submods["cpu0"]
 	if !ok || sub.Coffer == nil {
-		return nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
+		return nil, nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
 	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
-		return nil, "", &denial.Denial{
+		return nil, nil, "", &denial.Denial{
 			Reason: ReasonNamespace, Component: Component, Claim: "token audience", Measured: sub.Coffer.Namespace,
 			Expected: req.Namespace, Source: "URL of the request",
 		}
 	}
-	for name, s := range c.Submods {
-		if name != "cpu0" && s.Status != ear.Affirming {
-			return nil, "", &denial.Denial{
-				Reason: ReasonStatus, Component: Component, Claim: name + " ear.status", Measured: string(s.Status), Expected: string(ear.Affirming), Source: "release rule",
-			}
-		}
-	}
-	return &sub, c.ID, nil
+	return &sub, c.Submods, c.ID, nil
 }
 
 // bound checks the binding and gives the seal by which it holds.
@@ -216,34 +208,6 @@ func (g *Gate) bound(tx store.Tx, req Request, d *ear.Digest) (string, error) {
 		}
 	}
 	return id, nil
-}
-
-// acceptable is the status rule: affirming; in a simulated namespace the same
-// with the hardware claim at exactly its cap.
-func acceptable(n *trusteeapi.Namespace, s *ear.Submod) error {
-	deny := func(claim, measured, expected string) error {
-		return &denial.Denial{Reason: ReasonStatus, Component: Component, Claim: claim, Measured: measured, Expected: expected, Source: "release rule of namespace " + n.Name}
-	}
-	if s.Coffer.Simulated != n.Simulated {
-		return deny("simulated", fmt.Sprint(s.Coffer.Simulated), fmt.Sprint(n.Simulated))
-	}
-	v, debug := s.Vector, false
-	if s.Coffer.Debug && n.InsecureAllowDebug && v.Configuration == ear.UnsafeConfig {
-		v.Configuration, debug = ear.Recognized, true
-	}
-	if n.Simulated {
-		if v.Hardware != ear.UnsafeHardware {
-			return deny("hardware", fmt.Sprint(v.Hardware), fmt.Sprint(ear.UnsafeHardware))
-		}
-		v.Hardware = ear.Recognized
-	}
-	if s.Coffer.Debug && !debug {
-		return deny("debug guest image", "true", "false")
-	}
-	if t := v.Status(); t != ear.Affirming {
-		return deny("ear.status", string(s.Status), string(ear.Affirming))
-	}
-	return nil
 }
 
 // teeKey takes the recipient from the verified token and from nowhere else.

@@ -90,6 +90,14 @@ func (a *adminClient) must(method, path string, v any) []byte {
 	return out
 }
 
+// takeFakes has a namespace's policy know fakeTEE.
+func (a *adminClient) takeFakes(ns string) {
+	a.t.Helper()
+	if status, b := a.do("PUT", "/namespaces/"+ns+"/policies/default_cpu", []byte(fakePolicy())); status != 200 {
+		a.t.Fatalf("policy: %d %s", status, b)
+	}
+}
+
 func (a *adminClient) put(ns, name, secret string) {
 	a.t.Helper()
 	if status, b := a.do("PUT", "/namespaces/"+ns+"/resources/"+name, []byte(secret)); status != 200 {

@@ -10,8 +10,9 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/initdata"
-	"github.com/cofferproject/coffer/api/kbs"
-	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -38,16 +39,26 @@ func (e *fakeEvidence) sign() {
 	e.MAC = hex.EncodeToString(h.Sum(nil))
 }
 
-func fakeFactory(t *tenant.Trust) (appraisal.Verifier, error) {
+// fakePolicy is the default policy with rules for fakeTEE.
+func fakePolicy() string {
+	text, _ := policy.DefaultText("cpu")
+	return text + `
+executables := 3 if input.faketee
+
+hardware := input.faketee.hardware if input.faketee
+
+configuration := 2 if input.faketee
+`
+}
+
+func fakeFactory(t *tenant.Trust, _ collateral.Source) (verify.Verifier, error) {
 	return fakeVerifier{t.Namespace.Simulated}, nil
 }
 
 type fakeVerifier struct{ simulated bool }
 
-func (fakeVerifier) Challenge(*kbs.Request, string) (*kbs.ChallengeExtra, error) { return nil, nil }
-
-func (v fakeVerifier) Verify(in *appraisal.Input) (*appraisal.Verified, error) {
-	no := func(r denial.Reason, claim, measured, expected string) (*appraisal.Verified, error) {
+func (v fakeVerifier) Verify(in *verify.Input) ([]*verify.Result, error) {
+	no := func(r denial.Reason, claim, measured, expected string) ([]*verify.Result, error) {
 		return nil, &denial.Denial{Reason: r, Component: "fake-verifier", Claim: claim, Measured: measured, Expected: expected, Source: "fake"}
 	}
 	var e fakeEvidence
@@ -58,15 +69,14 @@ func (v fakeVerifier) Verify(in *appraisal.Input) (*appraisal.Verified, error) {
 	if e.sign(); mac != e.MAC {
 		return no("fake-signature", "evidence", "", "")
 	}
-	if e.ReportData != hex.EncodeToString(in.RuntimeDataHash) {
-		return no("fake-report-data", "report data", e.ReportData, hex.EncodeToString(in.RuntimeDataHash))
+	if e.ReportData != hex.EncodeToString(in.ReportData) {
+		return no("fake-report-data", "report data", e.ReportData, hex.EncodeToString(in.ReportData))
 	}
 	if e.Simulated != v.simulated {
 		return no("fake-simulated", "simulated", "", "")
 	}
-	out := &appraisal.Verified{
-		Claims:    map[string]any{"report_data": e.ReportData, "fact": "yes"},
-		Vector:    ear.Vector{InstanceIdentity: ear.Recognized, Configuration: ear.Recognized, Executables: ear.ApprovedBoot, Hardware: e.Hardware},
+	out := &verify.Result{
+		TEE: fakeTEE, Class: verify.ClassCPU, Claims: map[string]any{"report_data": e.ReportData, "fact": "yes", "hardware": int(e.Hardware)},
 		Simulated: e.Simulated, Debug: e.Debug,
 	}
 	if in.Initdata != nil {
@@ -82,5 +92,5 @@ func (v fakeVerifier) Verify(in *appraisal.Input) (*appraisal.Verified, error) {
 		out.Claims["init_data"] = e.Initdata
 		out.Initdata, out.InitdataDoc = &ear.Digest{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, doc
 	}
-	return out, nil
+	return []*verify.Result{out}, nil
 }

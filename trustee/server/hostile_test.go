@@ -287,6 +287,7 @@ func TestForgedTokens(t *testing.T) {
 	})
 	t.Run("of another namespace", func(t *testing.T) {
 		w.admin.must("POST", "/namespaces", trusteeapi.Namespace{Name: "tenant-b"})
+		w.admin.takeFakes("tenant-b")
 		w.bindSecret("tenant-b", secretName, "b's", doc)
 		p := w.client("tenant-b")
 		p.token, p.key = good, c.key
@@ -339,6 +340,7 @@ func TestSimulation(t *testing.T) {
 	denied(t, w, dbg.get(secretName), 403, "status-unacceptable")
 	// A namespace whose owner asked for debug guests.
 	w.admin.must("POST", "/namespaces", trusteeapi.Namespace{Name: "lab", Simulated: true, InsecureAllowDebug: true})
+	w.admin.takeFakes("lab")
 	w.bindSecret("lab", secretName, "toy", doc)
 	lab := w.client("lab")
 	lab.handshake(doc, simulated, func(e *fakeEvidence) { e.Debug = true })

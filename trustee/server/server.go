@@ -34,6 +34,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/session"
+	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -61,6 +62,10 @@ type Config struct {
 	LockWait time.Duration
 	// Verifiers adds TEEs, keyed by wire name, to those built in; for tests.
 	Verifiers map[string]appraisal.Factory
+	// InsecureSample adds the verifiers of samples, whose evidence anybody can make.
+	InsecureSample bool
+	// Collateral is a bundle, or a folder of them, that is imported at the start.
+	Collateral string
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -182,17 +187,31 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	factories := map[string]appraisal.Factory{"tpm": appraisal.TPM(s.keys.MAC)}
+	if c.InsecureSample {
+		c.Log.Warn("samples are accepted as evidence, which anybody can make")
+	}
+	factories := appraisal.Builtin(s.keys.MAC, c.InsecureSample)
 	for tee, f := range c.Verifiers {
 		factories[tee] = f
 	}
-	service, err := appraisal.New(registry, s.keys.Signer, factories, "coffer-trustee "+Version(), c.Now)
+	items, err := shelf.Open(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	if c.Collateral != "" {
+		if err := items.ImportPath(ctx, c.Collateral); err != nil {
+			return nil, err
+		}
+	}
+	service, err := appraisal.New(appraisal.Config{
+		Registry: registry, Signer: s.keys.Signer, Factories: factories, Collateral: items, Build: "coffer-trustee " + Version(), Now: c.Now,
+	})
 	if err != nil {
 		return nil, err
 	}
 	bodies := httpio.NewBudget(bodyMemory)
 	admin, err := adminapi.New(adminapi.Config{
-		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Log: c.Log, Now: c.Now,
+		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
 	})
 	if err != nil {

@@ -74,6 +74,8 @@ func (w *world) start() {
 	w.s = s
 	w.admin = newAdminClient(w.t, s)
 	w.t.Cleanup(func() { w.stop() })
+	w.admin.takeFakes(trusteeapi.DefaultNamespace)
+	w.admin.takeFakes("sim")
 }
 
 func (w *world) stop() {

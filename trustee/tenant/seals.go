@@ -59,7 +59,7 @@ func (r *Registry) Owners(ctx context.Context, ns string) ([]trusteeapi.OwnerKey
 
 // DeleteOwner removes a key.
 func (r *Registry) DeleteOwner(ctx context.Context, ns, id string) error {
-	return r.remove(ctx, ns, owners, id, false)
+	return r.remove(ctx, ns, owners, id, true) // its signed reference values cease to count
 }
 
 func parsePublic(p string) (crypto.PublicKey, error) {
@@ -105,21 +105,26 @@ func (r *Registry) RegisterSeal(ctx context.Context, ns, jws string) (*trusteeap
 
 // verifySeal checks a seal with the key that it names, if the namespace knows it.
 func verifySeal(tx store.Tx, ns string, s *seal.Seal) error {
-	k, ok, err := store.GetJSON[trusteeapi.OwnerKey](tx, Bucket(ns, owners), s.KeyID)
+	pub, err := ownerKey(tx, ns, s.KeyID)
 	if err != nil {
-		return err
-	}
-	if !ok {
-		return fmt.Errorf("%w: seal is signed with key %s, which is no owner's of namespace %s", ErrInvalid, s.KeyID, ns)
-	}
-	pub, err := parsePublic(k.PublicKey)
-	if err != nil {
-		return err
+		return fmt.Errorf("seal: %w", err)
 	}
 	if err := s.Verify(pub); err != nil {
 		return invalid(err)
 	}
 	return nil
+}
+
+// ownerKey gives a registered owner's key.
+func ownerKey(tx store.Tx, ns, id string) (crypto.PublicKey, error) {
+	k, ok, err := store.GetJSON[trusteeapi.OwnerKey](tx, Bucket(ns, owners), id)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: signed with key %s, which is no owner's of namespace %s", ErrInvalid, id, ns)
+	}
+	return parsePublic(k.PublicKey)
 }
 
 // Seals lists the registered seals without their signatures.

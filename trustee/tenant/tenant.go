@@ -1,5 +1,5 @@
 // Package tenant keeps what owners have registered: namespaces, owners' keys,
-// seals, bindings of secrets, reference values and endorsement key roots.
+// seals, bindings of secrets, reference values, appraisal policies and roots.
 //
 // Invariants: nothing crosses namespaces; a seal is registered only with a good
 // signature of a key that the namespace knows, and counts only as long as it
@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -36,6 +37,9 @@ const (
 	maxBundles    = 64
 	maxRoots      = 1000
 	maxAKs        = 10_000
+	maxPolicies   = 64
+	maxAnchors    = 256
+	maxUnproven   = 64
 )
 
 const namespaces = "namespaces"
@@ -67,6 +71,9 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 	if err := trusteeapi.CheckNamespace(n.Name); err != nil {
 		return nil, invalid(err)
 	}
+	if err := checkUnproven(n.AllowUnproven); err != nil {
+		return nil, invalid(err)
+	}
 	n.Created = r.now().UTC()
 	var out *trusteeapi.Namespace
 	err := r.store.Update(ctx, func(tx store.Tx) error {
@@ -92,6 +99,40 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 		return nil, err
 	}
 	return out, nil
+}
+
+// SetAllowUnproven replaces the list of what counts although no outside vector
+// has shown it to be right.
+func (r *Registry) SetAllowUnproven(ctx context.Context, ns string, names []string) (out *trusteeapi.Namespace, err error) {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if err := checkUnproven(names); err != nil {
+		return nil, invalid(err)
+	}
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		n.AllowUnproven, out = names, n
+		if err := store.PutJSON(tx, namespaces, ns, n); err != nil {
+			return err
+		}
+		return bump(tx, ns)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func checkUnproven(names []string) error {
+	if len(names) > maxUnproven {
+		return fmt.Errorf("allow_unproven: %d names, at most %d", len(names), maxUnproven)
+	}
+	for _, n := range names {
+		if !teeRE.MatchString(n) {
+			return fmt.Errorf("allow_unproven: %.80q is no verifier's or version's name", n)
+		}
+	}
+	return nil
 }
 
 // Namespaces lists the namespaces.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -25,17 +26,25 @@ const (
 	rootKinds = "ekroot-kinds" // over all namespaces: SPKI to "simulated" or "production"
 )
 
+var teeRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
 var bundleRE = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$`)
 
 // RegisterReferenceValues takes a document under a name and keeps who registered
-// it; another document of that name is replaced.
+// it; another document of that name is replaced. A signed bundle must have a good
+// signature of a key that the namespace knows, and counts only as long as it
+// knows it.
 func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor string, doc []byte) (*trusteeapi.ReferenceValues, error) {
 	if !bundleRE.MatchString(name) {
 		return nil, invalid(fmt.Errorf("reference values: name %.80q has characters that no name has", name))
 	}
-	b, err := refvalue.Parse(doc)
+	b, signed, err := parseBundle(doc)
 	if err != nil {
 		return nil, invalid(err)
+	}
+	now := r.now()
+	if b.Expired(now) {
+		return nil, invalid(fmt.Errorf("reference values: expired %s", b.Expires.Format(time.RFC3339)))
 	}
 	prov, err := json.Marshal(b.Provenance)
 	if err != nil {
@@ -43,12 +52,20 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 	}
 	sum := sha256.Sum256(doc)
 	info := &trusteeapi.ReferenceValues{
-		ID: hex.EncodeToString(sum[:]), Name: name, Sets: len(b.Sets), Provenance: prov, Actor: actor, Registered: r.now().UTC(),
+		ID: hex.EncodeToString(sum[:]), Name: name, Sets: len(b.Sets), Values: len(b.Values), Provenance: prov, Actor: actor, Registered: now.UTC(), Expires: b.Expires,
+	}
+	if signed != nil {
+		info.SignedBy = signed.KeyID
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
 		have, ok, err := store.GetJSON[trusteeapi.ReferenceValues](tx, Bucket(ns, refvalues), name)
 		if err != nil {
 			return err
+		}
+		if signed != nil {
+			if err := verifyBundle(tx, ns, signed); err != nil {
+				return err
+			}
 		}
 		if ok && have.ID == info.ID {
 			info = have
@@ -65,12 +82,43 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 		if err := tx.Put(Bucket(ns, refdocs), name, doc); err != nil {
 			return err
 		}
+		// What contradicts another bundle is refused now, not on a request.
+		t := &Trust{}
+		if err := t.loadReferences(tx, ns, now); err != nil {
+			return invalid(err)
+		}
 		return bump(tx, ns)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return info, nil
+}
+
+// parseBundle takes a document, signed or not.
+func parseBundle(doc []byte) (*refvalue.Bundle, *refvalue.Signed, error) {
+	if !refvalue.IsSigned(doc) {
+		b, err := refvalue.Parse(doc)
+		return b, nil, err
+	}
+	s, err := refvalue.ParseSigned(string(doc))
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.Bundle, s, nil
+}
+
+// verifyBundle checks a signed bundle with the key that it names, if the
+// namespace knows it.
+func verifyBundle(tx store.Tx, ns string, s *refvalue.Signed) error {
+	pub, err := ownerKey(tx, ns, s.KeyID)
+	if err != nil {
+		return fmt.Errorf("reference values: %w", err)
+	}
+	if err := s.Verify(pub); err != nil {
+		return invalid(err)
+	}
+	return nil
 }
 
 // ReferenceValues lists the registered bundles.
@@ -95,21 +143,29 @@ func (r *Registry) DeleteReferenceValues(ctx context.Context, ns, name string) e
 	})
 }
 
-// AddEKRoot registers a certificate of TPM endorsement keys: a root, or an
-// intermediate, which anchors nothing.
-func (r *Registry) AddEKRoot(ctx context.Context, ns, certPEM string, intermediate bool) (*trusteeapi.EKRoot, error) {
+// AddRoot registers a certificate: in a production namespace of TPM endorsement
+// keys, a root or an intermediate, which anchors nothing; in a simulated one the
+// root of a machine that plays hardware, for one TEE or ("") all. Other TEEs of
+// production have their vendors' roots, which are built in.
+func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, intermediate bool) (*trusteeapi.EKRoot, error) {
 	c, err := parseCert(certPEM)
 	if err != nil {
 		return nil, invalid(err)
 	}
+	if tee != "" && !teeRE.MatchString(tee) {
+		return nil, invalid(fmt.Errorf("root: %.40q is no TEE's wire name", tee))
+	}
 	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	root := &trusteeapi.EKRoot{
-		ID: hex.EncodeToString(sum[:]), Subject: c.Subject.String(), Intermediate: intermediate, Registered: r.now().UTC(),
+		ID: hex.EncodeToString(sum[:]), TEE: tee, Subject: c.Subject.String(), Intermediate: intermediate, Registered: r.now().UTC(),
 		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
 		if n.Simulated && intermediate {
 			return invalid(errors.New("a simulated namespace takes roots only"))
+		}
+		if !n.Simulated && tee != "" && tee != "tpm" {
+			return invalid(fmt.Errorf("root: production takes the vendor's roots of %s, which are built in", tee))
 		}
 		kind := "production"
 		if n.Simulated {
@@ -207,75 +263,4 @@ func (r *Registry) EnrolledAKs(ctx context.Context, ns string) ([]trusteeapi.Enr
 // DeleteAK withdraws an enrolled attestation key.
 func (r *Registry) DeleteAK(ctx context.Context, ns, name string) error {
 	return r.remove(ctx, ns, enrolled, name, true)
-}
-
-// Trust is what a namespace's evidence is appraised with, at one generation.
-type Trust struct {
-	Namespace       trusteeapi.Namespace
-	Generation      uint64
-	EKRoots         []*x509.Certificate
-	EKIntermediates []*x509.Certificate
-	EnrolledAKs     []string
-	References      []*refvalue.Bundle
-}
-
-// Generation gives a namespace with the generation of its trust, cheaply.
-func (r *Registry) Generation(ctx context.Context, ns string) (n *trusteeapi.Namespace, g uint64, err error) {
-	err = r.store.View(ctx, func(tx store.Tx) error {
-		if n, err = GetNamespace(tx, ns); err != nil {
-			return err
-		}
-		g, err = generation(tx, ns)
-		return err
-	})
-	return n, g, err
-}
-
-// Trust loads what evidence is appraised with.
-func (r *Registry) Trust(ctx context.Context, ns string) (*Trust, error) {
-	t := new(Trust)
-	err := r.store.View(ctx, func(tx store.Tx) error {
-		n, err := GetNamespace(tx, ns)
-		if err != nil {
-			return err
-		}
-		t.Namespace = *n
-		if t.Generation, err = generation(tx, ns); err != nil {
-			return err
-		}
-		roots, err := store.List[trusteeapi.EKRoot](tx, Bucket(ns, ekroots))
-		if err != nil {
-			return err
-		}
-		for _, e := range roots {
-			c, err := parseCert(e.Certificate)
-			if err != nil {
-				return err
-			}
-			if e.Intermediate {
-				t.EKIntermediates = append(t.EKIntermediates, c)
-			} else {
-				t.EKRoots = append(t.EKRoots, c)
-			}
-		}
-		aks, err := store.List[trusteeapi.EnrolledAK](tx, Bucket(ns, enrolled))
-		if err != nil {
-			return err
-		}
-		for _, k := range aks {
-			t.EnrolledAKs = append(t.EnrolledAKs, k.Name)
-		}
-		return tx.Scan(Bucket(ns, refdocs), "", func(name string, doc []byte) (bool, error) {
-			b, err := refvalue.Parse(doc)
-			if err != nil {
-				return false, fmt.Errorf("reference values %s: %w", name, err)
-			}
-			t.References = append(t.References, b)
-			return true, nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
 }

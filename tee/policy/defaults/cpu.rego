@@ -288,10 +288,16 @@ hardware := 2 if {
 	cca_firmware
 }
 
-# Lifecycle 0x3000 to 0x30ff: secured.
+# Lifecycle 0x30.. secured, 0x40.. debugging of what is not part of the CCA
+# platform; 0x50.. and others are open to a debugger, or not for use.
 cca_secured if {
 	input.cca.platform["cca-platform-lifecycle"] >= 12288
 	input.cca.platform["cca-platform-lifecycle"] <= 12543
+}
+
+cca_secured if {
+	input.cca.platform["cca-platform-lifecycle"] >= 16384
+	input.cca.platform["cca-platform-lifecycle"] <= 16639
 }
 
 # Every software component of the platform is known by its measurement.

@@ -31,8 +31,7 @@ executables := 3 if {
 manifest(part) if {
 	rim := sprintf("x-nvidia-gpu-%s-rim", [part])
 	chain := input.nvidia[concat("", [rim, "-cert-chain"])]
-	chain["x-nvidia-cert-status"] == "valid"
-	chain["x-nvidia-cert-ocsp-status"] == "good"
+	trusted(chain)
 	every step in ["fetched", "schema-validated", "signature-verified", "version-match", "measurements-available"] {
 		input.nvidia[concat("-", [rim, step])] == true
 	}
@@ -49,10 +48,21 @@ executables := 4 if {
 	}
 }
 
+# Not revoked: a responder said so, or a revocation list that Coffer's verifier
+# had at hand.
+trusted(chain) if {
+	chain["x-nvidia-cert-status"] == "valid"
+	chain["x-nvidia-cert-ocsp-status"] == "good"
+}
+
+trusted(chain) if {
+	chain["x-nvidia-cert-status"] == "valid"
+	chain["coffer-revocation"] == "crl"
+}
+
 hardware := 2 if {
 	input.nvidia
-	input.nvidia["x-nvidia-gpu-attestation-report-cert-chain"]["x-nvidia-cert-status"] == "valid"
-	input.nvidia["x-nvidia-gpu-attestation-report-cert-chain"]["x-nvidia-cert-ocsp-status"] == "good"
+	trusted(input.nvidia["x-nvidia-gpu-attestation-report-cert-chain"])
 	input.nvidia["x-nvidia-gpu-attestation-report-cert-chain-fwid-match"] == true
 	input.nvidia["x-nvidia-gpu-attestation-report-parsed"] == true
 	input.nvidia["x-nvidia-gpu-attestation-report-signature-verified"] == true

@@ -24,18 +24,28 @@ default configuration := 36
 executables := 3 if {
 	input.nvidia
 	chain := input.nvidia["x-nvidia-switch-bios-rim-cert-chain"]
-	chain["x-nvidia-cert-status"] == "valid"
-	chain["x-nvidia-cert-ocsp-status"] == "good"
+	trusted(chain)
 	every step in ["fetched", "schema-validated", "signature-verified", "version-match", "measurements-available"] {
 		input.nvidia[concat("-", ["x-nvidia-switch-bios-rim", step])] == true
 	}
 	input.nvidia.measres in {"success", "comparison-successful"}
 }
 
+# Not revoked: a responder said so, or a revocation list that Coffer's verifier
+# had at hand.
+trusted(chain) if {
+	chain["x-nvidia-cert-status"] == "valid"
+	chain["x-nvidia-cert-ocsp-status"] == "good"
+}
+
+trusted(chain) if {
+	chain["x-nvidia-cert-status"] == "valid"
+	chain["coffer-revocation"] == "crl"
+}
+
 hardware := 2 if {
 	input.nvidia
-	input.nvidia["x-nvidia-switch-attestation-report-cert-chain"]["x-nvidia-cert-status"] == "valid"
-	input.nvidia["x-nvidia-switch-attestation-report-cert-chain"]["x-nvidia-cert-ocsp-status"] == "good"
+	trusted(input.nvidia["x-nvidia-switch-attestation-report-cert-chain"])
 	input.nvidia["x-nvidia-switch-attestation-report-cert-chain-fwid-match"] == true
 	input.nvidia["x-nvidia-switch-attestation-report-parsed"] == true
 	input.nvidia["x-nvidia-switch-attestation-report-signature-verified"] == true

@@ -1,0 +1,140 @@
+// Package verifiers is the list of all verifiers by wire name: the one place
+// where those who judge evidence, the trustee and `coffer verify`, get them.
+//
+// Invariants: a TEE that is not listed has no verifier, there is no fallback;
+// samples, which prove nothing, need an explicit switch.
+//
+// Trust zone: trustee and owner; the guest never links it.
+package verifiers
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/azure"
+	azureverifier "github.com/cofferproject/coffer/tee/azure/verifier"
+	"github.com/cofferproject/coffer/tee/cca"
+	ccaverifier "github.com/cofferproject/coffer/tee/cca/verifier"
+	nvidiaverifier "github.com/cofferproject/coffer/tee/nvidia/verifier"
+	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
+	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
+	"github.com/cofferproject/coffer/tee/tpm"
+	tpmverifier "github.com/cofferproject/coffer/tee/tpm/verifier"
+	"github.com/cofferproject/coffer/tee/verify"
+)
+
+// Component names this package in denials.
+const Component = "verifiers"
+
+// ReasonUnsupported says that there is no verifier of that name.
+const ReasonUnsupported denial.Reason = "tee-unsupported"
+
+// Trust is what verifiers may believe.
+type Trust struct {
+	verify.Config
+	// Anchors are documents that a TEE's production verifier needs beside the
+	// vendors' embedded roots, by TEE and by the name in Anchors.
+	Anchors map[string]map[string][]byte
+	TPM     tpmverifier.Trust
+	// Azure holds what `coffer verify` may skip for recorded evidence.
+	Azure azureverifier.Options
+}
+
+// anchor gives a document, or nil.
+func (t *Trust) anchor(tee, name string) []byte { return t.Anchors[tee][name] }
+
+// entry is one TEE.
+type entry struct {
+	// anchors lists the names of documents that New reads, with what they are.
+	anchors map[string]string
+	sample  bool
+	make    func(*Trust) (verify.Verifier, error)
+}
+
+var all = map[string]entry{
+	tpm.WireName: {make: func(t *Trust) (verify.Verifier, error) { return tpmverifier.NewTEE(t.Config, t.TPM) }},
+	"snp":        {make: func(t *Trust) (verify.Verifier, error) { return snpverifier.New(t.Config) }},
+	"tdx":        {make: func(t *Trust) (verify.Verifier, error) { return tdxverifier.New(t.Config) }},
+	azure.SNP:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewSNP(t.Config, t.Azure) }},
+	"nvidia":     {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
+	cca.WireName: {
+		anchors: map[string]string{"trust-anchors": "CPAKs of platforms", "reference-values": "firmware of platforms"},
+		make:    newCCA,
+	},
+}
+
+// spellings are wire names of older peers.
+var spellings = map[string]string{"azsnpvtpm": "az-snp-vtpm", "aztdxvtpm": "az-tdx-vtpm"}
+
+// Canonical gives the wire name that an older spelling stands for.
+func Canonical(tee string) string {
+	if c, ok := spellings[tee]; ok {
+		return c
+	}
+	return tee
+}
+
+// Names lists the wire names; samples only if they are wanted.
+func Names(samples bool) []string {
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(all)) {
+		if samples || !all[n].sample {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Anchors lists the documents that a TEE's verifier reads: names and what they
+// are.
+func Anchors(tee string) map[string]string { return maps.Clone(all[tee].anchors) }
+
+// New makes the verifier of a TEE. A sample's is refused here.
+func New(tee string, t *Trust) (verify.Verifier, error) { return construct(tee, t, false) }
+
+// NewInsecureSample is New that makes samples' verifiers too: their evidence is
+// made by anybody.
+func NewInsecureSample(tee string, t *Trust) (verify.Verifier, error) { return construct(tee, t, true) }
+
+func construct(tee string, t *Trust, samples bool) (verify.Verifier, error) {
+	e, ok := all[tee]
+	if !ok || e.sample && !samples {
+		return nil, &denial.Denial{
+			Reason: ReasonUnsupported, Component: Component, Claim: "tee", Measured: short(tee), Expected: "one that has a verifier", Source: "docs/tees.md",
+		}
+	}
+	return e.make(t)
+}
+
+func short(s string) string {
+	if len(s) > 40 {
+		return s[:40]
+	}
+	return s
+}
+
+// newCCA reads the anchors of production; a simulated namespace has roots.
+func newCCA(t *Trust) (verify.Verifier, error) {
+	c := ccaverifier.Config{Config: t.Config}
+	var err error
+	if b := t.anchor(cca.WireName, "trust-anchors"); b != nil {
+		if c.TrustAnchors, err = ccaverifier.ParseTrustAnchors(b); err != nil {
+			return nil, err
+		}
+	}
+	if b := t.anchor(cca.WireName, "reference-values"); b != nil {
+		if c.References, err = ccaverifier.ParseReferences(b); err != nil {
+			return nil, err
+		}
+	}
+	return ccaverifier.New(c)
+}
+
+// CheckAnchor reports whether a TEE's verifier can read a document.
+func CheckAnchor(tee, name string, doc []byte) error {
+	_, err := New(tee, &Trust{
+		Config: verify.Config{Kind: verify.Production}, Anchors: map[string]map[string][]byte{tee: {name: doc}},
+	})
+	return err
+}

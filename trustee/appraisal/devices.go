@@ -1,0 +1,150 @@
+package appraisal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/verifiers"
+	"github.com/cofferproject/coffer/tee/verify"
+)
+
+// Limits of composite evidence.
+const (
+	maxAdditional = 16 // TEEs
+	maxDevices    = 60 // submodules
+)
+
+// device is one device's result with what its runtime data was.
+type device struct {
+	result  *verify.Result
+	runtime map[string]any
+}
+
+// verify gives every piece of evidence to its verifier: the primary first, with
+// initdata, then the additional ones, without, by the names of their TEEs.
+func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, error) {
+	evidence := a.Message.TEEEvidence
+	key, err := kbs.ParseTEEKey(a.Message.RuntimeData.TEEPubKey)
+	if err == nil {
+		err = key.Check()
+	}
+	if err != nil {
+		return nil, &denial.Denial{Reason: ReasonTEEKey, Component: Component, Claim: "tee-pubkey", Detail: err.Error()}
+	}
+	more, err := additional(evidence.Additional)
+	if err != nil {
+		return nil, &denial.Denial{Reason: ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence", Detail: err.Error()}
+	}
+	hash, err := kbs.RuntimeDataHash(a.Hash, a.Nonce, key, evidence.Additional)
+	if err != nil {
+		return nil, err
+	}
+	in := &verify.Input{Evidence: evidence.Primary, RequestExtra: a.RequestExtra, Nonce: a.Nonce, ReportData: hash, Now: now}
+	if a.Message.InitData != nil {
+		in.Initdata = []byte(a.Message.InitData.Body)
+	}
+	claims := kbs.RuntimeDataClaims(a.Nonce, key, evidence.Additional)
+	if len(evidence.Additional) > maxClaim {
+		delete(claims, "additional-evidence")
+	}
+	out, err := s.results(p, verifiers.Canonical(a.TEE), in, claims)
+	if err != nil {
+		return nil, err
+	}
+	if len(more) == 0 {
+		return out, nil
+	}
+	if hash, err = kbs.DeviceRuntimeDataHash(a.Hash, a.Nonce, key); err != nil {
+		return nil, err
+	}
+	claims = kbs.RuntimeDataClaims(a.Nonce, key, "")
+	delete(claims, "additional-evidence")
+	for _, tee := range slices.Sorted(maps.Keys(more)) {
+		in := &verify.Input{Evidence: more[tee], Nonce: a.Nonce, ReportData: hash, Now: now}
+		d, err := s.results(p, tee, in, claims)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d...)
+	}
+	if len(out) > maxDevices {
+		return nil, &denial.Denial{
+			Reason: ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence", Measured: fmt.Sprintf("%d devices", len(out)),
+			Expected: fmt.Sprintf("at most %d", maxDevices), Source: "limits of this trustee",
+		}
+	}
+	return out, nil
+}
+
+func (s *Service) results(p *prepared, tee string, in *verify.Input, runtime map[string]any) ([]device, error) {
+	v, err := s.verifier(p, tee)
+	if err != nil {
+		return nil, err
+	}
+	l, err := v.Verify(in)
+	if err != nil {
+		return nil, err
+	}
+	if len(l) == 0 {
+		return nil, errors.New("appraisal: a verifier gave no result")
+	}
+	var out []device
+	for _, r := range l {
+		if r.Simulated != p.trust.Namespace.Simulated {
+			return nil, errors.New("appraisal: the verifier served a namespace of the other kind")
+		}
+		out = append(out, device{r, runtime})
+	}
+	return out, nil
+}
+
+// additional decodes additional_evidence: "" or a JSON object of TEE to evidence.
+// Of two members of one name the verifier would see one and the owner another, so
+// that is refused, and so are two spellings of one.
+func additional(s string) (map[string]json.RawMessage, error) {
+	if s == "" {
+		return nil, nil
+	}
+	d := json.NewDecoder(bytes.NewReader([]byte(s)))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("not an object")
+	}
+	out := map[string]json.RawMessage{}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		name, ok := t.(string)
+		if !ok {
+			return nil, errors.New("not an object")
+		}
+		name = verifiers.Canonical(name)
+		if _, dup := out[name]; dup {
+			return nil, fmt.Errorf("two pieces of evidence of %.40q", name)
+		}
+		if len(out) >= maxAdditional {
+			return nil, fmt.Errorf("evidence of more than %d TEEs", maxAdditional)
+		}
+		var e json.RawMessage
+		if err := d.Decode(&e); err != nil {
+			return nil, err
+		}
+		out[name] = e
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("data after the object")
+	}
+	return out, nil
+}

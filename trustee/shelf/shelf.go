@@ -1,0 +1,161 @@
+// Package shelf keeps the collateral that verifiers may use: imported from
+// bundles by an administrator or at the start, kept in the store, and at hand in
+// memory. Nothing here fetches, and nothing here vouches for an item: its reader
+// checks signatures and dates (tee/collateral).
+//
+// Invariants: an older item never takes the place of a newer one; what was
+// acknowledged survives a crash; a request never waits for a disk.
+//
+// Trust zone: trustee.
+package shelf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+const bucket = "collateral"
+
+// Shelf is a collateral.Source. It is safe for concurrent use.
+type Shelf struct {
+	store store.Store
+	set   atomic.Pointer[collateral.Set]
+}
+
+// Open loads what the store has.
+func Open(ctx context.Context, s store.Store) (*Shelf, error) {
+	h := &Shelf{store: s}
+	h.set.Store(collateral.NewSet())
+	return h, h.reload(ctx)
+}
+
+// Get implements collateral.Source.
+func (h *Shelf) Get(origin string) (*collateral.Item, bool) { return h.set.Load().Get(origin) }
+
+func (h *Shelf) reload(ctx context.Context) error {
+	var items []*collateral.Item
+	err := h.store.View(ctx, func(tx store.Tx) error {
+		items = nil
+		return tx.Scan(bucket, "", func(origin string, v []byte) (bool, error) {
+			it := new(collateral.Item)
+			if err := json.Unmarshal(v, it); err != nil {
+				return false, fmt.Errorf("collateral %s: %w", origin, err)
+			}
+			items = append(items, it)
+			return true, nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	h.set.Store(collateral.NewSet(items...))
+	return nil
+}
+
+// Import takes the items of a bundle that are newer than those at hand.
+func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.CollateralImport, error) {
+	set, err := collateral.Parse(bundle)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	out := &trusteeapi.CollateralImport{}
+	err = h.store.Update(ctx, func(tx store.Tx) error {
+		*out = trusteeapi.CollateralImport{}
+		for _, it := range set.Items() {
+			have, ok, err := store.GetJSON[collateral.Item](tx, bucket, it.Origin)
+			if err != nil {
+				return err
+			}
+			if ok && it.Fetched.Before(have.Fetched) {
+				out.Older++
+				continue
+			}
+			if err := store.PutJSON(tx, bucket, it.Origin, it); err != nil {
+				return err
+			}
+			out.Taken++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, h.reload(ctx)
+}
+
+// ImportPath imports a bundle, or all *.json of a folder.
+func (h *Shelf) ImportPath(ctx context.Context, path string) error {
+	files := []string{path}
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("collateral: %w", err)
+	}
+	if st.IsDir() {
+		if files, err = filepath.Glob(filepath.Join(path, "*.json")); err != nil {
+			return fmt.Errorf("collateral: %w", err)
+		}
+		if len(files) == 0 {
+			return fmt.Errorf("collateral: no *.json in %s", path)
+		}
+	}
+	for _, f := range files {
+		b, err := readBounded(f)
+		if err == nil {
+			_, err = h.Import(ctx, b)
+		}
+		if err != nil {
+			return fmt.Errorf("collateral: %s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, collateral.MaxBundle+1))
+	if err == nil && len(b) > collateral.MaxBundle {
+		err = errors.New("too large")
+	}
+	return b, err
+}
+
+// List describes what is at hand.
+func (h *Shelf) List() []trusteeapi.Collateral {
+	out := []trusteeapi.Collateral{}
+	for _, it := range h.set.Load().Items() {
+		out = append(out, trusteeapi.Collateral{Origin: it.Origin, SHA256: it.Digest(), Size: len(it.Body), Fetched: it.Fetched})
+	}
+	return out
+}
+
+// Errors that callers tell apart.
+var (
+	ErrNotFound  = errors.New("no collateral of that origin")
+	ErrMalformed = errors.New("no collateral bundle")
+)
+
+// Delete removes an item.
+func (h *Shelf) Delete(ctx context.Context, origin string) error {
+	if _, ok := h.Get(origin); !ok || strings.TrimSpace(origin) == "" {
+		return ErrNotFound
+	}
+	if err := h.store.Update(ctx, func(tx store.Tx) error { return tx.Delete(bucket, origin) }); err != nil {
+		return err
+	}
+	return h.reload(ctx)
+}
