@@ -14,6 +14,7 @@ import (
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
 	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
 	snp "github.com/cofferproject/coffer/tee/snp/attester"
+	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
 	"github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 	"github.com/cofferproject/coffer/tee/tpm/sim"
@@ -54,10 +55,28 @@ func played(d *simhw.Device) (attest.Attester, error) {
 	switch d.TEE() {
 	case "snp":
 		return snp.New(d, snp.Options{Simulation: d.Note()})
+	case "tdx":
+		return tdx.New(tdx.Options{
+			Reporter: d, Registers: registers{d}, Simulation: d.Note(),
+			Firmware: func() ([]byte, error) { return d.EventLog(context.Background()) },
+		})
 	case "cca":
 		return cca.New(d)
 	}
 	return nil, fmt.Errorf("simulated hardware: there is no attester for %.40q", d.TEE())
+}
+
+// registers gives a simulated TD's registers the names of the kernel's.
+type registers struct{ d *simhw.Device }
+
+func (r registers) ConfigID(ctx context.Context) ([]byte, error) { return r.d.InitdataRegister(ctx) }
+
+func (r registers) RTMR(ctx context.Context, register int) ([]byte, error) {
+	return r.d.Read(ctx, register)
+}
+
+func (r registers) ExtendRTMR(ctx context.Context, register int, digest []byte) error {
+	return r.d.Extend(ctx, register, digest)
 }
 
 // register opens what initdata is bound to.

@@ -18,6 +18,7 @@ import (
 	"github.com/cofferproject/coffer/tee/attest/configfs"
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
 	snp "github.com/cofferproject/coffer/tee/snp/attester"
+	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
 	tpm "github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
@@ -31,6 +32,7 @@ type Opener struct {
 // Openers lists the TEEs in the order in which they are looked for.
 var Openers = []Opener{
 	{"snp", func(*slog.Logger) (attest.Attester, error) { return opened(snp.Open()) }},
+	{"tdx", func(*slog.Logger) (attest.Attester, error) { return opened(tdx.Open(nil)) }},
 	{"cca", func(*slog.Logger) (attest.Attester, error) {
 		r, err := configfs.Open(configfs.Dir, configfs.CCA)
 		if err != nil {
