@@ -75,31 +75,63 @@ func (f Firmware) String() string { return fmt.Sprintf("%d.%d build %d", f.Major
 // Policy is the guest policy that the guest was launched with.
 type Policy uint64
 
-// Fields of Policy; one bit is always set.
-func (p Policy) ABIMinor() uint8            { return uint8(p) }
-func (p Policy) ABIMajor() uint8            { return uint8(p >> 8) }
-func (p Policy) SMT() bool                  { return p>>16&1 != 0 }
-func (p Policy) WellFormed() bool           { return p>>17&1 != 0 && p>>26 == 0 }
-func (p Policy) MigrateMA() bool            { return p>>18&1 != 0 }
-func (p Policy) Debug() bool                { return p>>19&1 != 0 }
-func (p Policy) SingleSocket() bool         { return p>>20&1 != 0 }
-func (p Policy) CXL() bool                  { return p>>21&1 != 0 }
-func (p Policy) AES256XTS() bool            { return p>>22&1 != 0 }
-func (p Policy) RAPLDisabled() bool         { return p>>23&1 != 0 }
+// ABIMinor is the least minor version of the firmware ABI.
+func (p Policy) ABIMinor() uint8 { return uint8(p) }
+
+// ABIMajor is its major version.
+func (p Policy) ABIMajor() uint8 { return uint8(p >> 8) }
+
+// SMT says that hyperthreading is allowed.
+func (p Policy) SMT() bool { return p>>16&1 != 0 }
+
+// WellFormed says that the bit that is always set is, reserved ones are not.
+func (p Policy) WellFormed() bool { return p>>17&1 != 0 && p>>26 == 0 }
+
+// MigrateMA says that a migration agent is allowed.
+func (p Policy) MigrateMA() bool { return p>>18&1 != 0 }
+
+// Debug says that the host may read the guest's memory.
+func (p Policy) Debug() bool { return p>>19&1 != 0 }
+
+// SingleSocket says that the guest runs on one socket.
+func (p Policy) SingleSocket() bool { return p>>20&1 != 0 }
+
+// CXL says that memory and devices on CXL are allowed.
+func (p Policy) CXL() bool { return p>>21&1 != 0 }
+
+// AES256XTS says that memory encryption must be AES-256-XTS.
+func (p Policy) AES256XTS() bool { return p>>22&1 != 0 }
+
+// RAPLDisabled says that power metering must be off.
+func (p Policy) RAPLDisabled() bool { return p>>23&1 != 0 }
+
+// CiphertextHidingDRAM says that hiding of ciphertext must be on.
 func (p Policy) CiphertextHidingDRAM() bool { return p>>24&1 != 0 }
-func (p Policy) PageSwapDisabled() bool     { return p>>25&1 != 0 }
+
+// PageSwapDisabled says that pages may be neither moved nor swapped.
+func (p Policy) PageSwapDisabled() bool { return p>>25&1 != 0 }
 
 // PlatformInfo is what the platform says of itself; bits that are not known
 // here are left to policies.
 type PlatformInfo uint64
 
-// Fields of PlatformInfo.
-func (p PlatformInfo) SMT() bool                  { return p&1 != 0 }
-func (p PlatformInfo) TSME() bool                 { return p>>1&1 != 0 }
-func (p PlatformInfo) ECC() bool                  { return p>>2&1 != 0 }
-func (p PlatformInfo) RAPLDisabled() bool         { return p>>3&1 != 0 }
+// SMT says that hyperthreading is on.
+func (p PlatformInfo) SMT() bool { return p&1 != 0 }
+
+// TSME says that all memory is encrypted.
+func (p PlatformInfo) TSME() bool { return p>>1&1 != 0 }
+
+// ECC says that memory has error correction.
+func (p PlatformInfo) ECC() bool { return p>>2&1 != 0 }
+
+// RAPLDisabled says that power metering is off.
+func (p PlatformInfo) RAPLDisabled() bool { return p>>3&1 != 0 }
+
+// CiphertextHidingDRAM says that ciphertext is hidden from the host.
 func (p PlatformInfo) CiphertextHidingDRAM() bool { return p>>4&1 != 0 }
-func (p PlatformInfo) AliasCheckComplete() bool   { return p>>5&1 != 0 }
+
+// AliasCheckComplete says that memory was checked for aliases (BadRAM).
+func (p PlatformInfo) AliasCheckComplete() bool { return p>>5&1 != 0 }
 
 // KeyInfo says which key signed.
 type KeyInfo uint32
@@ -111,11 +143,17 @@ const (
 	KeyNone = 7
 )
 
-// Fields of KeyInfo.
-func (k KeyInfo) AuthorKey() bool     { return k&1 != 0 }
+// AuthorKey says that the ID key was signed by an author key.
+func (k KeyInfo) AuthorKey() bool { return k&1 != 0 }
+
+// ChipKeyMasked says that the host chose to hide the chip id.
 func (k KeyInfo) ChipKeyMasked() bool { return k>>1&1 != 0 }
-func (k KeyInfo) SigningKey() uint8   { return uint8(k >> 2 & 7) }
-func (k KeyInfo) WellFormed() bool    { return k>>5 == 0 }
+
+// SigningKey is KeyVCEK, KeyVLEK, KeyNone or reserved.
+func (k KeyInfo) SigningKey() uint8 { return uint8(k >> 2 & 7) }
+
+// WellFormed says that no reserved bit is set.
+func (k KeyInfo) WellFormed() bool { return k>>5 == 0 }
 
 // Offsets of the binary form.
 const (

@@ -202,8 +202,12 @@ func load(path string) (*Authority, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: readable by others than its owner: %v", path, err)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: readable by others than its owner", path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile))
 	if err != nil {

@@ -57,8 +57,8 @@ func (v *Reports) chainOf(der []byte, vlek bool, certs []snp.Cert) (*chain, erro
 		return nil, v.deny(ReasonChainUntrusted, "certificate chain", errors.New("several signing keys or roots"))
 	}
 	c, err := v.build(l, asks)
-	if err == nil && len(arks) == 1 && !bytes.Equal(arks[0].RawSubjectPublicKeyInfo, c.anchor.ark.RawSubjectPublicKeyInfo) {
-		err = fmt.Errorf("the ARK that came, %s, is not the root", spkiFingerprint(arks[0]))
+	if err == nil && len(arks) == 1 && !bytes.Equal(arks[0].Raw, c.anchor.ark.Raw) {
+		err = sameRoot(arks[0], c.anchor.ark)
 	}
 	if err != nil {
 		if root := simulatedOrVendor(v.cfg.Kind, l, asks, arks); root != "" {
@@ -68,6 +68,17 @@ func (v *Reports) chainOf(der []byte, vlek bool, certs []snp.Cert) (*chain, erro
 	}
 	v.chains.put(key, c)
 	return c, nil
+}
+
+// sameRoot accepts another certificate of the root's own key.
+func sameRoot(ark, root *x509.Certificate) error {
+	if !bytes.Equal(ark.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) {
+		return fmt.Errorf("the ARK that came, %s, is not the root", spkiFingerprint(ark))
+	}
+	if err := checkCA(ark, root); err != nil {
+		return fmt.Errorf("ARK that came: %w", err)
+	}
+	return nil
 }
 
 // simulatedOrVendor gives the reason of its own for a vendor's chain in a
