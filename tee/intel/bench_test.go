@@ -6,20 +6,18 @@ import (
 	"crypto/rand"
 	"crypto/sha512"
 	"testing"
-	"time"
 
-	"github.com/google/go-tdx-guest/testing/testdata"
-
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 )
 
 // BenchmarkVerifyQuote is a TDX quote v5 of a machine with Intel's collateral;
 // the bound is a share of BenchmarkP384.
 func BenchmarkVerifyQuote(b *testing.B) {
-	day := time.Date(2026, 2, 10, 0, 0, 0, 0, time.UTC)
+	raw, day := inteltest.QuoteV5(), inteltest.DayV5
 	v := outsideVerifier(b, true)
 	verifyOne := func(b *testing.B, v *Verifier) {
-		if _, err := v.VerifyQuote(testdata.RawQuoteV5, quote.TDX, day); err != nil {
+		if _, err := v.VerifyQuote(raw, quote.TDX, day); err != nil {
 			b.Error(err)
 		}
 	}

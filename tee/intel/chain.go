@@ -149,8 +149,8 @@ func (v *Verifier) verifyChain(data []byte) (*pckChain, error) {
 	default:
 		return nil, untrusted("PCK CA", fmt.Errorf("subject %q", c.ca.Subject.CommonName))
 	}
-	if cn := c.leaf.Subject.CommonName; cn != SubjectPCK || c.leaf.IsCA {
-		return nil, untrusted("PCK certificate", fmt.Errorf("subject %q, CA %t", cn, c.leaf.IsCA))
+	if err := signs(c.leaf, SubjectPCK); err != nil {
+		return nil, untrusted("PCK certificate", err)
 	}
 	if c.key, err = p256(c.leaf); err != nil {
 		return nil, bad(err)
@@ -201,6 +201,15 @@ func issued(c, by *x509.Certificate) error {
 		return err
 	}
 	return c.CheckSignatureFrom(by)
+}
+
+// signs checks that a certificate is of a key of that name, for signatures over
+// data.
+func signs(c *x509.Certificate, name string) error {
+	if c.Subject.CommonName != name || c.IsCA || c.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return fmt.Errorf("subject %q, CA %t, key usage %#x", c.Subject.CommonName, c.IsCA, int(c.KeyUsage))
+	}
+	return nil
 }
 
 func p256(c *x509.Certificate) (*ecdsa.PublicKey, error) {

@@ -200,8 +200,8 @@ func signer(chain []byte, root *x509.Certificate) (*signed, error) {
 	if err := issued(s.signer, root); err != nil {
 		return nil, fmt.Errorf("issuer chain: %w", err)
 	}
-	if cn := s.signer.Subject.CommonName; cn != SubjectTCBSigning || s.signer.IsCA {
-		return nil, fmt.Errorf("issuer chain: subject %q, CA %t", cn, s.signer.IsCA)
+	if err := signs(s.signer, SubjectTCBSigning); err != nil {
+		return nil, fmt.Errorf("issuer chain: %w", err)
 	}
 	s.chain.certificates(s.signer, root)
 	return s, nil

@@ -12,8 +12,10 @@
 package intel
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -103,6 +105,11 @@ func New(cfg verify.Config) (*Verifier, error) {
 	v := &Verifier{cfg: cfg, chains: newCache[[32]byte, *pckChain](1024), items: newCache[itemKey, any](1024)}
 	v.roots = []*x509.Certificate{Root()}
 	if cfg.Kind == verify.InsecureSimulated {
+		for _, r := range cfg.SimulatedRoots {
+			if bytes.Equal(r.RawSubjectPublicKeyInfo, v.roots[0].RawSubjectPublicKeyInfo) {
+				return nil, errors.New("intel verifier: Intel's root among simulated ones")
+			}
+		}
 		v.roots = cfg.SimulatedRoots
 	}
 	return v, nil

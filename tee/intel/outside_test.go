@@ -1,51 +1,17 @@
 package intel
 
 import (
-	"bytes"
-	"net/url"
-	"strings"
 	"testing"
-	"time"
-
-	tdxtesting "github.com/google/go-tdx-guest/testing"
-	"github.com/google/go-tdx-guest/testing/testdata"
 
 	"github.com/cofferproject/coffer/api/denial"
-	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
-// outside is a quote of a machine and what Intel published for it, both shipped
-// with go-tdx-guest; all of it was valid on that day.
-var outsideDay = time.Date(2023, 7, 1, 0, 0, 0, 0, time.UTC)
-
-func outsideQuote() []byte {
-	return bytes.TrimSuffix(testdata.RawQuote, []byte("\nextra bytes(only for testing purpose)\n"))
-}
-
-func outsideSet(t testing.TB) *collateral.Set {
-	t.Helper()
-	var items []*collateral.Item
-	for origin, r := range tdxtesting.TestGetter.Responses {
-		it := &collateral.Item{Origin: origin, Body: r.Body, Fetched: outsideDay}
-		for name, values := range r.Header {
-			if strings.HasSuffix(name, "Issuer-Chain") {
-				chain, err := url.QueryUnescape(values[0])
-				if err != nil {
-					t.Fatal(err)
-				}
-				it.Chain = []byte(chain)
-			}
-		}
-		items = append(items, it)
-	}
-	return collateral.NewSet(items...)
-}
-
 func outsideVerifier(t testing.TB, expired bool) *Verifier {
 	t.Helper()
-	v, err := New(verify.Config{Kind: verify.Production, InsecureExpiredCollateral: expired, Collateral: outsideSet(t)})
+	v, err := New(verify.Config{Kind: verify.Production, InsecureExpiredCollateral: expired, Collateral: inteltest.Collateral(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +23,7 @@ func outsideVerifier(t testing.TB, expired bool) *Verifier {
 func TestOutsideQuoteBelowAllLevels(t *testing.T) {
 	v := outsideVerifier(t, false)
 	for range 2 { // the second time from the caches
-		_, err := v.VerifyQuote(outsideQuote(), quote.TDX, outsideDay)
+		_, err := v.VerifyQuote(inteltest.QuoteV4(), quote.TDX, inteltest.DayV4)
 		if d, ok := denial.As(err); !ok || d.Reason != ReasonTCBUnsupported || d.Claim != "TCB level of the platform" {
 			t.Errorf("got %v", err)
 		}
@@ -67,12 +33,12 @@ func TestOutsideQuoteBelowAllLevels(t *testing.T) {
 // A quote v5 with a TDX 1.5 body; its TCB information is of 2026, the rest of
 // the shipped collateral of 2023.
 func TestOutsideQuoteV5(t *testing.T) {
-	day := time.Date(2026, 2, 10, 0, 0, 0, 0, time.UTC)
-	_, err := outsideVerifier(t, false).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	day := inteltest.DayV5
+	_, err := outsideVerifier(t, false).VerifyQuote(inteltest.QuoteV5(), quote.TDX, day)
 	if d, ok := denial.As(err); !ok || d.Reason != verify.ReasonCollateralExpired {
 		t.Errorf("expired collateral: %v", err)
 	}
-	r, err := outsideVerifier(t, true).VerifyQuote(testdata.RawQuoteV5, quote.TDX, day)
+	r, err := outsideVerifier(t, true).VerifyQuote(inteltest.QuoteV5(), quote.TDX, day)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func (v *Verifier) checkType(q *quote.Quote, tee uint32, r *Verdict) error {
 	if q.TEE() != tee {
 		return verify.Mismatch(ReasonQuoteType, Component, "TEE type", fmt.Sprintf("%#x", q.TEE()), fmt.Sprintf("%#x", tee), "TEE of this attestation")
 	}
-	what := ""
+	var what string
 	switch {
 	case tee == quote.SGX && q.Header.Version == 4:
 		what = UnprovenSGXv4

@@ -14,7 +14,7 @@ import (
 
 // Limits of TCB information and QE identities.
 const (
-	maxDocument = 1 << 20
+	maxDocument = 128 << 10 // ten times what Intel publishes
 	maxLevels   = 1024
 )
 

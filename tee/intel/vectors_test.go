@@ -3,6 +3,7 @@ package intel
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"net/url"
 	"os"
@@ -14,6 +15,7 @@ import (
 	tdxtesting "github.com/google/go-tdx-guest/testing"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/test/vectors"
@@ -35,6 +37,17 @@ func TestEmbeddedRoot(t *testing.T) {
 	}
 	if s := sha256.Sum256(r.Raw); hex.EncodeToString(s[:]) != "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3" {
 		t.Errorf("SHA-256 %x", s)
+	}
+}
+
+func TestNoDefaultTrust(t *testing.T) {
+	for name, c := range map[string]verify.Config{
+		"no choice": {}, "simulated root in production": {Kind: verify.Production, SimulatedRoots: []*x509.Certificate{Root()}},
+		"Intel's root as a simulated one": {Kind: verify.InsecureSimulated, SimulatedRoots: []*x509.Certificate{Root()}},
+	} {
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
 }
 
@@ -223,7 +236,7 @@ func FuzzQEIdentity(f *testing.F) {
 
 // FuzzPCKChain reads certificates and their SGX extension.
 func FuzzPCKChain(f *testing.F) {
-	q, err := quote.Parse(outsideQuote())
+	q, err := quote.Parse(inteltest.QuoteV4())
 	if err != nil {
 		f.Fatal(err)
 	}

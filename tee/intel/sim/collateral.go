@@ -26,6 +26,9 @@ type CollateralOptions struct {
 	// reaches; "": UpToDate.
 	Platform, Module, QE intel.Status
 	Advisories           []string
+	// NewerModule publishes a TDX module one SVN above the machine's, so that
+	// Module, "" then OutOfDate, is an older level.
+	NewerModule bool
 	// AboveMachine publishes only levels that the machine does not reach.
 	AboveMachine bool
 	// Revoke a certificate of the machine.
@@ -44,6 +47,9 @@ func (p *Platform) Collateral(o CollateralOptions) ([]*collateral.Item, error) {
 		o.Life = 10 * 365 * 24 * time.Hour
 	}
 	o.Now = o.Now.UTC().Truncate(time.Second)
+	if o.NewerModule && o.Module == "" {
+		o.Module = intel.StatusOutOfDate
+	}
 	for _, s := range []*intel.Status{&o.Platform, &o.Module, &o.QE} {
 		if *s == "" {
 			*s = intel.StatusUpToDate
@@ -149,9 +155,13 @@ func tcbInfo(tee uint32, o *CollateralOptions) object {
 		tcb["tdxtcbcomponents"] = components(tdxSVN)
 		module := object{"mrsigner": strings.Repeat("0", 96), "attributes": strings.Repeat("0", 16), "attributesMask": strings.Repeat("F", 16)}
 		doc["tdxModule"] = module
+		levels := []object{level(object{"isvsvn": tdxSVN[0]}, o.Module, o)}
+		if o.NewerModule {
+			levels = append([]object{level(object{"isvsvn": tdxSVN[0] + 1}, intel.StatusUpToDate, o)}, levels...)
+		}
 		doc["tdxModuleIdentities"] = []object{{
 			"id": fmt.Sprintf("TDX_%02X", tdxSVN[1]), "mrsigner": module["mrsigner"], "attributes": module["attributes"],
-			"attributesMask": module["attributesMask"], "tcbLevels": []object{level(object{"isvsvn": tdxSVN[0]}, o.Module, o)},
+			"attributesMask": module["attributesMask"], "tcbLevels": levels,
 		}}
 	}
 	doc["fmspc"], doc["pceId"], doc["tcbType"] = hex.EncodeToString(FMSPC[:]), hex.EncodeToString(pceID[:]), 0

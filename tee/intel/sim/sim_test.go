@@ -127,3 +127,79 @@ func TestStatus(t *testing.T) {
 		}
 	}
 }
+
+// A TD that was launched under an old TDX module, which was replaced since.
+func TestRelaunch(t *testing.T) {
+	p := machine(t, Options{})
+	td := p.TD()
+	td.V15 = &quote.TD15{TCBSVN2: td.TCBSVN}
+	td.V15.TCBSVN2[0]++
+	raw, err := p.QuoteTD(&td, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	td.V15.TCBSVN2 = td.TCBSVN
+	old, err := p.QuoteTD(&td, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		raw     []byte
+		o       CollateralOptions
+		allow   []string
+		want    intel.Status
+		current any
+	}{
+		{raw, CollateralOptions{NewerModule: true}, nil, intel.StatusOutOfDate, nil},
+		{raw, CollateralOptions{NewerModule: true}, []string{intel.UnprovenRelaunch}, intel.StatusRelaunchAdvised, "UpToDate"},
+		{raw, CollateralOptions{NewerModule: true, Platform: intel.StatusConfigurationNeeded}, []string{intel.UnprovenRelaunch}, intel.StatusRelaunchConfiguration, "ConfigurationNeeded"},
+		{raw, CollateralOptions{NewerModule: true, QE: intel.StatusOutOfDate}, []string{intel.UnprovenRelaunch}, intel.StatusOutOfDate, "OutOfDate"},
+		{raw, CollateralOptions{NewerModule: true, Platform: intel.StatusOutOfDate}, []string{intel.UnprovenRelaunch}, intel.StatusOutOfDate, "OutOfDate"},
+		{raw, CollateralOptions{}, []string{intel.UnprovenRelaunch}, intel.StatusUpToDate, "UpToDate"},
+		{old, CollateralOptions{NewerModule: true}, []string{intel.UnprovenRelaunch}, intel.StatusOutOfDate, "OutOfDate"},
+	} {
+		r, err := verifier(t, p, c.o, c.allow...).VerifyQuote(c.raw, quote.TDX, day)
+		if err != nil {
+			t.Errorf("%+v: %v", c.o, err)
+			continue
+		}
+		if r.Status != c.want || r.Claims["tcb_status"] != string(c.want) || r.Claims["tcb_status_current"] != c.current || len(r.Unproven) != len(c.allow) {
+			t.Errorf("%+v: %s, now %v, unproven %v; want %s, %v", c.o, r.Status, r.Claims["tcb_status_current"], r.Unproven, c.want, c.current)
+		}
+	}
+}
+
+// Without revocation lists, where that was asked for, there are no claims of them.
+func TestSkipRevocation(t *testing.T) {
+	p := machine(t, Options{})
+	items, err := p.Collateral(CollateralOptions{RevokePCK: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var some []*collateral.Item
+	for _, it := range items {
+		if len(it.Chain) > 0 && it.Body[0] == '{' {
+			some = append(some, it)
+		}
+	}
+	cfg := verify.Config{Kind: verify.InsecureSimulated, SimulatedRoots: []*x509.Certificate{p.Root()}, Collateral: collateral.NewSet(some...)}
+	td := p.TD()
+	raw, err := p.QuoteTD(&td, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, skip := range []bool{false, true} {
+		cfg.InsecureSkipRevocation = skip
+		v, err := intel.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := v.VerifyQuote(raw, quote.TDX, day)
+		if d, ok := denial.As(err); !skip && (!ok || d.Reason != verify.ReasonCollateralMissing) {
+			t.Errorf("got %v", err)
+		}
+		if skip && (err != nil || r.Claims["pck_crl_num"] != nil) {
+			t.Errorf("skipped: %v", err)
+		}
+	}
+}

@@ -98,7 +98,8 @@ func (k kernel) fromReport(offset int) ([]byte, error) {
 	}
 	defer f.Close()
 	r := new(reportRequest)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getReport0, uintptr(unsafe.Pointer(r))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getReport0, uintptr(unsafe.Pointer(r))) //nolint:gosec // the request's argument
+	if errno != 0 {
 		return nil, fmt.Errorf("tdx attester: TDREPORT: %w", errno)
 	}
 	return r.Report[offset : offset+tdx.RTMRSize], nil
