@@ -54,6 +54,10 @@ type Options struct {
 	// FirstIndex is the number that the log gives to the Extender's register 0:
 	// 1 for RTMRs, since a confidential computing log calls MRTD 0; 0 for PCRs.
 	FirstIndex uint32
+	// Own are registers of the Extender that were zero when the guest started and
+	// that nothing but this log extends (RTMR 3): Open refuses a log that does not
+	// replay to them, such as one that was deleted.
+	Own []int
 }
 
 // Log is an open log. It is safe for concurrent use, by one process alone.
@@ -105,10 +109,38 @@ func (l *Log) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := Parse(b, l.alg); err != nil {
+	entries, err := Parse(b, l.alg)
+	if err != nil {
 		return err
 	}
 	l.size = int64(len(b))
+	return l.replay(ctx, entries)
+}
+
+// replay holds the registers that are this log's own against it.
+func (l *Log) replay(ctx context.Context, entries []Entry) error {
+	for _, r := range l.o.Own {
+		want := make([]byte, l.alg.Size())
+		for _, e := range entries {
+			if e.Index != l.o.FirstIndex+uint32(r) {
+				continue
+			}
+			text, err := e.Text()
+			if err != nil {
+				return err
+			}
+			ev := eventlog.NewAAEL(e.Index, text, l.alg)
+			want = l.alg.Hash(append(want, ev.Digests[0].Sum...))
+		}
+		now, err := l.o.Extender.Read(ctx, r)
+		if err != nil {
+			return fmt.Errorf("reading register %d: %w", r, err)
+		}
+		if !bytes.Equal(now, want) {
+			return fmt.Errorf("register %d is %x, the log replays to %x: %w", r, now, want, ErrRegister)
+		}
+		l.known[r] = want
+	}
 	return nil
 }
 

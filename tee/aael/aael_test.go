@@ -294,6 +294,47 @@ func TestRegisterChangedBetweenEvents(t *testing.T) {
 	}
 }
 
+// A log that is gone, shorter or longer than its register is noticed at once.
+func TestOwnRegister(t *testing.T) {
+	dir, r := t.TempDir(), newRegisters("sha384")
+	o := Options{Extender: r, FirstIndex: 1, Own: []int{3}}
+	l, err := Open(t.Context(), dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int
+	for _, pcr := range []int{DefaultPCR, 8, DefaultPCR} {
+		if err := l.Extend(t.Context(), pcr, pull); err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(file(t, dir, logName)))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole := file(t, dir, logName)
+	for name, c := range map[string]struct {
+		log  []byte
+		good bool
+	}{
+		"whole":         {whole, true},
+		"gone":          {nil, false},
+		"an entry less": {whole[:sizes[1]], false},
+		"one more":      {append(bytes.Clone(whole), whole[:sizes[0]]...), false},
+		"another's too": {append(bytes.Clone(whole), whole[sizes[0]:sizes[1]]...), true}, // RTMR 2 has a history
+	} {
+		dir := t.TempDir()
+		write(t, dir, logName, c.log)
+		l, err := Open(t.Context(), dir, o)
+		if c.good != (err == nil) || err != nil && !errors.Is(err, ErrRegister) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			_ = l.Close()
+		}
+	}
+}
+
 func TestFull(t *testing.T) {
 	dir, r := t.TempDir(), newRegisters("sha384")
 	l := open(t, dir, r)

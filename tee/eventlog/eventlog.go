@@ -177,10 +177,12 @@ func parseEntries(b []byte, cc bool) (*Log, int, error) {
 // isPadding tells the area behind the last entry. An entry cannot begin so:
 // its register would be 0xffffffff.
 func isPadding(b []byte) bool {
-	if b[0] != 0xff {
-		return false
+	for _, c := range b {
+		if c != 0xff {
+			return false
+		}
 	}
-	return len(bytes.TrimLeft(b, "\xff")) == 0
+	return true
 }
 
 // header reads the first entry, which has the old format and says which

@@ -500,3 +500,13 @@ func BenchmarkCompute(b *testing.B) {
 		compute(b, spec(), fw, kernel, initrd)
 	}
 }
+
+func BenchmarkOpenFirmware(b *testing.B) {
+	fw := testFirmware(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := OpenFirmware(fw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

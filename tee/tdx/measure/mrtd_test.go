@@ -50,6 +50,18 @@ func mrtdVectors(t testing.TB) (string, []mrtdVector) {
 // developer unpacked the package (COFFER_TDVF).
 func firmware(t testing.TB, dir, name, sum string) []byte {
 	t.Helper()
+	if b, ok := images[name]; ok {
+		return bytes.Clone(b)
+	}
+	b := readFirmware(t, dir, name, sum)
+	images[name] = b
+	return bytes.Clone(b)
+}
+
+var images = map[string][]byte{} // unpacking takes a while
+
+func readFirmware(t testing.TB, dir, name, sum string) []byte {
+	t.Helper()
 	var b []byte
 	if f, err := os.Open(filepath.Join(dir, name+".xz")); err == nil {
 		defer f.Close()
@@ -63,8 +75,8 @@ func firmware(t testing.TB, dir, name, sum string) []byte {
 	} else if b, err = os.ReadFile(filepath.Join(os.Getenv("COFFER_TDVF"), name)); err != nil {
 		t.Skipf("no image of %s: neither among the vectors nor in COFFER_TDVF", name)
 	}
-	if got := hex.EncodeToString(func() []byte { s := sha256.Sum256(b); return s[:] }()); got != sum {
-		t.Fatalf("%s has SHA-256 %s, want %s", name, got, sum)
+	if got := sha256.Sum256(b); hex.EncodeToString(got[:]) != sum {
+		t.Fatalf("%s has SHA-256 %x, want %s", name, got, sum)
 	}
 	return b
 }
@@ -148,13 +160,13 @@ func TestBentMetadata(t *testing.T) {
 	}
 	bad := 0
 	for i := int64(0); i < 16+32*6; i++ {
-		bent := bytes.Clone(fw)
-		bent[off+i] ^= 0xff
-		if ss, err := sections(bent); err != nil {
+		fw[off+i] ^= 0xff
+		if ss, err := sections(fw); err != nil {
 			bad++
-		} else {
-			_ = mrtd(bent, ss, false)
+		} else if i%16 == 0 {
+			_ = mrtd(fw, ss, false)
 		}
+		fw[off+i] ^= 0xff
 	}
 	if bad < 100 {
 		t.Errorf("only %d of %d bends are refused", bad, 16+32*6)

@@ -126,22 +126,26 @@ func unpackLZMA(s ffsSection) ([]byte, error) {
 		return nil, errors.New("firmware section: data offset does not fit")
 	}
 	packed := s.head[data:]
+	if len(packed) < 13 {
+		return nil, errors.New("firmware section: packed data are cut")
+	}
 	// The header names the sizes of dictionary and data: bound both.
-	if len(packed) < 13 || binary.LittleEndian.Uint32(packed[1:]) > maxUnpacked || binary.LittleEndian.Uint64(packed[5:]) > maxUnpacked {
+	size := binary.LittleEndian.Uint64(packed[5:])
+	if binary.LittleEndian.Uint32(packed[1:]) > maxUnpacked || size > maxUnpacked {
 		return nil, fmt.Errorf("firmware section: unpacks to more than %d bytes", maxUnpacked)
 	}
 	r, err := lzma.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		return nil, fmt.Errorf("firmware section: unpacking: %w", err)
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxUnpacked+1))
-	if err != nil {
+	var b bytes.Buffer
+	if _, err := io.Copy(&b, io.LimitReader(r, int64(size)+1)); err != nil {
 		return nil, fmt.Errorf("firmware section: unpacking: %w", err)
 	}
-	if len(b) > maxUnpacked {
-		return nil, fmt.Errorf("firmware section: unpacks to more than %d bytes", maxUnpacked)
+	if uint64(b.Len()) != size {
+		return nil, fmt.Errorf("firmware section: unpacks to %d bytes, says %d", b.Len(), size)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // dxeVolume gives the first volume in the packed section of the code: the one

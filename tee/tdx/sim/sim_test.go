@@ -183,6 +183,38 @@ func TestTableOfQEMU(t *testing.T) {
 	}
 }
 
+// Policies find the kernel and the command line by what a hardware log shows.
+func TestEventsLookLikeHardware(t *testing.T) {
+	l, err := eventlog.ParseCC(machine(t, platform(t), inputs(t)).CCEL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]eventlog.Description{}
+	for _, d := range l.Describe() {
+		if s, ok := d.Details["string"].(string); ok {
+			got[s] = d
+		}
+		if p, ok := d.Details["device_paths"].([]string); ok {
+			got[p[len(p)-1]] = d
+			if len(p) != 2 || p[0] != "VenMedia(1428F772-B64A-441E-B8C3-9EBDD7F893C7,)" {
+				t.Errorf("device path %q", p)
+			}
+		}
+	}
+	for name, want := range map[string]eventlog.Description{
+		"TdxTable": {TypeName: "EV_EFI_HANDOFF_TABLES2", Index: 1},
+		"Fv(XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX)": {TypeName: "EV_EFI_PLATFORM_FIRMWARE_BLOB2", Index: 1},
+		"ACPI DATA":                 {TypeName: "EV_PLATFORM_CONFIG_FLAGS", Index: 1},
+		"File(kernel)":              {TypeName: "EV_EFI_BOOT_SERVICES_APPLICATION", Index: 2},
+		"LOADED_IMAGE::LoadOptions": {TypeName: "EV_EVENT_TAG", Index: 3},
+		"Linux initrd":              {TypeName: "EV_EVENT_TAG", Index: 3},
+	} {
+		if d := got[name]; d.TypeName != want.TypeName || d.Index != want.Index {
+			t.Errorf("%s: %s in register %d, want %s in %d", name, d.TypeName, d.Index, want.TypeName, want.Index)
+		}
+	}
+}
+
 // Where a machine runs something else than was measured, the difference has
 // the input's name.
 func TestEachInputIsNamed(t *testing.T) {
