@@ -6,12 +6,13 @@ import (
 	"fmt"
 )
 
-// What is on the way to the personalization value.
+// What is on the way to a realm token's byte string.
 const (
 	tagCollection   = 399
 	tagSign1        = 18
 	labelRealmToken = 44241
 	labelRPV        = 44235
+	labelChallenge  = 10
 )
 
 // Major types of CBOR (RFC 8949, section 3.1).
@@ -39,6 +40,15 @@ var errCBOR = errors.New("malformed CBOR")
 // guest can compare initdata with the value it was launched with before it
 // parses a byte of it.
 func PersonalizationValue(token []byte) ([]byte, error) {
+	return realmBytes(token, "personalization value", labelRPV, RPVSize)
+}
+
+// Challenge reads the challenge that a token is over, in the same way.
+func Challenge(token []byte) ([]byte, error) {
+	return realmBytes(token, "challenge", labelChallenge, ChallengeSize)
+}
+
+func realmBytes(token []byte, name string, label uint64, size int) ([]byte, error) {
 	if len(token) > MaxToken {
 		return nil, fmt.Errorf("cca token: %d bytes, at most %d", len(token), MaxToken)
 	}
@@ -55,15 +65,15 @@ func PersonalizationValue(token []byte) ([]byte, error) {
 	c.skip(0) // signature
 	c.end()
 	c.b = payload
-	rpv := c.mapBytes(labelRPV)
+	v := c.mapBytes(label)
 	c.end()
 	if c.err != nil {
-		return nil, fmt.Errorf("cca token: personalization value: %w", c.err)
+		return nil, fmt.Errorf("cca token: %s: %w", name, c.err)
 	}
-	if len(rpv) != RPVSize {
-		return nil, fmt.Errorf("cca token: personalization value of %d bytes, not %d", len(rpv), RPVSize)
+	if len(v) != size {
+		return nil, fmt.Errorf("cca token: %s of %d bytes, not %d", name, len(v), size)
 	}
-	return rpv, nil
+	return v, nil
 }
 
 // cursor walks over definite-length CBOR and remembers the first failure.

@@ -9,21 +9,32 @@
 package attester
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/attest"
+	"github.com/cofferproject/coffer/tee/attest/configfs"
 	"github.com/cofferproject/coffer/tee/cca"
 )
+
+// Options configures New.
+type Options struct {
+	// Simulation is the note that goes into the evidence. Only coffer-guest-sim
+	// sets it.
+	Simulation string
+}
 
 // Attester implements attest.Attester and attest.Bound. Realm extensible
 // measurements have no kernel interface yet, so it is no attest.Extender.
 type Attester struct {
 	device attest.Reporter
-	note   string
+	o      Options
 }
 
 var (
@@ -31,17 +42,21 @@ var (
 	_ attest.Bound    = (*Attester)(nil)
 )
 
-// New makes an attester of a report device. A device with a method
-// Note() string is simulated, and its note goes into all evidence.
-func New(device attest.Reporter) (*Attester, error) {
+// Open finds the kernel's device; attest.ErrNotPresent: this is no realm.
+func Open() (*Attester, error) {
+	r, err := configfs.Open(configfs.Dir, cca.Provider)
+	if err != nil {
+		return nil, fmt.Errorf("cca attester: %w", err)
+	}
+	return New(r, Options{})
+}
+
+// New makes an attester of a report device.
+func New(device attest.Reporter, o Options) (*Attester, error) {
 	if p := device.Provider(); p != cca.Provider {
 		return nil, fmt.Errorf("cca attester: the report device is %.40q: %w", p, attest.ErrNotPresent)
 	}
-	a := &Attester{device: device}
-	if n, ok := device.(interface{ Note() string }); ok {
-		a.note = n.Note()
-	}
-	return a, nil
+	return &Attester{device: device, o: o}, nil
 }
 
 // TEE implements attest.Attester.
@@ -56,7 +71,7 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(&cca.Evidence{Token: t, Simulation: a.note})
+	b, err := json.Marshal(&cca.Evidence{Token: t, Simulation: a.o.Simulation})
 	if err != nil {
 		return nil, fmt.Errorf("encoding cca evidence: %w", err)
 	}
@@ -82,8 +97,20 @@ func (a *Attester) token(ctx context.Context, challenge []byte) ([]byte, error) 
 	if len(t) == 0 || len(t) > cca.MaxToken {
 		return nil, fmt.Errorf("getting a cca token: %d bytes, at most %d", len(t), cca.MaxToken)
 	}
+	got, err := cca.Challenge(t)
+	if err != nil {
+		return nil, fmt.Errorf("getting a cca token: %w", err)
+	}
+	if !bytes.Equal(got, challenge) {
+		return nil, errors.New("getting a cca token: it is over another challenge")
+	}
 	return t, nil
 }
 
-// Close implements attest.Attester; the device is the caller's.
-func (a *Attester) Close() error { return nil }
+// Close implements attest.Attester; it closes the device, if it can be.
+func (a *Attester) Close() error {
+	if c, ok := a.device.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/tee/attest"
+	"github.com/cofferproject/coffer/tee/cca"
 	"github.com/cofferproject/coffer/tee/cca/attester"
 	"github.com/cofferproject/coffer/tee/cca/measure"
 	"github.com/cofferproject/coffer/tee/cca/sim"
@@ -104,7 +105,7 @@ func TestRefusesNonsense(t *testing.T) {
 	}
 	for name, in := range map[string]*sim.Inputs{
 		"no kernel": {MemoryMiB: 256, VCPUs: 1}, "no vCPU": {Kernel: []byte{1}, MemoryMiB: 256},
-		"no memory": {Kernel: []byte{1}, VCPUs: 1}, "too large": {Kernel: pattern(300<<20, 1), MemoryMiB: 256, VCPUs: 1},
+		"no memory": {Kernel: []byte{1}, VCPUs: 1}, "too large": {Kernel: pattern(3<<20, 1), MemoryMiB: 2, VCPUs: 1},
 		"offset": {Kernel: arm64Image(100, 1<<60, 1), MemoryMiB: 256, VCPUs: 1}, "size": {Kernel: arm64Image(100, 0, 1<<63), MemoryMiB: 256, VCPUs: 1},
 	} {
 		if _, err := sim.New(key, in, ""); err == nil {
@@ -153,19 +154,42 @@ func TestTokenIsCOSE(t *testing.T) {
 // The release attester works on the model as on the kernel's device.
 func TestAttester(t *testing.T) {
 	in := &sim.Inputs{Kernel: pattern(100, 1), MemoryMiB: 256, VCPUs: 1, RPV: [64]byte{7, 63: 9}}
-	a, err := attester.New(machine(t, in))
+	m := machine(t, in)
+	a, err := attester.New(m, attester.Options{Simulation: m.Note()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	rpv, err := a.InitdataRegister(context.Background())
-	if err != nil || !bytes.Equal(rpv, in.RPV[:]) {
+	if err != nil || !bytes.Equal(rpv, in.RPV[:]) || !bytes.Equal(rpv, m.InitdataRegister()) {
 		t.Errorf("register %x, %v", rpv, err)
 	}
-	if _, err := attester.New(other{machine(t, in)}); !errors.Is(err, attest.ErrNotPresent) {
+	b, err := a.Evidence(context.Background(), []byte{1, 2, 3}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := cca.Parse(b)
+	if err != nil || e.Simulation != m.Note() {
+		t.Fatalf("%v, %v", e, err)
+	}
+	if c, err := cca.Challenge(e.Token); err != nil || !bytes.Equal(c, append([]byte{1, 2, 3}, make([]byte, 61)...)) {
+		t.Errorf("challenge %x, %v", c, err)
+	}
+	if _, err := attester.New(otherProvider{m}, attester.Options{}); !errors.Is(err, attest.ErrNotPresent) {
 		t.Errorf("another provider: %v", err)
+	}
+	if a, err := attester.New(stale{m}, attester.Options{}); err != nil {
+		t.Error(err)
+	} else if _, err := a.Evidence(context.Background(), []byte{1}, nil); err == nil {
+		t.Error("a token over another challenge is handed out")
 	}
 }
 
-type other struct{ *sim.Machine }
+type otherProvider struct{ *sim.Machine }
 
-func (other) Provider() string { return "sev_guest" }
+func (otherProvider) Provider() string { return "sev_guest" }
+
+type stale struct{ *sim.Machine }
+
+func (s stale) Report(ctx context.Context, _ []byte) ([]byte, []byte, error) {
+	return s.Machine.Report(ctx, make([]byte, 64))
+}
