@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -57,7 +58,7 @@ func (v hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToStri
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (v *hexBytes) UnmarshalText(b []byte) error {
-	d, err := hex.DecodeString(string(b))
+	d, err := hex.AppendDecode(nil, b)
 	if err != nil {
 		return errors.New("not hex")
 	}
@@ -76,15 +77,14 @@ func (v b64url) MarshalText() ([]byte, error) {
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (v *b64url) UnmarshalText(b []byte) error {
-	s := string(b)
-	if strings.ContainsAny(s, "\r\n") { // which the decoder would skip
+	if bytes.ContainsAny(b, "\r\n") { // which the decoder would skip
 		return errors.New("not base64url")
 	}
 	enc := base64.RawURLEncoding
-	if strings.HasSuffix(s, "=") {
+	if bytes.HasSuffix(b, []byte("=")) {
 		enc = base64.URLEncoding
 	}
-	d, err := enc.Strict().DecodeString(s)
+	d, err := enc.Strict().AppendDecode(nil, b)
 	if err != nil {
 		return fmt.Errorf("not base64url: %w", err)
 	}

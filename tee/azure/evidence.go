@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 )
 
@@ -50,6 +49,8 @@ type quoteInts struct {
 	PCRs      []ints `json:"pcrs"`
 }
 
+// The published forms, for writing. Reading is stricter than encoding/json: names
+// are exact, and no member is unknown.
 type versioned struct {
 	Version    int      `json:"version"`
 	Quote      quoteHex `json:"tpm_quote"`
@@ -89,68 +90,102 @@ func Parse(tee string, b []byte) (*Evidence, error) {
 }
 
 func parse(tee string, b []byte) (*Evidence, error) {
-	var probe struct {
-		Version *json.RawMessage `json:"version"`
+	if tee != SNP && tee != TDX {
+		return nil, fmt.Errorf("TEE %.40q is neither %s nor %s", tee, SNP, TDX)
 	}
-	if err := json.Unmarshal(b, &probe); err != nil {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, err
 	}
 	e := &Evidence{TEE: tee}
-	switch {
-	case probe.Version != nil:
-		var v versioned
-		if err := decode(b, &v); err != nil {
-			return nil, err
-		}
-		if v.Version != 1 && v.Version != 2 {
-			return nil, fmt.Errorf("version %d is not known", v.Version)
-		}
-		if (v.VCEK != nil) != (tee == SNP) || (v.TDQuote != nil) != (tee == TDX) {
-			return nil, errors.New("vcek goes with SNP and td_quote with TDX")
-		}
-		e.Version, e.HCLReport, e.Simulation, e.ASK = v.Version, v.HCLReport, v.Simulation, v.ASK
-		if v.VCEK != nil {
-			e.VCEK = *v.VCEK
-		}
-		if v.TDQuote != nil {
-			e.TDQuote = *v.TDQuote
-		}
-		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
-	case tee == SNP:
-		var v snp0
-		if err := decode(b, &v); err != nil {
-			return nil, err
-		}
-		block, rest := pem.Decode([]byte(v.VCEK))
-		if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
-			return nil, errors.New("vcek: not one certificate in PEM")
-		}
-		e.HCLReport, e.VCEK, e.pem = v.Report, block.Bytes, v.VCEK
-		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
-	case tee == TDX:
-		var v tdx0
-		if err := decode(b, &v); err != nil {
-			return nil, err
-		}
-		e.HCLReport, e.TDQuote = v.HCLReport, v.TDQuote
-		return e, setQuote(e, v.Quote.Signature, v.Quote.Message, v.Quote.PCRs)
+	if _, ok := m["version"]; ok {
+		return e, e.parseVersioned(m)
 	}
-	return nil, fmt.Errorf("TEE %.40q is neither %s nor %s", tee, SNP, TDX)
+	return e, e.parse0(m)
 }
 
-func decode(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+func (e *Evidence) parseVersioned(m map[string]json.RawMessage) error {
+	device, to := "vcek", &e.VCEK
+	if e.TEE == TDX {
+		device, to = "td_quote", &e.TDQuote
+	}
+	err := members(m, []member{
+		{"version", false, &e.Version}, {"tpm_quote", false, &quoteMember[hexBytes]{e}}, {"hcl_report", false, (*b64url)(&e.HCLReport)},
+		{device, false, (*b64url)(to)}, {"simulation", true, &e.Simulation}, {"ask", true, (*b64url)(&e.ASK)},
+	})
+	if err == nil && e.Version != 1 && e.Version != 2 {
+		err = fmt.Errorf("version %d is not known", e.Version)
+	}
+	return err
+}
+
+func (e *Evidence) parse0(m map[string]json.RawMessage) error {
+	if e.TEE == TDX {
+		return members(m, []member{
+			{"tpm_quote", false, &quoteMember[ints]{e}}, {"hcl_report", false, (*ints)(&e.HCLReport)}, {"td_quote", false, (*ints)(&e.TDQuote)},
+		})
+	}
+	if err := members(m, []member{{"quote", false, &quoteMember[ints]{e}}, {"report", false, (*ints)(&e.HCLReport)}, {"vcek", false, &e.pem}}); err != nil {
 		return err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the document")
+	block, rest := pem.Decode([]byte(e.pem))
+	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
+		return errors.New("vcek: not one certificate in PEM")
+	}
+	e.VCEK = block.Bytes
+	return nil
+}
+
+// member is one of an object's: where its value goes.
+type member struct {
+	name     string
+	optional bool
+	to       any
+}
+
+// members decodes exactly the members of an object. null is no value of any.
+func members(m map[string]json.RawMessage, list []member) error {
+	seen := 0
+	for _, x := range list {
+		raw, ok := m[x.name]
+		if !ok {
+			if x.optional {
+				continue
+			}
+			return fmt.Errorf("%s: missing", x.name)
+		}
+		seen++
+		if string(raw) == "null" {
+			return fmt.Errorf("%s: null", x.name)
+		}
+		if err := json.Unmarshal(raw, x.to); err != nil {
+			return fmt.Errorf("%s: %w", x.name, err)
+		}
+	}
+	if seen != len(m) {
+		return errors.New("a member that is not known")
 	}
 	return nil
 }
 
-func setQuote[T ~[]byte](e *Evidence, sig, msg []byte, pcrs []T) error {
+// quoteMember decodes a quote whose byte strings are T.
+type quoteMember[T ints | hexBytes] struct{ e *Evidence }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (q *quoteMember[T]) UnmarshalJSON(b []byte) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	var sig, msg T
+	var pcrs []T
+	if err := members(m, []member{{"signature", false, &sig}, {"message", false, &msg}, {"pcrs", false, &pcrs}}); err != nil {
+		return err
+	}
+	return setQuote(q.e, sig, msg, pcrs)
+}
+
+func setQuote[T ints | hexBytes](e *Evidence, sig, msg []byte, pcrs []T) error {
 	if len(pcrs) != PCRCount {
 		return fmt.Errorf("%d PCR values, not %d", len(pcrs), PCRCount)
 	}

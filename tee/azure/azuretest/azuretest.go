@@ -6,19 +6,25 @@ package azuretest
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/azure/attester"
 	"github.com/cofferproject/coffer/tee/azure/sim"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	intelsim "github.com/cofferproject/coffer/tee/intel/sim"
+	"github.com/cofferproject/coffer/tee/snp"
+	snpsim "github.com/cofferproject/coffer/tee/snp/sim"
 )
 
 // Note is the simulation note of everything here.
@@ -116,4 +122,65 @@ func (d *TD) Quote(report []byte) ([]byte, error) {
 	td := d.Body
 	copy(td.ReportData[:], report[offData:])
 	return d.Platform.QuoteTD(&td, 4)
+}
+
+// SNPMachine is a machine of tee/snp/sim with its root, one for all tests of a
+// process: its keys take seconds to make.
+type SNPMachine struct {
+	Authority *snpsim.Authority
+	Chip      *snpsim.Chip
+}
+
+// SNPHardware gives that machine.
+var SNPHardware = sync.OnceValue(func() *SNPMachine {
+	a, err := snpsim.NewAuthority(time.Now())
+	if err != nil {
+		panic(err)
+	}
+	c, err := a.Chip(snpsim.Milan, snpsim.Milan.DefaultTCB(), time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return &SNPMachine{a, c}
+})
+
+// Launch starts a guest on the machine.
+func (m *SNPMachine) Launch(t testing.TB, policy snp.Policy) *snpsim.Machine {
+	t.Helper()
+	g, err := m.Chip.Launch(snpsim.Guest{Digest: [48]byte{1, 2, 3}, Policy: policy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// Bent is a machine whose reports are changed before the chip signs them.
+type Bent struct {
+	*snpsim.Machine
+	Chip *snpsim.Chip
+	Bend func(*snp.Report)
+}
+
+// Report implements attest.Reporter.
+func (b *Bent) Report(ctx context.Context, data []byte) (raw, table []byte, err error) {
+	raw, table, err = b.Machine.Report(ctx, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := snp.ParseReport(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.Bend(r)
+	raw, err = b.Chip.Sign(r)
+	return raw, table, err
+}
+
+// Quote signs any statement with AK, as a hostile guest with access to the vTPM
+// may have it quote what it likes.
+func Quote(att *tpm2.TPMSAttest) (sig, msg []byte, err error) {
+	msg = tpm2.Marshal(*att)
+	sum := sha256.Sum256(msg)
+	sig, err = rsa.SignPKCS1v15(rand.Reader, AK(), crypto.SHA256, sum[:])
+	return sig, msg, err
 }

@@ -192,3 +192,14 @@ func fingerprint(spki []byte) string {
 	s := sha256.Sum256(spki)
 	return hex.EncodeToString(s[:])
 }
+
+// ParseAttestationKey takes the public area of a key that signs nothing but its
+// TPM's own statements and cannot leave the TPM, for verifiers that learn
+// otherwise whose TPM it is. The error is a *denial.Denial of this package's.
+func ParseAttestationKey(area []byte) (crypto.PublicKey, error) {
+	ak, err := parseAK(area)
+	if err != nil {
+		return nil, err
+	}
+	return ak.key, nil
+}
