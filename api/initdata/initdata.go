@@ -117,7 +117,7 @@ func AlgorithmFor(tee string) (Algorithm, error) {
 	switch tee {
 	case "snp", "tpm", "az-snp-vtpm", "az-tdx-vtpm":
 		return SHA256, nil
-	case "tdx":
+	case "tdx", "nitro":
 		return SHA384, nil
 	case "cca", "sgx", "se":
 		return SHA512, nil

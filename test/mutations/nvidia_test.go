@@ -78,8 +78,8 @@ func TestNVIDIA(t *testing.T) {
 	stranger := nvidiatest.NewVendor(t, "GH100", nil).NewDevice(t, "HOPPER")
 	blackwell := nvidiatest.NewVendor(t, "GB100", vendor.Root).NewDevice(t, "BLACKWELL")
 
-	verifier := func(c verify.Config, o ...nvverifier.Option) verify.Verifier {
-		v, err := nvverifier.New(c, o...)
+	verifier := func(c verify.Config) verify.Verifier {
+		v, err := nvverifier.New(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func TestNVIDIARecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := nvverifier.New(verify.Config{Kind: verify.Production}, nvverifier.InsecureSkipRevocation())
+	v, err := nvverifier.New(verify.Config{Kind: verify.Production, InsecureSkipRevocation: true})
 	if err != nil {
 		t.Fatal(err)
 	}

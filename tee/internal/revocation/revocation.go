@@ -54,11 +54,15 @@ type Status struct {
 	ByList      bool
 	ByResponse  bool
 	HasResponse bool // the issuer has an OCSP responder
+	Expired     bool // something was past its next update, and taken
 }
 
 // Checker keeps parsed items. The zero value is ready; it is safe for
 // concurrent use.
 type Checker struct {
+	// InsecureExpired takes what is past its next update.
+	InsecureExpired bool
+
 	lists     Cache[[32]byte, *x509.RevocationList]
 	responses Cache[[32]byte, *ocsp.Response]
 }
@@ -102,20 +106,22 @@ func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now 
 		if !ok {
 			continue
 		}
-		if err := k.byList(c, issuer, it, now); err != nil {
+		late, err := k.byList(c, issuer, it, now)
+		if err != nil {
 			return s, &Error{o, err}
 		}
-		s.ByList = true
+		s.ByList, s.Expired = true, s.Expired || late
 	}
 	for _, o := range responses {
 		it, ok := get(src, o)
 		if !ok {
 			continue
 		}
-		if err := k.byResponse(c, issuer, it, now); err != nil {
+		late, err := k.byResponse(c, issuer, it, now)
+		if err != nil {
 			return s, &Error{o, err}
 		}
-		s.ByResponse = true
+		s.ByResponse, s.Expired = true, s.Expired || late
 	}
 	if s.Published && !s.ByList && !s.ByResponse {
 		return s, &Error{strings.Join(append(slices.Clone(lists), responses...), " or "), ErrMissing}
@@ -141,7 +147,7 @@ func key(it *collateral.Item, issuer, c *x509.Certificate) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-func (k *Checker) byList(c, issuer *x509.Certificate, it *collateral.Item, now time.Time) error {
+func (k *Checker) byList(c, issuer *x509.Certificate, it *collateral.Item, now time.Time) (late bool, err error) {
 	l, err := k.lists.Get(key(it, issuer, nil), func() (*x509.RevocationList, error) {
 		l, err := x509.ParseRevocationList(it.Body)
 		if err != nil {
@@ -161,37 +167,41 @@ func (k *Checker) byList(c, issuer *x509.Certificate, it *collateral.Item, now t
 		return l, nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := current(l.ThisUpdate, l.NextUpdate, now); err != nil {
-		return err
+	if late, err = k.current(l.ThisUpdate, l.NextUpdate, now); err != nil {
+		return false, err
 	}
 	for i := range l.RevokedCertificateEntries {
 		if e := &l.RevokedCertificateEntries[i]; e.SerialNumber.Cmp(c.SerialNumber) == 0 {
-			return fmt.Errorf("%w: serial %x at %s", ErrRevoked, c.SerialNumber, e.RevocationTime.UTC().Format(time.RFC3339))
+			return false, fmt.Errorf("%w: serial %x at %s", ErrRevoked, c.SerialNumber, e.RevocationTime.UTC().Format(time.RFC3339))
 		}
 	}
-	return nil
+	return late, nil
 }
 
-func (k *Checker) byResponse(c, issuer *x509.Certificate, it *collateral.Item, now time.Time) error {
+func (k *Checker) byResponse(c, issuer *x509.Certificate, it *collateral.Item, now time.Time) (late bool, err error) {
 	r, err := k.responses.Get(key(it, issuer, c), func() (*ocsp.Response, error) { return parseResponse(c, issuer, it.Body) })
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := current(r.ThisUpdate, r.NextUpdate, now); err != nil {
-		return err
+	if late, err = k.current(r.ThisUpdate, r.NextUpdate, now); err != nil {
+		return false, err
 	}
-	if d := r.Certificate; d != nil && (now.Before(d.NotBefore) || now.After(d.NotAfter)) {
-		return fmt.Errorf("%w: the responder's certificate", ErrExpired)
+	if d := r.Certificate; d != nil {
+		l, err := k.current(d.NotBefore, d.NotAfter, now)
+		if err != nil {
+			return false, fmt.Errorf("%w: the responder's certificate", err)
+		}
+		late = late || l
 	}
 	switch r.Status {
 	case ocsp.Good:
-		return nil
+		return late, nil
 	case ocsp.Revoked:
-		return fmt.Errorf("%w: serial %x at %s", ErrRevoked, c.SerialNumber, r.RevokedAt.UTC().Format(time.RFC3339))
+		return false, fmt.Errorf("%w: serial %x at %s", ErrRevoked, c.SerialNumber, r.RevokedAt.UTC().Format(time.RFC3339))
 	}
-	return fmt.Errorf("%w: the responder does not know the certificate", ErrUntrusted)
+	return false, fmt.Errorf("%w: the responder does not know the certificate", ErrUntrusted)
 }
 
 func parseResponse(c, issuer *x509.Certificate, body []byte) (*ocsp.Response, error) {
@@ -215,10 +225,11 @@ func parseResponse(c, issuer *x509.Certificate, body []byte) (*ocsp.Response, er
 	return r, nil
 }
 
-// current demands an end: what never ends would be good for ever.
-func current(this, next, now time.Time) error {
-	if next.IsZero() || now.Before(this) || now.After(next) {
-		return fmt.Errorf("%w: from %s to %s", ErrExpired, this.UTC().Format(time.RFC3339), next.UTC().Format(time.RFC3339))
+// current demands an end, since what never ends would be good for ever. late:
+// past that end, and taken all the same.
+func (k *Checker) current(this, next, now time.Time) (late bool, err error) {
+	if !next.IsZero() && !now.Before(this) && (k.InsecureExpired || !now.After(next)) {
+		return now.After(next), nil
 	}
-	return nil
+	return false, fmt.Errorf("%w: from %s to %s", ErrExpired, this.UTC().Format(time.RFC3339), next.UTC().Format(time.RFC3339))
 }

@@ -129,12 +129,15 @@ type revoked struct {
 	lists, responses int  // certificates that one of them speaks well of
 	ocspGood         bool // every certificate that has a responder is good by it
 	missing          int  // certificates that nothing at hand speaks of
+	expired          bool // something was past its next update
 }
 
 func (r revoked) claim() string {
 	switch {
 	case r.missing > 0:
 		return "skipped"
+	case r.expired:
+		return "expired"
 	case r.lists > 0 && r.responses > 0:
 		return "crl and ocsp"
 	case r.responses > 0:
@@ -160,11 +163,12 @@ func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, now tim
 	responders := 0
 	for i, c := range certs[:len(certs)-1] {
 		s, err := v.revocation.Check(c, certs[i+1], v.cfg.Collateral, now)
-		if errors.Is(err, revocation.ErrMissing) && v.skipRevocation {
+		if errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation {
 			r.missing++
 		} else if err != nil {
 			return r, denyRevocation(claim+c.Subject.CommonName, err)
 		}
+		r.expired = r.expired || s.Expired
 		if s.ByList {
 			r.lists++
 		}
@@ -176,7 +180,7 @@ func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, now tim
 			r.ocspGood = r.ocspGood && s.ByResponse
 		}
 	}
-	r.ocspGood = r.ocspGood && responders > 0
+	r.ocspGood = r.ocspGood && responders > 0 && !r.expired
 	return r, nil
 }
 

@@ -65,9 +65,9 @@ func vectorInput(t testing.TB, devices ...nvidia.Device) *verify.Input {
 	return &verify.Input{Evidence: b, ReportData: append(nonce, make([]byte, 16)...), Now: recorded}
 }
 
-func newVerifier(t testing.TB, c verify.Config, o ...Option) *Verifier {
+func newVerifier(t testing.TB, c verify.Config) *Verifier {
 	t.Helper()
-	v, err := New(c, o...)
+	v, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func newVerifier(t testing.TB, c verify.Config, o ...Option) *Verifier {
 
 // A report of a GPU in somebody else's guest, with its chain to the root.
 func TestHopper(t *testing.T) {
-	v := newVerifier(t, verify.Config{Kind: verify.Production}, InsecureSkipRevocation())
+	v := newVerifier(t, verify.Config{Kind: verify.Production, InsecureSkipRevocation: true})
 	for _, asHex := range []bool{false, true} {
 		out, err := v.Verify(vectorInput(t, vectorDevice(t, asHex)))
 		if err != nil {
@@ -168,10 +168,10 @@ func TestHopperVBIOSManifest(t *testing.T) {
 	}
 	in.Now = time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC)
 	cfg := verify.Config{
-		Kind: verify.Production, AllowUnproven: []string{UnprovenRIM},
+		Kind: verify.Production, AllowUnproven: []string{UnprovenRIM}, InsecureSkipRevocation: true,
 		Collateral: collateral.NewSet(&collateral.Item{Origin: origin, Body: tag, Fetched: in.Now}),
 	}
-	v := newVerifier(t, cfg, InsecureSkipRevocation())
+	v := newVerifier(t, cfg)
 	out, err := v.Verify(in)
 	if err != nil {
 		t.Fatal(err)

@@ -52,19 +52,11 @@ const (
 	ReasonDeviceRepeated    denial.Reason = "nvidia-device-repeated"
 )
 
-// Option changes a Verifier at its making.
-type Option func(*Verifier)
-
-// InsecureSkipRevocation takes certificates whose revocation lists and OCSP
-// responses are not at hand. What is at hand is still judged.
-func InsecureSkipRevocation() Option { return func(v *Verifier) { v.skipRevocation = true } }
-
 // Verifier checks NVIDIA evidence. It is immutable but for caches of what does
 // not change, and safe for concurrent use.
 type Verifier struct {
 	cfg             verify.Config
 	roots, rimRoots []*x509.Certificate
-	skipRevocation  bool
 
 	chains     revocation.Cache[[32]byte, *chain]
 	manifests  revocation.Cache[[32]byte, *manifest]
@@ -74,14 +66,12 @@ type Verifier struct {
 var _ verify.Verifier = (*Verifier)(nil)
 
 // New refuses a configuration that leaves a security choice open.
-func New(c verify.Config, opts ...Option) (*Verifier, error) {
+func New(c verify.Config) (*Verifier, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	v := &Verifier{cfg: c}
-	for _, o := range opts {
-		o(v)
-	}
+	v.revocation.InsecureExpired = c.InsecureExpiredCollateral
 	if c.Kind == verify.InsecureSimulated {
 		v.roots, v.rimRoots = c.SimulatedRoots, c.SimulatedRoots
 		return v, nil

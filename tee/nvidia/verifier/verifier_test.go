@@ -46,6 +46,12 @@ func simulated(root *nvidiatest.CA, unproven []string, items ...*collateral.Item
 	}
 }
 
+// skipping takes chains without revocation lists.
+func skipping(c verify.Config) verify.Config {
+	c.InsecureSkipRevocation = true
+	return c
+}
+
 func want(t *testing.T, name string, err error, reason denial.Reason) {
 	t.Helper()
 	if d, ok := denial.As(err); !ok || d.Reason != reason || d.Claim == "" || d.Component != Component {
@@ -80,7 +86,7 @@ func TestTwoDevices(t *testing.T) {
 func TestKindsAreKeptApart(t *testing.T) {
 	v := nvidiatest.NewVendor(t, "GH100", nil)
 	in := input(t, v.NewDevice(t, "HOPPER"))
-	_, err := newVerifier(t, verify.Config{Kind: verify.Production}, InsecureSkipRevocation()).Verify(in)
+	_, err := newVerifier(t, verify.Config{Kind: verify.Production, InsecureSkipRevocation: true}).Verify(in)
 	want(t, "simulated in production", err, verify.ReasonSimulated)
 	var e nvidia.Evidence
 	if err := json.Unmarshal(in.Evidence, &e); err != nil {
@@ -90,9 +96,9 @@ func TestKindsAreKeptApart(t *testing.T) {
 	if in.Evidence, err = json.Marshal(e); err != nil {
 		t.Fatal(err)
 	}
-	_, err = newVerifier(t, verify.Config{Kind: verify.Production}, InsecureSkipRevocation()).Verify(in)
+	_, err = newVerifier(t, verify.Config{Kind: verify.Production, InsecureSkipRevocation: true}).Verify(in)
 	want(t, "another root in production", err, ReasonChainUntrusted)
-	_, err = newVerifier(t, simulated(v.Root, nil), InsecureSkipRevocation()).Verify(in)
+	_, err = newVerifier(t, skipping(simulated(v.Root, nil))).Verify(in)
 	want(t, "no note in simulation", err, verify.ReasonNotSimulated)
 	if _, err := New(verify.Config{}); err == nil {
 		t.Error("a verifier without a choice")
@@ -106,7 +112,7 @@ func TestKindsAreKeptApart(t *testing.T) {
 func TestRealDeviceInSimulation(t *testing.T) {
 	v := nvidiatest.NewVendor(t, "GH100", nil)
 	in := vectorInput(t, vectorDevice(t, false))
-	ver := newVerifier(t, simulated(v.Root, nil), InsecureSkipRevocation())
+	ver := newVerifier(t, skipping(simulated(v.Root, nil)))
 	_, err := ver.Verify(in)
 	want(t, "no note", err, verify.ReasonNotSimulated)
 	in.Evidence = []byte(strings.Replace(string(in.Evidence), `{"device`, `{"simulation":"x","device`, 1))
@@ -143,6 +149,14 @@ func TestRevocation(t *testing.T) {
 	if o, err := Origins(in.Evidence, nil); err != nil || !slices.Contains(o, first[0]) || !slices.Contains(o, second[0]) || !slices.Contains(o, lists[0].Origin) {
 		t.Errorf("origins: %v, %v", o, err)
 	}
+	late := simulated(v.Root, nil, v.Lists(t, testNow.AddDate(0, -2, 0))...)
+	late.InsecureExpiredCollateral = true
+	if out, err = newVerifier(t, late).Verify(in); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := out[0].Claims["x-nvidia-gpu-attestation-report-cert-chain"].(map[string]any); c["coffer-revocation"] != "expired" {
+		t.Errorf("%v", c)
+	}
 	cut := func(i *collateral.Item) *collateral.Item {
 		return &collateral.Item{Origin: i.Origin, Body: i.Body[:len(i.Body)-1], Fetched: testNow}
 	}
@@ -171,11 +185,9 @@ func TestRevocation(t *testing.T) {
 		"response of a device": {[]*collateral.Item{good[1], response(first[0], nvidiatest.Response(t, v.Provisioner.Cert, v.Identity, v.Provisioner, ocsp.Good, testNow))}, verify.ReasonCollateralUntrusted, false},
 		"response of another":  {[]*collateral.Item{good[1], response(first[0], nvidiatest.Response(t, v.Provisioner.Cert, other.Identity, other.Identity, ocsp.Good, testNow))}, verify.ReasonCollateralUntrusted, false},
 	} {
-		var o []Option
-		if c.skip {
-			o = append(o, InsecureSkipRevocation())
-		}
-		_, err := newVerifier(t, simulated(v.Root, nil, c.items...), o...).Verify(in)
+		cfg := simulated(v.Root, nil, c.items...)
+		cfg.InsecureSkipRevocation = c.skip
+		_, err := newVerifier(t, cfg).Verify(in)
 		want(t, name, err, c.reason)
 	}
 }
@@ -306,7 +318,7 @@ func TestSwitchesAndTopology(t *testing.T) {
 		s.Opaque = append(s.Opaque, nvidiatest.Field{Type: 22, Value: pdi(2, i)}, nvidiatest.Field{Type: 26, Value: list})
 		all = append(all, s)
 	}
-	ver := newVerifier(t, simulated(root, []string{UnprovenSwitch}), InsecureSkipRevocation())
+	ver := newVerifier(t, skipping(simulated(root, []string{UnprovenSwitch})))
 	out, err := ver.Verify(input(t, all...))
 	if err != nil {
 		t.Fatal(err)
@@ -329,7 +341,7 @@ func TestSwitchesAndTopology(t *testing.T) {
 			t.Errorf("%s: %d results, %v", name, len(out), err)
 		}
 	}
-	_, err = newVerifier(t, simulated(root, nil), InsecureSkipRevocation()).Verify(input(t, all...))
+	_, err = newVerifier(t, skipping(simulated(root, nil))).Verify(input(t, all...))
 	want(t, "switch not allowed", err, verify.ReasonUnproven)
 	all[0].Arch = "LS10"
 	_, err = ver.Verify(input(t, all[0]))
@@ -381,11 +393,11 @@ func BenchmarkVerify(b *testing.B) {
 
 func FuzzVerify(f *testing.F) {
 	v := nvidiatest.NewVendor(f, "GH100", nil)
-	ver, err := New(verify.Config{Kind: verify.Production, AllowUnproven: []string{UnprovenBlackwell, UnprovenSwitch}}, InsecureSkipRevocation())
+	ver, err := New(verify.Config{Kind: verify.Production, AllowUnproven: []string{UnprovenBlackwell, UnprovenSwitch}, InsecureSkipRevocation: true})
 	if err != nil {
 		f.Fatal(err)
 	}
-	sim, err := New(simulated(v.Root, []string{UnprovenBlackwell, UnprovenSwitch}), InsecureSkipRevocation())
+	sim, err := New(skipping(simulated(v.Root, []string{UnprovenBlackwell, UnprovenSwitch})))
 	if err != nil {
 		f.Fatal(err)
 	}
