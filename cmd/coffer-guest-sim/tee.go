@@ -61,7 +61,7 @@ func played(d *simhw.Device) (attest.Attester, error) {
 			Firmware: func() ([]byte, error) { return d.EventLog(context.Background()) },
 		})
 	case "cca":
-		return cca.New(d)
+		return cca.New(d, cca.Options{Simulation: d.Note()})
 	}
 	return nil, fmt.Errorf("simulated hardware: there is no attester for %.40q", d.TEE())
 }

@@ -23,7 +23,7 @@ import (
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--simulated-namespace NAME]
+  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
 
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
@@ -59,6 +59,8 @@ func run(args []string) error {
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:0", "address to listen on; port 0 takes a free one")
 	f.Var(&san, "san", "further DNS name or IP address of the TLS certificate; may be repeated")
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
+	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
+	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
 	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")

@@ -38,7 +38,7 @@ var Openers = []Opener{
 		if err != nil {
 			return nil, err
 		}
-		return opened(cca.New(r))
+		return opened(cca.New(r, cca.Options{}))
 	}},
 	{"tpm", func(log *slog.Logger) (attest.Attester, error) {
 		t, err := device.Open()

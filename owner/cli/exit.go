@@ -14,15 +14,16 @@ import (
 // Exit codes of every coffer command; docs/exit-codes.md explains them. They lie
 // where a pod's own exit code, which coffer run passes on, rarely is.
 const (
-	ExitOK      = 0
-	ExitUsage   = 2   // wrong flags or arguments
-	ExitInput   = 120 // a file given to coffer is wrong: pod, policy, key, configuration
-	ExitImage   = 121 // an image cannot be found, read, decrypted or verified
-	ExitLaunch  = 122 // the TEE could not be started or died
-	ExitDenied  = 123 // attestation or policy refused; the denial says what and why
-	ExitTimeout = 124 // something did not answer in its time
-	ExitOther   = 125 // anything else
-	ExitMissing = 127 // a container's command is not in its image, as shells have it
+	ExitOK          = 0
+	ExitUsage       = 2   // wrong flags or arguments
+	ExitInput       = 120 // a file given to coffer is wrong: pod, policy, key, configuration
+	ExitImage       = 121 // an image cannot be found, read, decrypted or verified
+	ExitLaunch      = 122 // the TEE could not be started or died
+	ExitDenied      = 123 // attestation or policy refused; the denial says what and why
+	ExitTimeout     = 124 // something did not answer in its time
+	ExitOther       = 125 // anything else
+	ExitNotAffirmed = 126 // coffer verify: genuine evidence that the policy does not affirm
+	ExitMissing     = 127 // a container's command is not in its image, as shells have it
 )
 
 // ExitError carries the exit code that an error should end the process with.

@@ -37,11 +37,11 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	if err != nil {
 		return fmt.Errorf("the launcher's simulated root: %w", err)
 	}
-	if _, err := ns.AddSimulatedRoot(ctx, tee.Wire(), cert); err != nil && !trusteeclient.IsConflict(err) {
+	if _, err := ns.AddRoot(ctx, tee.Wire(), cert); err != nil && !trusteeclient.IsConflict(err) {
 		return fmt.Errorf("registering the simulated root with the trustee: %w", err)
 	}
 	if len(sim.Collateral) > 0 {
-		if err := c.ImportCollateral(ctx, sim.Collateral); err != nil {
+		if _, err := c.ImportCollateral(ctx, sim.Collateral); err != nil {
 			return fmt.Errorf("giving the simulated hardware's collateral to the trustee: %w", err)
 		}
 	}

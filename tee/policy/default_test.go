@@ -27,7 +27,7 @@ var good = []struct {
 		"policy_debug_allowed":false,"policy_migrate_ma":false,"platform_smt_enabled":true,"platform_tsme_enabled":false,"policy_abi_major":0,
 		"policy_abi_minor":31,"policy_single_socket":false,"policy_smt_allowed":true}`,
 		`{"snp_launch_measurement":["aa"],"snp_bootloader":[3],"snp_microcode":[72],"snp_snp_svn":[8],"snp_tee_svn":[0],"snp_smt_enabled":[true],
-		"snp_tsme_enabled":[false],"snp_guest_abi_major":[0],"snp_guest_abi_minor":31,"snp_single_socket":false,"snp_smt_allowed":[true]}`,
+		"snp_tsme_enabled":[false],"snp_guest_abi_major":[0],"snp_guest_abi_minor":[31],"snp_single_socket":[false],"snp_smt_allowed":[true]}`,
 		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
 		map[string]string{
 			`measurement="bb"`: "executables", `reported_tcb_snp=7`: "hardware", `reported_tcb_bootloader=2`: "hardware",
@@ -217,6 +217,52 @@ func TestDefaultsAffirmAndDeny(t *testing.T) {
 				t.Errorf("without reference values %+v, %v", v, err)
 			}
 		})
+	}
+}
+
+// The pod policy that others generate names images and users.
+func TestValidatedIdentifiers(t *testing.T) {
+	p, err := Default("cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for claims, want := range map[string]string{
+		`{"agent_policy_claims":{"containers":[{"OCI":{"Annotations":{"io.kubernetes.cri.image-name":"web:1"},"Process":{"User":{"UID":7}}}},{"OCI":{}}]}}`: `{"validated":{"container_images":["web:1"],"container_uids":[7]}}`,
+		`{"agent_policy_claims":{}}`: `{"validated":{}}`,
+		`{}`:                         `{"validated":{}}`,
+		`null`:                       `{"validated":{}}`,
+	} {
+		v, err := p.Evaluate(t.Context(), &Input{Evidence: map[string]any{"init_data_claims": json.RawMessage(claims)}, Now: noon})
+		if err != nil || len(v.Extensions) != 1 || v.Extensions[0].Name != "ear.trustee.identifiers" || v.Extensions[0].Key != -18 {
+			t.Errorf("%s: %+v, %v", claims, v, err)
+			continue
+		}
+		if got, _ := json.Marshal(v.Extensions[0].Value); string(got) != want {
+			t.Errorf("%s: %s, want %s", claims, got, want)
+		}
+	}
+}
+
+// Reference values of older days are single values.
+func TestSingleValues(t *testing.T) {
+	c := good[0]
+	refs := object(t, c.refs)
+	for n, v := range refs {
+		if l := v.([]any); n != "snp_launch_measurement" && !strings.HasSuffix(n, "_svn") && n != "snp_bootloader" && n != "snp_microcode" {
+			refs[n] = l[0]
+		}
+	}
+	r, err := NewReferences(refs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Default(c.class)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := p.Evaluate(t.Context(), &Input{Evidence: map[string]any{c.tee: object(t, c.claims)}, References: r, Now: noon})
+	if err != nil || v.Vector != c.want {
+		t.Errorf("%+v, %v", v, err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/tee/verify"
 )
@@ -52,7 +53,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 		in.Initdata = []byte(a.Message.InitData.Body)
 	}
 	claims := kbs.RuntimeDataClaims(a.Nonce, key, evidence.Additional)
-	if len(evidence.Additional) > maxClaim {
+	if len(evidence.Additional) > policy.MaxClaim {
 		delete(claims, "additional-evidence")
 	}
 	out, err := s.results(p, verifiers.Canonical(a.TEE), in, claims)

@@ -30,7 +30,7 @@ default configuration := 36
 
 default instance_identity := 0
 
-# among is for values that are registered as a list or as one.
+# among is for digests that are registered as a list or as one.
 among(x, value) if x in value
 
 among(x, value) if x == value
@@ -68,13 +68,23 @@ snp_closed if {
 	input.snp.policy_migrate_ma == false
 }
 
+# Registered as lists, or all as one value each.
 snp_configured if {
-	among(input.snp.platform_smt_enabled, query_reference_value("snp_smt_enabled"))
-	among(input.snp.platform_tsme_enabled, query_reference_value("snp_tsme_enabled"))
-	among(input.snp.policy_abi_major, query_reference_value("snp_guest_abi_major"))
-	among(input.snp.policy_abi_minor, query_reference_value("snp_guest_abi_minor"))
-	among(input.snp.policy_single_socket, query_reference_value("snp_single_socket"))
-	among(input.snp.policy_smt_allowed, query_reference_value("snp_smt_allowed"))
+	input.snp.platform_smt_enabled in query_reference_value("snp_smt_enabled")
+	input.snp.platform_tsme_enabled in query_reference_value("snp_tsme_enabled")
+	input.snp.policy_abi_major in query_reference_value("snp_guest_abi_major")
+	input.snp.policy_abi_minor in query_reference_value("snp_guest_abi_minor")
+	input.snp.policy_single_socket in query_reference_value("snp_single_socket")
+	input.snp.policy_smt_allowed in query_reference_value("snp_smt_allowed")
+}
+
+snp_configured if {
+	input.snp.platform_smt_enabled == query_reference_value("snp_smt_enabled")
+	input.snp.platform_tsme_enabled == query_reference_value("snp_tsme_enabled")
+	input.snp.policy_abi_major == query_reference_value("snp_guest_abi_major")
+	input.snp.policy_abi_minor == query_reference_value("snp_guest_abi_minor")
+	input.snp.policy_single_socket == query_reference_value("snp_single_socket")
+	input.snp.policy_smt_allowed == query_reference_value("snp_smt_allowed")
 }
 
 ##### Intel TDX
@@ -384,22 +394,26 @@ configuration := 2 if {
 
 ##### What the pod policy in initdata says about the workload, for relying parties.
 
-extensions := [{
-	"name": "ear.trustee.identifiers",
-	"key": -18,
-	"value": {"validated": object.union(container_images, container_uids)},
-}]
+extensions := [{"name": "ear.trustee.identifiers", "key": -18, "value": {"validated": {}}}] if {
+	not input.init_data_claims.agent_policy_claims
+}
 
-containers := object.get(input, ["init_data_claims", "agent_policy_claims", "containers"], [])
+extensions := [{"name": "ear.trustee.identifiers", "key": -18, "value": {"validated": object.union(container_images, container_uids)}}] if {
+	input.init_data_claims.agent_policy_claims
+}
 
-images := [image | some c in containers; image := c.OCI.Annotations["io.kubernetes.cri.image-name"]]
+container_images := {"container_images": images} if {
+	images := [image |
+		some c in input.init_data_claims.agent_policy_claims.containers
+		image := c.OCI.Annotations["io.kubernetes.cri.image-name"]
+	]
+	count(images) > 0
+} else := {}
 
-uids := [uid | some c in containers; uid := c.OCI.Process.User.UID]
-
-default container_images := {}
-
-container_images := {"container_images": images} if count(images) > 0
-
-default container_uids := {}
-
-container_uids := {"container_uids": uids} if count(uids) > 0
+container_uids := {"container_uids": uids} if {
+	uids := [uid |
+		some c in input.init_data_claims.agent_policy_claims.containers
+		uid := c.OCI.Process.User.UID
+	]
+	count(uids) > 0
+} else := {}

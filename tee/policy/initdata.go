@@ -1,4 +1,4 @@
-package appraisal
+package policy
 
 import (
 	"encoding/json"
