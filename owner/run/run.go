@@ -178,6 +178,12 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	if err := registerSimulation(ctx, t.Client, ns, o.TEE, n.ready.Simulation); err != nil {
 		return 0, err
 	}
+	if sim := n.ready.Simulation; sim != nil {
+		r.progress("the hardware is simulated: %s", sim.Note)
+		r.sm.Lock()
+		r.state.Measured = sim.Digests
+		r.sm.Unlock()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() { // the TEE's end is the end of everything that waits for it
@@ -213,7 +219,7 @@ func howEnded(ev nodeapi.Event) string {
 		nodeapi.ReasonDestroyed:     "its launcher was told to end it",
 		nodeapi.ReasonGuestShutdown: "the guest powered off",
 		nodeapi.ReasonGuestPanic:    "the guest's kernel gave up",
-		nodeapi.ReasonCrashed:       "QEMU, swtpm or the guest's channel broke",
+		nodeapi.ReasonCrashed:       "QEMU, swtpm, coffer-simhw or the guest's channel broke",
 		nodeapi.ReasonKilled:        "somebody killed QEMU",
 		nodeapi.ReasonNoAnswer:      "the guest did not answer in time",
 		reasonNoLauncher:            "coffer-node is gone, and the TEE with it",

@@ -110,13 +110,9 @@ func serveREST(ctx context.Context, g *Guest) error {
 	if err != nil {
 		return fmt.Errorf("listening for workloads: %w", err)
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("listening for workloads: %w", err)
-	}
 	go func() {
 		defer l.Close() // the file is a descriptor of its own
-		if err := raw.Read(untilReadable()); err != nil {
+		if err := untilReadable(f); err != nil {
 			g.Log.Error("waiting for workloads", "err", err)
 		}
 		err := g.Supervisor.Keep(ctx, restName, func() (*proc.Spec, error) {
@@ -133,12 +129,13 @@ func serveREST(ctx context.Context, g *Guest) error {
 	return nil
 }
 
-// untilReadable makes syscall.RawConn.Read wait once and consume nothing.
-func untilReadable() func(uintptr) bool {
-	return func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, 0)
-		return n > 0 && err == nil
+// untilReadable waits until a listener has something to accept.
+func untilReadable(f *os.File) error {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, -1)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
 }
 
