@@ -25,7 +25,7 @@ const (
 var hostileChanges = map[string]func(r *nodeapi.Request) error{
 	"kernel": func(r *nodeapi.Request) error {
 		// The same kernel for whoever runs it, and another file.
-		return replaced(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, make([]byte, 16)...) })
+		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, make([]byte, 16)...) })
 	},
 	"argument": func(r *nodeapi.Request) error { r.Launch.Cmdline += " evil=1"; return nil },
 	"initdata": func(r *nodeapi.Request) error {
@@ -35,8 +35,8 @@ var hostileChanges = map[string]func(r *nodeapi.Request) error{
 	"vcpus": func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
 }
 
-// replaced puts a changed copy in the place of a file.
-func replaced(r *nodeapi.Request, f *launch.File, change func([]byte) []byte) error {
+// replaceFile puts a changed copy in the place of a file.
+func replaceFile(r *nodeapi.Request, f *launch.File, change func([]byte) []byte) error {
 	b, err := os.ReadFile(f.Path)
 	if err != nil {
 		return err
