@@ -37,7 +37,23 @@ func Modules() error {
 			return err
 		}
 	}
+	if err := mountConfigfs(); err != nil {
+		return err
+	}
 	return lockModules()
+}
+
+// mountConfigfs mounts the file system of reports (configfs-tsm), if a driver has
+// brought it.
+func mountConfigfs() error {
+	const dir = "/sys/kernel/config"
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := unix.Mount("configfs", dir, "configfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", dir, err)
+	}
+	return nil
 }
 
 func loadModule(name string) error {

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,8 @@ const fdListener = 3
 
 // keyHolder is PID 1's hold on the key holder process.
 type keyHolder struct {
+	capabilities []string
+
 	mu      sync.Mutex
 	control *net.UnixConn
 }
@@ -89,7 +92,11 @@ func startHelpers(ctx context.Context, g *Guest, opt Options) (*keyHolder, error
 	if err := boot.ShareTEE(keyholderID, devices...); err != nil {
 		return nil, err
 	}
-	k := &keyHolder{}
+	k := &keyHolder{capabilities: []string{"CAP_IPC_LOCK"}}
+	if !opt.Simulated && slices.Contains([]string{"snp", "tdx", "cca"}, g.TEE) {
+		// Requests in configfs-tsm are folders whose files belong to root.
+		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
+	}
 	return k, g.Supervisor.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(g.Initdata.Plain) })
 }
 
@@ -161,7 +168,7 @@ func (k *keyHolder) spec(plain []byte) (*proc.Spec, error) {
 	}
 	return &proc.Spec{
 		Name: keyholderName, Args: args, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
-		Capabilities: []string{"CAP_IPC_LOCK"},
+		Capabilities: k.capabilities,
 		Namespaces:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		MemoryLimit:  keyholderMemory, Pids: 64,
 		Files: []*os.File{far, doc}, Owned: true,

@@ -56,6 +56,7 @@ type Options struct {
 // Guest is what a booted guest offers to who gives images.
 type Guest struct {
 	Initdata   *boot.Initdata
+	TEE        string // wire name; "": none
 	Supervisor *proc.Supervisor
 	Log        *slog.Logger
 	// LayerKey gives a connection on which the parser of the image with this
@@ -122,7 +123,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err := loopback(); err != nil {
 		return err
 	}
-	in, err := bindInitdata(log, opt)
+	in, tee, err := bindInitdata(log, opt)
 	if err != nil {
 		return err
 	}
@@ -131,6 +132,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	}
 	g := &Guest{
 		Initdata: in,
+		TEE:      tee,
 		Log:      log,
 		Supervisor: &proc.Supervisor{
 			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
@@ -173,26 +175,28 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	})
 }
 
-// bindInitdata reads initdata and binds it to the TEE.
-func bindInitdata(log *slog.Logger, opt Options) (*boot.Initdata, error) {
+// bindInitdata reads initdata and binds it to the TEE, which it names.
+func bindInitdata(log *slog.Logger, opt Options) (*boot.Initdata, string, error) {
 	open := opt.Register
 	if open == nil {
 		open = tpmRegister
 	}
 	reg, err := open(log)
 	if err != nil {
-		return nil, fmt.Errorf("opening the TEE: %w", err)
+		return nil, "", fmt.Errorf("opening the TEE: %w", err)
 	}
+	tee := ""
 	if reg == nil {
 		log.Warn("no TEE: nothing can be attested, no secret will come")
 	} else {
-		log.Info("TEE found", "tee", reg.TEE())
+		tee = reg.TEE()
+		log.Info("TEE found", "tee", tee)
 	}
 	in, err := boot.ReadInitdata(reg)
 	if c, ok := reg.(io.Closer); ok { // the key holder opens it next
 		err = errors.Join(err, c.Close())
 	}
-	return in, err
+	return in, tee, err
 }
 
 func tpmRegister(*slog.Logger) (boot.Register, error) {
