@@ -12,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/guest/teedev"
 	"github.com/cofferproject/coffer/tee/attest"
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
+	nitro "github.com/cofferproject/coffer/tee/nitro/attester"
 	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
 	snp "github.com/cofferproject/coffer/tee/snp/attester"
 	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
@@ -62,6 +63,8 @@ func played(d *simhw.Device) (attest.Attester, error) {
 		})
 	case "cca":
 		return cca.New(d, cca.Options{Simulation: d.Note()})
+	case "nitro":
+		return nitro.New(context.Background(), d, d.Note())
 	}
 	return nil, fmt.Errorf("simulated hardware: there is no attester for %.40q", d.TEE())
 }
@@ -96,7 +99,10 @@ func register(log *slog.Logger) (boot.Register, error) {
 	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
-	if l, ok := r.(*boot.LaunchBound); ok {
+	switch l := r.(type) {
+	case *boot.LaunchBound:
+		l.Device = o.device
+	case *boot.Extended:
 		l.Device = o.device
 	}
 	return r, nil

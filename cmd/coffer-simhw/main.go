@@ -16,9 +16,10 @@ import (
 
 // models has the hardware of each TEE that can be played.
 var models = map[launch.TEE]simhw.Power{
-	launch.SNPSim: powerSNP,
-	launch.TDXSim: powerTDX,
-	launch.CCASim: powerCCA,
+	launch.SNPSim:   powerSNP,
+	launch.TDXSim:   powerTDX,
+	launch.CCASim:   powerCCA,
+	launch.NitroSim: powerNitro,
 }
 
 func main() {

@@ -8,6 +8,7 @@
 package teedev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/attest/configfs"
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
+	nitro "github.com/cofferproject/coffer/tee/nitro/attester"
 	snp "github.com/cofferproject/coffer/tee/snp/attester"
 	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
 	tpm "github.com/cofferproject/coffer/tee/tpm/attester"
@@ -40,6 +42,7 @@ var Openers = []Opener{
 		}
 		return opened(cca.New(r, cca.Options{}))
 	}},
+	{"nitro", func(*slog.Logger) (attest.Attester, error) { return opened(nitro.Open(context.Background())) }},
 	{"tpm", func(log *slog.Logger) (attest.Attester, error) {
 		t, err := device.Open()
 		if errors.Is(err, device.ErrNoTPM) {
@@ -100,12 +103,14 @@ func register(log *slog.Logger, list []Opener) (boot.Register, error) {
 	return nil, nil
 }
 
-// Bound gives the register of a TEE that was launched with initdata. It takes
-// over the attester.
+// Bound gives the register for initdata: the one that the TEE was launched with,
+// or else one that the guest extends. It takes over the attester.
 func Bound(a attest.Attester) (boot.Register, error) {
-	b, ok := a.(attest.Bound)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("%s has no initdata register: a pod in it can be bound to nothing", a.TEE()), a.Close())
+	if b, ok := a.(attest.Bound); ok {
+		return &boot.LaunchBound{Name: a.TEE(), Reader: b, Device: io.Closer(a)}, nil
 	}
-	return &boot.LaunchBound{Name: a.TEE(), Reader: b, Device: io.Closer(a)}, nil
+	if e, ok := a.(attest.Extender); ok {
+		return &boot.Extended{Name: a.TEE(), Registers: e, Device: io.Closer(a)}, nil
+	}
+	return nil, errors.Join(fmt.Errorf("%s has no initdata register: a pod in it can be bound to nothing", a.TEE()), a.Close())
 }

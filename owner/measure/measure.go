@@ -80,7 +80,7 @@ var registers = map[string]struct {
 	size int
 }{
 	"snp": {"HOST_DATA", 32}, "tdx": {"MRCONFIGID", 48}, "cca": {"RPV", 64}, "sgx": {"CONFIGID", 64},
-	"tpm": {"PCR 8, extended with", 32}, "az-snp-vtpm": {"PCR 8, extended with", 32}, "az-tdx-vtpm": {"PCR 8, extended with", 32},
+	"nitro": {"PCR 16, extended with", 48}, "tpm": {"PCR 8, extended with", 32}, "az-snp-vtpm": {"PCR 8, extended with", 32}, "az-tdx-vtpm": {"PCR 8, extended with", 32},
 }
 
 // initdata adds the register of the document.
