@@ -210,7 +210,7 @@ func TestVersionIsTold(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	in := []Cert{{CertVCEK, []byte("vcek")}, {CertASK, []byte("ask")}, {CertARK, []byte("ark")}, {"01234567-89ab-cdef-0123-456789abcdef", []byte{}}}
+	in := []Cert{{CertVCEK, []byte("vcek")}, {CertASK, []byte("ask")}, {CertARK, []byte("ark")}, {"01234567-89ab-cdef-0123-456789abcdef", []byte{}}, {CertEmpty, []byte("x")}}
 	b, err := EncodeTable(in)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +219,7 @@ func TestTable(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(in, out) {
 		t.Errorf("got %v, %v", out, err)
 	}
-	if got := hex.EncodeToString(b[:24]); got != "63da758de6644564adc5f4b93be8accd"+"78000000"+"04000000" {
+	if got := hex.EncodeToString(b[:24]); got != "63da758de6644564adc5f4b93be8accd"+"90000000"+"04000000" {
 		t.Errorf("first entry %s", got)
 	}
 	for _, empty := range [][]byte{nil, make([]byte, 24), make([]byte, 4096)} {

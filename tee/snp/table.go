@@ -16,6 +16,7 @@ var certGUIDs = []struct{ name, guid string }{
 	{CertVCEK, "63da758d-e664-4564-adc5-f4b93be8accd"},
 	{CertVLEK, "a8074bc2-a25a-483e-aae6-39c045a0b8a1"},
 	{CertCRL, "92f81bc3-5811-4d3d-97ff-d19f88dc67ea"},
+	{CertEmpty, "00000000-0000-0000-0000-000000000000"},
 }
 
 const tableEntry = 24

@@ -106,46 +106,50 @@ func simulatedOrVendor(k verify.Kind, l *leaf, asks, arks []*x509.Certificate) d
 }
 
 // build finds the signing key and the root of a leaf: the ones that came, or
-// else the embedded ones.
+// else the embedded ones. Simulated roots may share a name: each is tried.
 func (v *Reports) build(l *leaf, asks []*x509.Certificate) (*chain, error) {
+	err := fmt.Errorf("no trusted root for product %q, issuer %q", l.product, l.cert.Issuer.CommonName)
 	for _, a := range v.anchors {
 		if a.product != "" && a.product != l.product {
 			continue
 		}
-		ask := a.ask
-		if l.vlek {
-			ask = a.asvk
+		var c *chain
+		if c, err = a.issued(l, asks); err == nil {
+			return c, nil
 		}
-		if len(asks) == 1 {
-			ask = asks[0]
-		}
-		if ask == nil {
-			return nil, errors.New("no ASK came, and a simulated root has none embedded")
-		}
-		if !bytes.Equal(ask.RawIssuer, a.ark.RawSubject) {
-			continue
-		}
-		if err := checkCA(a.ark, a.ark); err != nil {
-			return nil, fmt.Errorf("ARK: %w", err)
-		}
-		if err := checkCA(ask, a.ark); err != nil {
-			if len(v.anchors) > 1 && a.product == "" {
-				continue // another machine's root of the same name
-			}
-			return nil, fmt.Errorf("ASK: %w", err)
-		}
-		if !bytes.Equal(l.cert.RawIssuer, ask.RawSubject) {
-			return nil, fmt.Errorf("%s: issued by %q, not by %q", leafType(l.vlek), l.cert.Issuer.CommonName, ask.Subject.CommonName)
-		}
-		if l.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-			return nil, fmt.Errorf("%s: signed with %s", leafType(l.vlek), l.cert.SignatureAlgorithm)
-		}
-		if err := l.cert.CheckSignatureFrom(ask); err != nil {
-			return nil, fmt.Errorf("%s: %w", leafType(l.vlek), err)
-		}
-		return &chain{leaf: l, ask: ask, anchor: a}, nil
 	}
-	return nil, fmt.Errorf("no trusted root for product %q, issuer %q", l.product, l.cert.Issuer.CommonName)
+	return nil, err
+}
+
+// issued verifies the signatures from a leaf to this anchor.
+func (a *anchor) issued(l *leaf, asks []*x509.Certificate) (*chain, error) {
+	ask := a.ask
+	if l.vlek {
+		ask = a.asvk
+	}
+	if len(asks) == 1 {
+		ask = asks[0]
+	}
+	switch {
+	case ask == nil:
+		return nil, errors.New("no ASK came, and a simulated root has none embedded")
+	case !bytes.Equal(ask.RawIssuer, a.ark.RawSubject):
+		return nil, fmt.Errorf("ASK: issued by %q, not by %q", ask.Issuer.CommonName, a.ark.Subject.CommonName)
+	case !bytes.Equal(l.cert.RawIssuer, ask.RawSubject):
+		return nil, fmt.Errorf("%s: issued by %q, not by %q", leafType(l.vlek), l.cert.Issuer.CommonName, ask.Subject.CommonName)
+	case l.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS:
+		return nil, fmt.Errorf("%s: signed with %s", leafType(l.vlek), l.cert.SignatureAlgorithm)
+	}
+	if err := checkCA(a.ark, a.ark); err != nil {
+		return nil, fmt.Errorf("ARK: %w", err)
+	}
+	if err := checkCA(ask, a.ark); err != nil {
+		return nil, fmt.Errorf("ASK: %w", err)
+	}
+	if err := l.cert.CheckSignatureFrom(ask); err != nil {
+		return nil, fmt.Errorf("%s: %w", leafType(l.vlek), err)
+	}
+	return &chain{leaf: l, ask: ask, anchor: a}, nil
 }
 
 // checkCA checks one certificate of the fixed shape: RSA-4096, a CA, signed with

@@ -41,10 +41,11 @@ func SimulatedCRLOrigin(root *x509.Certificate) string {
 }
 
 // Origins lists what the verifier will ask for to judge evidence, for whoever
-// fetches ahead. Evidence that cannot be read needs nothing.
+// fetches ahead. Evidence that cannot be read, or says that it is simulated,
+// needs nothing of a vendor.
 func Origins(evidence []byte) []string {
 	e, err := snp.Parse(evidence)
-	if err != nil {
+	if err != nil || e.Simulation != "" {
 		return nil
 	}
 	vlek := e.Report.KeyInfo.SigningKey() == snp.KeyVLEK

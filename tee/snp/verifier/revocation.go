@@ -1,8 +1,11 @@
 package verifier
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/big"
 	"time"
 
@@ -14,24 +17,29 @@ import (
 // checkRevocation reads the root's revocation list: AMD's lists name signing
 // keys and roots (all VCEKs have serial number zero). A production verifier
 // wants the list; a simulated one obeys it if it is there.
-func (v *Reports) checkRevocation(c *chain, now time.Time) (source string, err error) {
+func (v *Reports) checkRevocation(c *chain, now time.Time, res *verify.Result) error {
 	origin := CRLOrigin(c.product, c.vlek)
 	if v.cfg.Kind == verify.InsecureSimulated {
 		origin = SimulatedCRLOrigin(c.anchor.ark)
 	}
 	item, err := v.cfg.Item(v.component, origin)
 	if err != nil {
-		if v.cfg.InsecureSkipRevocation || v.cfg.Kind == verify.InsecureSimulated {
-			return "", nil
+		switch {
+		case v.cfg.Kind == verify.InsecureSimulated:
+			res.Checked("revocation", "no list of this simulated root", origin)
+		case v.cfg.InsecureSkipRevocation:
+			res.Checked("revocation", "not checked: InsecureSkipRevocation", origin)
+		default:
+			return err
 		}
-		return "", err
+		return nil
 	}
 	crl, err := v.crl(item, c.anchor.ark)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if now.Before(crl.ThisUpdate) || crl.NextUpdate.IsZero() || now.After(crl.NextUpdate) {
-		return "", verify.Mismatch(verify.ReasonCollateralExpired, v.component, "revocation list "+origin, now.UTC().Format(time.RFC3339),
+		return verify.Mismatch(verify.ReasonCollateralExpired, v.component, "revocation list "+origin, now.UTC().Format(time.RFC3339),
 			crl.ThisUpdate.UTC().Format(time.RFC3339)+" to "+crl.NextUpdate.UTC().Format(time.RFC3339), "the list")
 	}
 	for _, x := range []struct {
@@ -40,32 +48,33 @@ func (v *Reports) checkRevocation(c *chain, now time.Time) (source string, err e
 	}{{"ASK", c.ask.SerialNumber}, {"ARK", c.anchor.ark.SerialNumber}} {
 		for _, r := range crl.RevokedCertificateEntries {
 			if r.SerialNumber.Cmp(x.serial) == 0 {
-				return "", &denial.Denial{
+				return &denial.Denial{
 					Reason: ReasonCertificateRevoked, Component: v.component, Claim: x.name + " certificate", Measured: "serial number " + x.serial.Text(16),
 					Expected: "not in the revocation list", Source: origin,
 				}
 			}
 		}
 	}
-	return origin, nil
+	res.Checked("revocation", "neither ASK nor ARK is revoked", origin)
+	return nil
 }
 
-// crlKey names a parsed list: a collateral item never changes.
+// crlKey names a parsed list by its content and the root that signed it.
 type crlKey struct {
-	item *collateral.Item
+	body [sha256.Size]byte
 	root *x509.Certificate
 }
 
 const maxCRL = 64 << 10
 
 func (v *Reports) crl(item *collateral.Item, root *x509.Certificate) (*x509.RevocationList, error) {
-	key := crlKey{item, root}
-	if l, ok := v.crls.get(key); ok {
-		return l, nil
-	}
 	claim := "revocation list " + item.Origin
 	if len(item.Body) > maxCRL {
 		return nil, v.deny(verify.ReasonCollateralMalformed, claim, errors.New("too long"))
+	}
+	key := crlKey{sha256.Sum256(item.Body), root}
+	if l, ok := v.crls.get(key); ok {
+		return l, nil
 	}
 	l, err := x509.ParseRevocationList(item.Body)
 	if err != nil {
@@ -73,6 +82,9 @@ func (v *Reports) crl(item *collateral.Item, root *x509.Certificate) (*x509.Revo
 	}
 	if l.SignatureAlgorithm != x509.SHA384WithRSAPSS {
 		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, errors.New("signed with "+l.SignatureAlgorithm.String()))
+	}
+	if !bytes.Equal(l.RawIssuer, root.RawSubject) {
+		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, fmt.Errorf("issued by %q", l.Issuer.CommonName))
 	}
 	if err := l.CheckSignatureFrom(root); err != nil {
 		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, err)

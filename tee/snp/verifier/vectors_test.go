@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -223,6 +225,45 @@ func TestEmbeddedRoots(t *testing.T) {
 			if err := checkCA(c, a.ark); err != nil {
 				t.Errorf("%s: %v", c.Subject.CommonName, err)
 			}
+		}
+	}
+}
+
+// Reports inside the evidence of Azure's machines: Milan and Genoa, version 3.
+func TestReportsOfAzure(t *testing.T) {
+	var v2 struct {
+		HCL  string `json:"hcl_report"`
+		VCEK string `json:"vcek"`
+	}
+	if err := json.Unmarshal(read(t, "azure", "evidence-v2.json"), &v2); err != nil {
+		t.Fatal(err)
+	}
+	hcl, err := base64.URLEncoding.DecodeString(v2.HCL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	milan, err := base64.URLEncoding.DecodeString(v2.VCEK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v0 struct {
+		Report []uint16 `json:"report"`
+		VCEK   string   `json:"vcek"`
+	}
+	if err := json.Unmarshal(read(t, "azure", "evidence-genoa.json"), &v0); err != nil {
+		t.Fatal(err)
+	}
+	genoaHCL := make([]byte, len(v0.Report))
+	for i, x := range v0.Report {
+		genoaHCL[i] = byte(x)
+	}
+	genoa, _ := pem.Decode([]byte(v0.VCEK))
+	for name, c := range map[string]struct{ raw, vcek []byte }{
+		Milan: {hcl[32 : 32+snp.ReportSize], milan}, Genoa: {genoaHCL[32 : 32+snp.ReportSize], genoa.Bytes},
+	} {
+		r, err := recorded(t).Verify(c.raw, []snp.Cert{{Type: snp.CertVCEK, Data: c.vcek}}, vectorTime, new(verify.Result))
+		if err != nil || r.Version != 3 || productOf(*r.CPU) != name {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -79,7 +79,10 @@ func (v *Reports) Verify(raw []byte, certs []snp.Cert, now time.Time, res *verif
 	if err != nil {
 		return nil, v.parseError(err)
 	}
-	return r, v.verify(r, raw, certs, now, res)
+	if err := v.verify(r, raw, certs, now, res); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (v *Reports) parseError(err error) error {
@@ -110,12 +113,8 @@ func (v *Reports) verify(r *snp.Report, raw []byte, certs []snp.Cert, now time.T
 		return err
 	}
 	res.Checked("certificate chain", fmt.Sprintf("%s of %s, from %s", leafType(vlek), c.product, from), "ARK SPKI SHA-256 "+spkiFingerprint(c.anchor.ark))
-	crl, err := v.checkRevocation(c, now)
-	if err != nil {
+	if err := v.checkRevocation(c, now, res); err != nil {
 		return err
-	}
-	if crl != "" {
-		res.Checked("revocation", "ASK and ARK are not revoked", crl)
 	}
 	if err := v.checkEndorsement(r, c, res); err != nil {
 		return err
