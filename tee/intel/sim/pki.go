@@ -68,6 +68,15 @@ func issue(c *x509.Certificate, by *issued) (*issued, error) {
 	if c.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 158)); err != nil {
 		return fail(err)
 	}
+	// Intel's certificates have exactly these extensions, and its own library
+	// refuses others, so the shape of the real ones is kept.
+	point, err := k.PublicKey.Bytes()
+	if err != nil {
+		return fail(err)
+	}
+	id := sha256.Sum256(point)
+	c.SubjectKeyId, c.AuthorityKeyId = id[:20], id[:20]
+	c.CRLDistributionPoints = []string{"https://crl.simhw.invalid/"}
 	parent, signer := c, k
 	if by != nil {
 		parent, signer = by.Cert, by.Key
