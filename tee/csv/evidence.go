@@ -27,7 +27,7 @@ const WireName = "csv"
 
 // Limits and sizes, in bytes.
 const (
-	MaxEvidence = 8 << 20
+	MaxEvidence = 6 << 20
 	MaxEventLog = 4 << 20
 	ReportSize  = 4096
 	SerialSize  = 64

@@ -55,7 +55,7 @@ type Policy uint32
 
 func (p Policy) bits(from, n uint) uint32 { return uint32(p) >> from & (1<<n - 1) }
 
-// NoDebug: the host may not look into the guest.
+// NoDebug reports that the host may not look into the guest.
 func (p Policy) NoDebug() bool { return p.bits(0, 1) == 1 }
 
 // Claims gives the published members.

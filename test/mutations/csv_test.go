@@ -9,6 +9,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/csv"
+	"github.com/cofferproject/coffer/tee/csv/chain"
 	"github.com/cofferproject/coffer/tee/csv/csvtest"
 	"github.com/cofferproject/coffer/tee/csv/verifier"
 	"github.com/cofferproject/coffer/tee/eventlog"
@@ -23,7 +24,7 @@ func csvWorld(t testing.TB) *csvtest.World {
 	return w
 }
 
-func csvVerifier(t testing.TB, root *verifier.Root, file []byte, allow ...string) verify.Verifier {
+func csvVerifier(t testing.TB, root *chain.Root, file []byte, allow ...string) verify.Verifier {
 	c := verify.Config{Kind: verify.Production, AllowUnproven: allow}
 	if file != nil {
 		c.Collateral = collateral.NewSet(&collateral.Item{Origin: verifier.KeyService + csvtest.Serial, Body: file, Fetched: time.Now()})

@@ -21,10 +21,10 @@ const (
 	sigSize  = 96
 )
 
-// ErrAlgorithm: a signature algorithm other than ES384.
+// ErrAlgorithm says that a token is signed with another algorithm than ES384.
 var ErrAlgorithm = errors.New("signature algorithm is not ES384 (-35)")
 
-// ErrSignature: a signature that does not verify.
+// ErrSignature says that a signature does not verify.
 var ErrSignature = errors.New("signature does not verify")
 
 // sign1 is a COSE_Sign1 message with an attached payload.

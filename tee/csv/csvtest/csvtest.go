@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"github.com/cofferproject/coffer/tee/csv"
-	"github.com/cofferproject/coffer/tee/csv/verifier"
+	"github.com/cofferproject/coffer/tee/csv/chain"
 	"github.com/cofferproject/coffer/tee/internal/sm/smtest"
 )
 
@@ -77,9 +77,9 @@ func New() (*World, error) {
 }
 
 // Root is what a verifier must be told to believe.
-func (w *World) Root() *verifier.Root {
+func (w *World) Root() *chain.Root {
 	b := w.hrk.Public.Bytes()
-	return &verifier.Root{X: b[:32], Y: b[32:], ID: []byte(idHRK)}
+	return &chain.Root{X: b[:32], Y: b[32:], ID: []byte(idHRK)}
 }
 
 // File is what Hygon's key service would give for the chip.
@@ -171,4 +171,15 @@ func (w *World) evidence() *csv.Evidence {
 func (w *World) signer(b []byte) {
 	copy(b, w.PEK[:])
 	copy(b[csv.CertSize:], Serial)
+}
+
+// SignWithCEK signs message with the chip's endorsement key; r and s have 72 bytes.
+func (w *World) SignWithCEK(r, s, message []byte) error {
+	var b [144]byte
+	if err := sign(b[:], w.cek, idCEK, message); err != nil {
+		return err
+	}
+	copy(r, b[:72])
+	copy(s, b[72:])
+	return nil
 }

@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -10,7 +11,10 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/csv"
+	"github.com/cofferproject/coffer/tee/csv/chain"
+	"github.com/cofferproject/coffer/tee/csv/csvtest"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/test/vectors"
 )
@@ -52,17 +56,17 @@ func TestPublishedReport(t *testing.T) {
 	if rep.Version != 1 || rep.PEK != e.PEK || rep.Serial != e.Serial {
 		t.Errorf("version %d, PEK %v, serial %v", rep.Version, rep.PEK == e.PEK, rep.Serial == e.Serial)
 	}
-	pek, err := certSigner("PEK", &e.PEK, csv.UsagePEK)
+	pek, err := chain.CertSigner(&e.PEK, csv.UsagePEK)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !pek.verify(rep.Signed, rep.Signature) {
+	if !pek.Verify(rep.Signed, rep.Signature) {
 		t.Fatal("the report's signature is refused")
 	}
 	for i := range rep.Signed {
 		bent := bytes.Clone(rep.Signed)
 		bent[i] ^= 1 << (i % 8)
-		if i%5 == 0 && pek.verify(bent, rep.Signature) {
+		if i%5 == 0 && pek.Verify(bent, rep.Signature) {
 			t.Errorf("byte %d bent: accepted", i)
 		}
 	}
@@ -116,13 +120,15 @@ func TestPublishedEvidenceNeedsItsChain(t *testing.T) {
 }
 
 func TestRootIsOnTheCurve(t *testing.T) {
-	s, err := HRK().signer()
-	if err != nil || string(s.id) != "HYGON-SSD-HRK" {
+	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, chain.HRK()); err != nil {
 		t.Fatal(err)
 	}
-	bent := HRK()
+	if h := sha256.Sum256(append(chain.HRK().X, chain.HRK().Y...)); hex.EncodeToString(h[:]) != "cfb7744bde61a72690c5d46410131a53ce3de8702f178c64d3152ea1e4194282" {
+		t.Errorf("fingerprint %x", h)
+	}
+	bent := chain.HRK()
 	bent.X[5] ^= 1
-	if _, err := bent.signer(); err == nil {
+	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, bent); err == nil {
 		t.Error("a bent root key is a point of the curve")
 	}
 }
@@ -148,4 +154,37 @@ func FuzzEvidence(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Four SM2 signatures: HSK, CEK, PEK, report.
+func BenchmarkVerify(b *testing.B) {
+	w, err := csvtest.New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := w.V1(csvtest.Good())
+	if err != nil {
+		b.Fatal(err)
+	}
+	doc, err := json.Marshal(e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	v, err := New(Config{
+		Config: verify.Config{
+			Kind: verify.Production, AllowUnproven: []string{UnprovenChain},
+			Collateral: collateral.NewSet(&collateral.Item{Origin: KeyService + csvtest.Serial, Body: w.File(), Fetched: time.Now()}),
+		},
+		InsecureTestRoot: w.Root(),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := &verify.Input{Evidence: doc, ReportData: make([]byte, 64), Now: time.Now()}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(in); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

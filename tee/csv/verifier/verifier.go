@@ -18,6 +18,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/csv"
+	"github.com/cofferproject/coffer/tee/csv/chain"
 	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/verify"
 )
@@ -31,9 +32,8 @@ const (
 	UnprovenV2    = "csv-report-v2" // the vector has a report of version 1
 )
 
-// KeyService is where Hygon publishes HSK and CEK of a chip: the origin of the
-// collateral is this with the serial number behind it.
-const KeyService = "https://cert.hygon.cn/hsk_cek?snumber="
+// KeyService is the origin of a chip's collateral, without its serial number.
+const KeyService = chain.KeyService
 
 // Reasons of this verifier; the shared ones are in package verify.
 const (
@@ -51,13 +51,13 @@ const (
 type Config struct {
 	verify.Config
 	// InsecureTestRoot stands in the place of Hygon's root key, in tests.
-	InsecureTestRoot *Root
+	InsecureTestRoot *chain.Root
 }
 
 // Verifier implements verify.Verifier.
 type Verifier struct {
-	cfg  Config
-	root *signer
+	cfg   Config
+	chain *chain.Verifier
 }
 
 // New makes a verifier.
@@ -65,15 +65,11 @@ func New(cfg Config) (*Verifier, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	root := cfg.InsecureTestRoot
-	if root == nil {
-		root = HRK()
-	}
-	s, err := root.signer()
+	c, err := chain.New(Component, ReasonHSK, ReasonCEK, cfg.InsecureTestRoot)
 	if err != nil {
-		return nil, fmt.Errorf("csv verifier: root key: %w", err)
+		return nil, fmt.Errorf("csv verifier: %w", err)
 	}
-	return &Verifier{cfg, s}, nil
+	return &Verifier{cfg, c}, nil
 }
 
 // Verify implements verify.Verifier.
@@ -139,72 +135,43 @@ func (v *Verifier) signatures(e *csv.Evidence, rep *csv.Report, serial string, r
 	if rep.Serial != e.Serial {
 		return verify.Mismatch(ReasonSigner, Component, "serial number", hex.EncodeToString(e.Serial[:]), hex.EncodeToString(rep.Serial[:]), "report")
 	}
-	pek, err := v.chain(e, serial, r)
+	pek, err := v.pek(e, serial, r)
 	if err != nil {
 		return err
 	}
 	if rep.SigUsage != csv.UsagePEK || rep.SigAlgo != csv.AlgSM2 {
 		return verify.Mismatch(ReasonReportSignature, Component, "report signature", fmt.Sprintf("usage %#x, algorithm %#x", rep.SigUsage, rep.SigAlgo), fmt.Sprintf("usage %#x, algorithm %#x", csv.UsagePEK, csv.AlgSM2), "report")
 	}
-	if !pek.verify(rep.Signed, rep.Signature) {
+	if !pek.Verify(rep.Signed, rep.Signature) {
 		return verify.Deny(ReasonReportSignature, Component, "report signature", errors.New("does not verify with the PEK"))
 	}
 	r.Checked("report signature", fmt.Sprintf("version %d", rep.Version), "PEK")
 	return nil
 }
 
-// chain gives the PEK, after root, HSK and CEK have vouched for it.
-func (v *Verifier) chain(e *csv.Evidence, serial string, r *verify.Result) (*signer, error) {
+// pek gives the PEK's key, after the chain above it has vouched for it.
+func (v *Verifier) pek(e *csv.Evidence, serial string, r *verify.Result) (*chain.Signer, error) {
 	hsk, cek, source := e.HSK, e.CEK, "evidence"
 	if hsk == nil {
-		source = KeyService + serial
-		it, err := v.cfg.Item(Component, source)
-		if err != nil {
+		var err error
+		if hsk, cek, err = v.chain.FromCollateral(&v.cfg.Config, serial); err != nil {
 			return nil, err
 		}
-		if hsk, cek, err = csv.ParseHSKCEK(it.Body); err != nil {
-			return nil, verify.Deny(verify.ReasonCollateralMalformed, Component, "collateral "+source, err)
-		}
+		source = KeyService + serial
 	}
-	hskKey, err := hsk.Key()
-	h, err := newSigner("HSK", hskKey, err)
+	c, err := v.chain.Chip(hsk, cek, serial, source, r)
 	if err != nil {
-		return nil, verify.Deny(ReasonHSK, Component, "HSK", err)
+		return nil, err
 	}
-	if hsk.Usage() != csv.UsageHSK || !v.root.verify(hsk.Body(), hsk.Signature()) {
-		return nil, verify.Deny(ReasonHSK, Component, "HSK", errors.New("no HSK with a signature of the root key"))
-	}
-	r.Checked("HSK", source, "HRK")
-	c, err := certSigner("CEK", cek, csv.UsageCEK)
-	if err != nil {
-		return nil, verify.Deny(ReasonCEK, Component, "CEK", err)
-	}
-	if !signedBy(cek, csv.UsageHSK, h) {
-		return nil, verify.Deny(ReasonCEK, Component, "CEK", errors.New("no CEK with a signature of the HSK"))
-	}
-	r.Checked("CEK", serial, "HSK")
-	p, err := certSigner("PEK", &e.PEK, csv.UsagePEK)
+	p, err := chain.CertSigner(&e.PEK, csv.UsagePEK)
 	if err != nil {
 		return nil, verify.Deny(ReasonPEK, Component, "PEK", err)
 	}
-	if !signedBy(&e.PEK, csv.UsageCEK, c) {
+	if !chain.SignedBy(&e.PEK, csv.UsageCEK, c) {
 		return nil, verify.Deny(ReasonPEK, Component, "PEK", errors.New("no signature of the CEK"))
 	}
 	r.Checked("PEK", "", "CEK")
 	return p, nil
-}
-
-func certSigner(name string, c *csv.Cert, usage uint32) (*signer, error) {
-	if c.Usage() != usage || c.Algorithm() != csv.AlgSM2 {
-		return nil, fmt.Errorf("usage %#x with algorithm %#x, not %#x with %#x", c.Usage(), c.Algorithm(), usage, csv.AlgSM2)
-	}
-	k, err := c.Key()
-	return newSigner(name, k, err)
-}
-
-func signedBy(c *csv.Cert, usage uint32, by *signer) bool {
-	sig, ok := c.SignatureBy(usage)
-	return ok && by.verify(c.Body(), sig)
 }
 
 // replay compares the event log with the run-time registers. Version 1 has none,

@@ -1,13 +1,14 @@
-package verifier
+// Package chain verifies the certificates of Hygon's keys: root key (HRK), signing
+// key (HSK), a chip's endorsement key (CEK), and what these sign. CPUs (csv) and
+// accelerators (hygondcu) have the same chain.
+//
+// Invariants: only the root key that the caller has chosen is believed; without
+// certificates from evidence or collateral there is no chain.
+//
+// Trust zone: trustee and owner.
+package chain
 
-import (
-	"encoding/hex"
-	"fmt"
-	"slices"
-
-	"github.com/cofferproject/coffer/tee/csv"
-	"github.com/cofferproject/coffer/tee/internal/sm"
-)
+import "encoding/hex"
 
 // Root is a key that Hygon's certificates lead to.
 type Root struct {
@@ -37,44 +38,5 @@ func unhex(s string) []byte {
 	if err != nil {
 		panic(err) // a constant
 	}
-	return b
-}
-
-// signer is a key that can check signatures.
-type signer struct {
-	name string
-	key  *sm.PublicKey
-	id   []byte
-}
-
-func (r *Root) signer() (*signer, error) {
-	k, err := sm.NewPublicKey(r.X, r.Y)
-	if err != nil {
-		return nil, err
-	}
-	return &signer{"HRK", k, r.ID}, nil
-}
-
-func newSigner(name string, k *csv.PublicKey, err error) (*signer, error) {
-	if err != nil {
-		return nil, err
-	}
-	if k.Curve != csv.CurveSM2 {
-		return nil, fmt.Errorf("curve %d, not SM2 (%d)", k.Curve, csv.CurveSM2)
-	}
-	pub, err := sm.NewPublicKey(reversed(k.X), reversed(k.Y))
-	if err != nil {
-		return nil, err
-	}
-	return &signer{name, pub, k.ID}, nil
-}
-
-func (s *signer) verify(message []byte, sig csv.Signature) bool {
-	return s.key.Verify(s.id, message, reversed(sig.R), reversed(sig.S))
-}
-
-func reversed(b []byte) []byte {
-	b = slices.Clone(b)
-	slices.Reverse(b)
 	return b
 }
