@@ -228,12 +228,14 @@ func reportBytes(r *sevsnp.Report) ([]byte, error) {
 		}
 		copy(b[f.off:], f.v)
 	}
-	for i, v := range []uint32{r.CurrentBuild, r.CurrentMinor, r.CurrentMajor, 0, r.CommittedBuild, r.CommittedMinor, r.CommittedMajor} {
+	var versions []byte
+	for _, v := range []uint32{r.CurrentBuild, r.CurrentMinor, r.CurrentMajor, 0, r.CommittedBuild, r.CommittedMinor, r.CommittedMajor} {
 		if v > 0xff {
 			return nil, errors.New("a firmware version is more than a byte")
 		}
-		b[0x1e8+i] = byte(v)
+		versions = append(versions, byte(v))
 	}
+	copy(b[0x1e8:], versions)
 	if e := r.Cpuid1EaxFms; e != 0 {
 		b[0x188] = byte(e>>8&0xf + e>>20&0xff)
 		b[0x189] = byte(e>>4&0xf | e>>12&0xf0)
