@@ -95,12 +95,12 @@ func parse(b []byte) (*Evidence, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := jsonobject.Required[[]json.RawMessage](m, "device_evidence_list")
+	list, err := jsonobject.Elements(m["device_evidence_list"], MaxDevices)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("device_evidence_list: %w", err)
 	}
-	if len(list) == 0 || len(list) > MaxDevices {
-		return nil, fmt.Errorf("device_evidence_list: %d devices, at least 1 and at most %d", len(list), MaxDevices)
+	if len(list) == 0 {
+		return nil, errors.New("device_evidence_list: no device")
 	}
 	e := &Evidence{Devices: make([]Device, len(list))}
 	for i, raw := range list {
@@ -151,8 +151,11 @@ func parseDevice(raw json.RawMessage) (Device, error) {
 
 // ReportBytes decodes Report: what is hex is taken for hex, as published.
 func (d *Device) ReportBytes() ([]byte, error) {
-	b, err := hex.DecodeString(d.Report)
-	if err != nil {
+	var b []byte
+	var err error
+	if strings.Trim(d.Report, "0123456789abcdefABCDEF") == "" && len(d.Report)%2 == 0 {
+		b, err = hex.DecodeString(d.Report)
+	} else {
 		b, err = decode(d.Report)
 	}
 	if err != nil {

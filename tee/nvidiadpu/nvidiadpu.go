@@ -70,9 +70,9 @@ func parse(b []byte) (*Evidence, error) {
 	if e.Version != Version {
 		return nil, fmt.Errorf("version %d, only %d", e.Version, Version)
 	}
-	list, err := jsonobject.Required[[]json.RawMessage](m, "devices")
+	list, err := jsonobject.Elements(m["devices"], 1)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("devices: %w", err)
 	}
 	if len(list) != 1 {
 		return nil, fmt.Errorf("%d devices, not 1", len(list))

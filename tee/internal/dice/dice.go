@@ -20,7 +20,7 @@ var (
 	oidSHA384  = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
 )
 
-// ErrNone: the certificate has no such extension.
+// ErrNone says that the certificate has no such extension.
 var ErrNone = errors.New("no firmware identity (extension 2.23.133.5.4.1)")
 
 const maxFWIDs = 16

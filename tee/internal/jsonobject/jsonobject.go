@@ -12,33 +12,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // maxMembers bounds the members of one object.
 const maxMembers = 64
 
-// Members gives the members of the one object that b is, undecoded. It is an
-// error if b is longer than limit bytes or anything follows the object.
+// Members gives the members of the one object that b is, undecoded and uncopied.
+// It is an error if b is longer than limit bytes or anything follows the object.
 func Members(b []byte, limit int) (map[string]json.RawMessage, error) {
 	if len(b) > limit {
 		return nil, fmt.Errorf("%d bytes, at most %d", len(b), limit)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil {
-		return nil, notEOF(err)
-	} else if t != json.Delim('{') {
-		return nil, errors.New("not an object")
+	s, err := open(b, '{')
+	if err != nil {
+		return nil, err
 	}
 	out := map[string]json.RawMessage{}
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return nil, notEOF(err)
-		}
-		name, ok := t.(string)
-		if !ok {
-			return nil, errors.New("a member without a name")
+	for !s.end('}') {
+		var name string
+		if err := json.Unmarshal(s.value(), &name); err != nil {
+			return nil, fmt.Errorf("a member's name: %w", err)
 		}
 		if _, dup := out[name]; dup {
 			return nil, fmt.Errorf("member %.40q comes twice", name)
@@ -46,27 +39,96 @@ func Members(b []byte, limit int) (map[string]json.RawMessage, error) {
 		if len(out) == maxMembers {
 			return nil, fmt.Errorf("more than %d members", maxMembers)
 		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return nil, notEOF(err)
-		}
-		out[name] = v
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, notEOF(err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("data after the object")
+		s.skip(':')
+		out[name] = s.value()
+		s.skip(',')
 	}
 	return out, nil
 }
 
-// notEOF makes an end in the middle an error of its own.
-func notEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
+// Elements gives the elements of the one array that b is, at most limit of them,
+// undecoded and uncopied.
+func Elements(b []byte, limit int) ([]json.RawMessage, error) {
+	s, err := open(b, '[')
+	if err != nil {
+		return nil, err
 	}
-	return err
+	var out []json.RawMessage
+	for !s.end(']') {
+		if len(out) == limit {
+			return nil, fmt.Errorf("more than %d elements", limit)
+		}
+		out = append(out, s.value())
+		s.skip(',')
+	}
+	return out, nil
+}
+
+// scanner walks over JSON that is known to be valid, so that it only has to find
+// where values end.
+type scanner struct {
+	b   []byte
+	off int
+}
+
+func open(b []byte, kind byte) (*scanner, error) {
+	if !json.Valid(b) {
+		return nil, errors.New("not one JSON value")
+	}
+	s := &scanner{b: b}
+	s.space()
+	if b[s.off] != kind {
+		return nil, fmt.Errorf("not what starts with %c", kind)
+	}
+	s.off++
+	s.space()
+	return s, nil
+}
+
+func (s *scanner) space() {
+	for s.off < len(s.b) && bytes.IndexByte([]byte(" \t\r\n"), s.b[s.off]) >= 0 {
+		s.off++
+	}
+}
+
+func (s *scanner) end(c byte) bool { return s.b[s.off] == c }
+
+// skip passes over a separator, if it is there, and space around it.
+func (s *scanner) skip(c byte) {
+	if s.space(); s.b[s.off] == c {
+		s.off++
+		s.space()
+	}
+}
+
+// value gives the value that starts here, and passes over it.
+func (s *scanner) value() json.RawMessage {
+	start, depth := s.off, 0
+	for s.off < len(s.b) {
+		switch c := s.b[s.off]; {
+		case c == '"':
+			for s.off++; s.b[s.off] != '"'; s.off++ {
+				if s.b[s.off] == '\\' {
+					s.off++
+				}
+			}
+			if s.off++; depth == 0 {
+				return s.b[start:s.off:s.off]
+			}
+			continue
+		case c == '{' || c == '[':
+			depth++
+		case (c == '}' || c == ']') && depth > 0:
+			if depth--; depth == 0 {
+				s.off++
+				return s.b[start:s.off:s.off]
+			}
+		case depth == 0 && bytes.IndexByte([]byte(",]} \t\r\n"), c) >= 0:
+			return s.b[start:s.off:s.off] // a number or a word
+		}
+		s.off++
+	}
+	return s.b[start:s.off:s.off]
 }
 
 // Required decodes the member of the given name.

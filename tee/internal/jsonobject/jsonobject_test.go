@@ -1,6 +1,11 @@
 package jsonobject
 
-import "testing"
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"testing"
+)
 
 func TestMembers(t *testing.T) {
 	m, err := Members([]byte(` {"a":1,"A":"x","b":[{"a":2,"a":3}]} `), 100)
@@ -33,4 +38,45 @@ func TestMembers(t *testing.T) {
 	if _, err := Members([]byte(`{"a":1}`), 6); err == nil {
 		t.Error("too long, and accepted")
 	}
+}
+
+func TestElements(t *testing.T) {
+	l, err := Elements([]byte(" [ 1 ,\"a,]\\\"\", [1,[2]] ,{\"b\":\"}\"}, null,true ] "), 6)
+	if err != nil || len(l) != 6 || string(l[0]) != "1" || string(l[1]) != `"a,]\""` || string(l[2]) != "[1,[2]]" || string(l[3]) != `{"b":"}"}` || string(l[5]) != "true" {
+		t.Errorf("%s, %v", l, err)
+	}
+	if l, err := Elements([]byte("[]"), 0); err != nil || len(l) != 0 {
+		t.Errorf("%s, %v", l, err)
+	}
+	for _, bad := range []string{"", "{}", "[1", "[1,]", "[1]]", "1", "[1,2,3,4,5,6,7]"} {
+		if _, err := Elements([]byte(bad), 6); err == nil {
+			t.Errorf("%s: accepted", bad)
+		}
+	}
+}
+
+// FuzzMembers compares with encoding/json, which keeps the last of two members.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{"a":1,"b":[{"c":"\\\"}"}],"d":{}}`, ` { "a" : -1.5e3 , "\u0062":null } `, `{"a":1,"a":2}`, `[1,"x",{}]`, `{}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := Members(b, 1<<20); err == nil {
+			var want map[string]json.RawMessage
+			if err := json.Unmarshal(b, &want); err != nil || len(want) != len(m) {
+				t.Fatalf("%q: %d members, not %d: %v", b, len(m), len(want), err)
+			}
+			for k, v := range want {
+				if !bytes.Equal(v, m[k]) {
+					t.Errorf("%q: %q is %q, not %q", b, k, m[k], v)
+				}
+			}
+		}
+		if l, err := Elements(b, 1<<20); err == nil {
+			var want []json.RawMessage
+			if err := json.Unmarshal(b, &want); err != nil || !slices.EqualFunc(l, want, func(a, c json.RawMessage) bool { return bytes.Equal(a, c) }) {
+				t.Errorf("%q: %q, not %q: %v", b, l, want, err)
+			}
+		}
+	})
 }

@@ -63,9 +63,16 @@ type Checker struct {
 	// InsecureExpired takes what is past its next update.
 	InsecureExpired bool
 
+	origins   Cache[pair, origins]
 	lists     Cache[[32]byte, *x509.RevocationList]
 	responses Cache[[32]byte, *ocsp.Response]
 }
+
+// pair names a certificate and its issuer as they were parsed, for chains that
+// their verifier keeps.
+type pair struct{ c, issuer *x509.Certificate }
+
+type origins struct{ lists, responses []string }
 
 // Origins lists the items that speak of a certificate, lists first.
 func Origins(c, issuer *x509.Certificate) (lists, responses []string) {
@@ -99,7 +106,14 @@ func canonical(s string) (string, bool) {
 // Check judges one certificate. Where its issuer publishes revocations and
 // nothing is at hand the error is ErrMissing, with the status.
 func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now time.Time) (Status, error) {
-	lists, responses := Origins(c, issuer)
+	o, err := k.origins.Get(pair{c, issuer}, func() (o origins, err error) {
+		o.lists, o.responses = Origins(c, issuer)
+		return o, nil
+	})
+	if err != nil {
+		return Status{}, err
+	}
+	lists, responses := o.lists, o.responses
 	s := Status{Published: len(c.CRLDistributionPoints)+len(c.OCSPServer) > 0, HasResponse: len(c.OCSPServer) > 0}
 	for _, o := range lists {
 		it, ok := get(src, o)

@@ -49,8 +49,7 @@ func Open(ctx context.Context) (*Attester, error) {
 	}
 	a, err := New(ctx, k, "")
 	if err != nil {
-		k.Close()
-		return nil, err
+		return nil, errors.Join(err, k.Close())
 	}
 	return a, nil
 }

@@ -104,7 +104,7 @@ func Parse(b []byte) (*Manifest, error) {
 	return m, nil
 }
 
-// ErrSignature: the manifest is not what was signed.
+// ErrSignature says that the manifest is not what was signed.
 var ErrSignature = errors.New("the signature does not fit")
 
 func parse(b []byte) (*Manifest, error) {

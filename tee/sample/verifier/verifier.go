@@ -24,7 +24,7 @@ import (
 // Component names this verifier in denials.
 const Component = "sample-verifier"
 
-// ReasonEvidenceMalformed: docs/denials.md explains it.
+// ReasonEvidenceMalformed is explained in docs/denials.md.
 const ReasonEvidenceMalformed denial.Reason = "sample-evidence-malformed"
 
 // Note is what every result says of itself.
