@@ -83,6 +83,22 @@ func printRecord(out io.Writer, r *trusteeapi.Record) error {
 	if r.Audited > 0 {
 		row("audit record", fmt.Sprint(r.Audited))
 	}
+	for _, a := range r.Appraisals {
+		row(a.Submod, fmt.Sprintf("%s: %s by policy %s", a.TEE, a.Status, a.Policy))
+		for _, u := range a.Unproven {
+			row("  UNPROVEN", u)
+		}
+		for _, c := range a.Checks {
+			row("  checked "+c.What, strings.TrimSpace(shown(c.Found)+"  "+c.Source))
+		}
+		for _, f := range a.Findings {
+			what := f.Field
+			if what == "" {
+				what = f.Condition
+			}
+			row(fmt.Sprintf("  not affirmed %s=%d", f.Claim, f.Value), fmt.Sprintf("%s: measured %s, expected %s (%s)", what, shown(f.Measured), shown(f.Expected), f.Source))
+		}
+	}
 	return w.Flush()
 }
 

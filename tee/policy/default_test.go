@@ -104,6 +104,32 @@ var good = []struct {
 		map[string]string{`tag="u"`: "executables", `image_phkh="j"`: "hardware", `version=1`: "configuration"},
 	},
 	{
+		"nitro", "cpu", `{"kind":"enclave","module_id":"i-0","pcrs":{"pcr0":"aa","pcr1":"bb","pcr2":"cc"}}`,
+		`{"nitro_pcr0":["aa"],"nitro_pcr1":["bb"],"nitro_pcr2":["cc"]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
+		map[string]string{`pcrs.pcr2="00"`: "executables", `kind="nitrotpm"`: "executables", `pcrs={"pcr0":"000000"}`: "configuration"},
+	},
+	{
+		"nitro", "cpu", `{"kind":"nitrotpm","module_id":"i-0","pcrs":{"pcr4":"a4","pcr7":"a7","pcr9":"a9","pcr11":"ab"}}`,
+		`{"nitrotpm_pcr4":["a4"],"nitrotpm_pcr7":["a7"],"nitrotpm_pcr9":["a9"],"nitrotpm_pcr11":["ab"]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
+		map[string]string{`pcrs.pcr4="00"`: "executables", `kind="enclave"`: "executables"},
+	},
+	{
+		"gcp", "cpu", `{"hardware":"snp","measurement":"aa","tpm":{"pcr04":"44","pcr11":"11"},"reported_tcb_bootloader":3,"reported_tcb_microcode":72,"reported_tcb_snp":8,"reported_tcb_tee":0,
+		"policy_debug_allowed":false,"policy_migrate_ma":false}`,
+		`{"snp_launch_measurement":["aa"],"gcp_pcr4":["44"],"gcp_pcr11":["11"],"snp_bootloader":[3],"snp_microcode":[72],"snp_snp_svn":[8],"snp_tee_svn":[0]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 3},
+		map[string]string{`measurement="bb"`: "executables", `tpm.pcr11="00"`: "executables", `reported_tcb_snp=7`: "hardware", `policy_debug_allowed=true`: "configuration"},
+	},
+	{
+		"gcp", "cpu", `{"hardware":"tdx","quote":{"header":{"tee_type":"81000000"},"body":{"mr_td":"aa","xfam":"e7"}},"tpm":{"pcr04":"44","pcr11":"11"},
+		"tcb_status":"UpToDate","collateral_expiration_status":"0","td_attributes":{"debug":false}}`,
+		`{"mr_td":["aa"],"gcp_pcr4":["44"],"gcp_pcr11":["11"],"xfam":["e7"]}`,
+		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
+		map[string]string{`tpm.pcr04="00"`: "executables", `tcb_status="OutOfDate"`: "hardware", `td_attributes.debug=true`: "configuration"},
+	},
+	{
 		"sample", "cpu", `{"launch_digest":"abcde","svn":"1","platform_version":{"major":1,"minor":4},"debug":false}`,
 		`{"launch_digest":["abcde"],"svn":["1"],"major_version":1,"minimum_minor_version":3}`,
 		ear.Vector{Executables: 3, Hardware: 2, Configuration: 2},
@@ -135,7 +161,7 @@ var good = []struct {
 		ear.Vector{Executables: 3, Hardware: 2}, map[string]string{`body.measure="00"`: "executables", `body.chip_id="d"`: "hardware"},
 	},
 	{
-		"nvidia-dpu", "nvidia-dpu", `{"accumulated_fwid":"aa","device_class":"x","device_serial":"s"}`, `{"dpu_accumulated_fwid":["aa"],"dpu_device_serial":["s"]}`,
+		"nvidiadpu", "nvidia-dpu", `{"accumulated_fwid":"aa","device_class":"x","device_serial":"s"}`, `{"dpu_accumulated_fwid":["aa"],"dpu_device_serial":["s"]}`,
 		ear.Vector{Executables: 3, Hardware: 2}, map[string]string{`accumulated_fwid="00"`: "executables", `device_serial="t"`: "hardware"},
 	},
 }

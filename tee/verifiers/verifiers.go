@@ -8,6 +8,9 @@
 package verifiers
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -16,7 +19,17 @@ import (
 	azureverifier "github.com/cofferproject/coffer/tee/azure/verifier"
 	"github.com/cofferproject/coffer/tee/cca"
 	ccaverifier "github.com/cofferproject/coffer/tee/cca/verifier"
+	csvverifier "github.com/cofferproject/coffer/tee/csv/verifier"
+	gcpverifier "github.com/cofferproject/coffer/tee/gcp/verifier"
+	dcuverifier "github.com/cofferproject/coffer/tee/hygondcu/verifier"
+	nitroverifier "github.com/cofferproject/coffer/tee/nitro/verifier"
 	nvidiaverifier "github.com/cofferproject/coffer/tee/nvidia/verifier"
+	"github.com/cofferproject/coffer/tee/nvidiadpu"
+	dpuverifier "github.com/cofferproject/coffer/tee/nvidiadpu/verifier"
+	"github.com/cofferproject/coffer/tee/sample"
+	sampleverifier "github.com/cofferproject/coffer/tee/sample/verifier"
+	severifier "github.com/cofferproject/coffer/tee/se/verifier"
+	sgxverifier "github.com/cofferproject/coffer/tee/sgx/verifier"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
 	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
 	"github.com/cofferproject/coffer/tee/tpm"
@@ -57,7 +70,24 @@ var all = map[string]entry{
 	"snp":        {make: func(t *Trust) (verify.Verifier, error) { return snpverifier.New(t.Config) }},
 	"tdx":        {make: func(t *Trust) (verify.Verifier, error) { return tdxverifier.New(t.Config) }},
 	azure.SNP:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewSNP(t.Config, t.Azure) }},
-	"nvidia":     {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
+	azure.TDX:    {make: func(t *Trust) (verify.Verifier, error) { return azureverifier.NewTDX(t.Config, t.Azure) }},
+	"sgx":        {make: func(t *Trust) (verify.Verifier, error) { return sgxverifier.New(t.Config) }},
+	"nitro":      {make: func(t *Trust) (verify.Verifier, error) { return nitroverifier.New(t.Config) }},
+	"gcp":        {make: func(t *Trust) (verify.Verifier, error) { return gcpverifier.New(t.Config) }},
+	"hygondcu": {make: func(t *Trust) (verify.Verifier, error) {
+		return dcuverifier.New(dcuverifier.Config{Config: t.Config})
+	}},
+	nvidiadpu.WireName:    {anchors: map[string]string{"roots": "certificates of the manufacturer (PEM)"}, make: newDPU},
+	sample.WireName:       {sample: true, make: func(t *Trust) (verify.Verifier, error) { return newSample(sample.WireName, t) }},
+	sample.DeviceWireName: {sample: true, make: func(t *Trust) (verify.Verifier, error) { return newSample(sample.DeviceWireName, t) }},
+	"csv": {make: func(t *Trust) (verify.Verifier, error) {
+		return csvverifier.New(csvverifier.Config{Config: t.Config})
+	}},
+	// No challenge is issued for SE yet, so that all its evidence is denied.
+	"se": {make: func(t *Trust) (verify.Verifier, error) {
+		return severifier.New(severifier.Config{Config: t.Config})
+	}},
+	"nvidia": {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
 	cca.WireName: {
 		anchors: map[string]string{"trust-anchors": "CPAKs of platforms", "reference-values": "firmware of platforms"},
 		make:    newCCA,
@@ -65,7 +95,7 @@ var all = map[string]entry{
 }
 
 // spellings are wire names of older peers.
-var spellings = map[string]string{"azsnpvtpm": "az-snp-vtpm", "aztdxvtpm": "az-tdx-vtpm"}
+var spellings = map[string]string{"azsnpvtpm": azure.SNP, "aztdxvtpm": azure.TDX, "nvidia-dpu": nvidiadpu.WireName, "nvidia_dpu": nvidiadpu.WireName}
 
 // Canonical gives the wire name that an older spelling stands for.
 func Canonical(tee string) string {
@@ -112,6 +142,38 @@ func short(s string) string {
 		return s[:40]
 	}
 	return s
+}
+
+// newDPU has no built-in root: without a registered one there is no verifier.
+func newDPU(t *Trust) (verify.Verifier, error) {
+	var o dpuverifier.Options
+	rest := t.anchor(nvidiadpu.WireName, "roots")
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("roots of DPUs: %w", err)
+		}
+		o.Roots = append(o.Roots, c)
+	}
+	if t.Kind == verify.Production && len(o.Roots) == 0 {
+		return nil, &denial.Denial{
+			Reason: ReasonUnsupported, Component: Component, Claim: "root of NVIDIA DPUs", Measured: "none registered",
+			Expected: "anchor " + nvidiadpu.WireName + "/roots", Source: "docs/tees.md",
+		}
+	}
+	return dpuverifier.New(t.Config, o)
+}
+
+// newSample is for simulated namespaces alone.
+func newSample(tee string, t *Trust) (verify.Verifier, error) {
+	if t.Kind != verify.InsecureSimulated {
+		return nil, verify.Mismatch(verify.ReasonSimulated, Component, "tee", tee, "a TEE", "production namespace")
+	}
+	return sampleverifier.New(sampleverifier.InsecureSample, tee, t.Config)
 }
 
 // newCCA reads the anchors of production; a simulated namespace has roots.

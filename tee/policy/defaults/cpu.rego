@@ -381,6 +381,81 @@ configuration := 2 if {
 	input.se.version in query_reference_value("se_version")
 }
 
+##### AWS Nitro Enclaves and NitroTPM
+
+executables := 3 if {
+	input.nitro
+	input.nitro.kind == "enclave"
+	input.nitro.pcrs.pcr0 in query_reference_value("nitro_pcr0")
+	input.nitro.pcrs.pcr1 in query_reference_value("nitro_pcr1")
+	input.nitro.pcrs.pcr2 in query_reference_value("nitro_pcr2")
+}
+
+executables := 3 if {
+	input.nitro
+	input.nitro.kind == "nitrotpm"
+	input.nitro.pcrs.pcr4 in query_reference_value("nitrotpm_pcr4")
+	input.nitro.pcrs.pcr7 in query_reference_value("nitrotpm_pcr7")
+	input.nitro.pcrs.pcr9 in query_reference_value("nitrotpm_pcr9")
+	input.nitro.pcrs.pcr11 in query_reference_value("nitrotpm_pcr11")
+}
+
+# The chain to AWS's root is the verifier's.
+hardware := 2 if {
+	input.nitro
+	input.nitro.module_id
+}
+
+# The registers of an enclave under debug are zero.
+configuration := 2 if {
+	input.nitro
+	some register in ["pcr0", "pcr4"]
+	value := input.nitro.pcrs[register]
+	not regex.match("^0*$", value)
+}
+
+##### Google Cloud: a virtual TPM beside SEV-SNP or TDX
+
+executables := 3 if {
+	input.gcp.hardware == "snp"
+	input.gcp.measurement in query_reference_value("snp_launch_measurement")
+	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
+	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+}
+
+hardware := 2 if {
+	input.gcp.hardware == "snp"
+	input.gcp.reported_tcb_bootloader in query_reference_value("snp_bootloader")
+	input.gcp.reported_tcb_microcode in query_reference_value("snp_microcode")
+	input.gcp.reported_tcb_snp in query_reference_value("snp_snp_svn")
+	input.gcp.reported_tcb_tee in query_reference_value("snp_tee_svn")
+}
+
+configuration := 3 if {
+	input.gcp.hardware == "snp"
+	input.gcp.policy_debug_allowed == false
+	input.gcp.policy_migrate_ma == false
+}
+
+executables := 3 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
+	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+}
+
+hardware := 2 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.quote.body.mr_td in query_reference_value("mr_td")
+	input.gcp.tcb_status == "UpToDate"
+	input.gcp.collateral_expiration_status == "0"
+}
+
+configuration := 2 if {
+	input.gcp.hardware == "tdx"
+	input.gcp.td_attributes.debug == false
+	input.gcp.quote.body.xfam in query_reference_value("xfam")
+}
+
 ##### Samples, where an insecure switch allows them: they prove nothing.
 
 executables := 3 if {

@@ -18,7 +18,7 @@ default executables := 33
 
 default hardware := 97
 
-dpu := object.get(input, "nvidia-dpu", object.get(input, "nvidia_dpu", {}))
+dpu := object.get(input, "nvidiadpu", {})
 
 executables := 3 if {
 	dpu.accumulated_fwid in query_reference_value("dpu_accumulated_fwid")
