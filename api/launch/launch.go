@@ -38,10 +38,40 @@ const (
 )
 
 // SimulatedTEEs lists what coffer-simhw and swtpm play, for help and completion.
-var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim}
+var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim}
 
 // Simulated reports whether the TEE protects nothing.
 func (t TEE) Simulated() bool { return t == None || strings.HasSuffix(string(t), "-sim") }
+
+// Played reports whether coffer-simhw plays the TEE's hardware, beside a QEMU that
+// boots the kernel directly.
+func (t TEE) Played() bool {
+	switch t {
+	case SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim:
+		return true
+	}
+	return false
+}
+
+// Firmware names the kind of firmware that t's hardware measures: "snp", "tdx",
+// or "" for none of its own.
+func (t TEE) Firmware() string {
+	switch t {
+	case SNP, SNPSim, SEV, SEVES, AzureSNPSim:
+		return "snp"
+	case TDX, TDXSim:
+		return "tdx"
+	}
+	return ""
+}
+
+// DefaultCPUModel is the vCPU model of TEEs that measure one.
+func (t TEE) DefaultCPUModel() string {
+	if t.Firmware() == "snp" {
+		return "EPYC-v4"
+	}
+	return ""
+}
 
 // Wire gives the name that evidence of t has in the KBS protocol.
 func (t TEE) Wire() string {

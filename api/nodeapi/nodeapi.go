@@ -55,4 +55,21 @@ type Event struct {
 	PIDs       map[string]int `json:"pids,omitempty"`         // ready: process names ("qemu", "swtpm") to host pids
 	EKRootSPKI string         `json:"ek_root_spki,omitempty"` // ready, tpm-sim: hex SHA-256 of the simulated EK root's SPKI
 	EKRoot     []byte         `json:"ek_root,omitempty"`      // ready, tpm-sim: DER of that root certificate
+	Simulation *Simulation    `json:"simulation,omitempty"`   // ready, the TEEs that coffer-simhw plays
+}
+
+// Simulation is what coffer-simhw says of the hardware that it plays for one
+// sandbox: how to recognise its evidence, and what it measured.
+type Simulation struct {
+	TEE      string            `json:"tee"`               // as in the launch spec: "snp-sim"
+	Note     string            `json:"note"`              // the simulation note of its evidence
+	RootSPKI string            `json:"root_spki"`         // hex SHA-256 of the root's SPKI
+	Root     []byte            `json:"root"`              // DER of the root certificate
+	Digests  map[string]string `json:"digests,omitempty"` // what it measured, in hex, by the claims' names
+	// Platform is what the hardware's vendor would publish of its firmware, as
+	// reference values by the names of the default policies ("snp_microcode").
+	Platform map[string]any `json:"platform,omitempty"`
+	// Collateral is what the hardware's vendor would publish, as a bundle of
+	// tee/collateral; nil: nothing.
+	Collateral []byte `json:"collateral,omitempty"`
 }

@@ -44,13 +44,15 @@ var Variants = []string{Release, Sim, Debug, SimDebug}
 
 // Platform is one platform.json. Load returns it with absolute paths.
 type Platform struct {
-	Version      int              `json:"version"`
-	QEMU         QEMU             `json:"qemu"`
-	SWTPM        string           `json:"swtpm"`
-	SWTPMSetup   string           `json:"swtpm_setup"`
-	Firmware     Firmware         `json:"firmware"`
-	Images       map[string]Image `json:"images"`
-	Measurements string           `json:"measurements"`
+	Version    int      `json:"version"`
+	QEMU       QEMU     `json:"qemu"`
+	SWTPM      string   `json:"swtpm"`
+	SWTPMSetup string   `json:"swtpm_setup"`
+	Firmware   Firmware `json:"firmware"`
+	// TEEFirmware is what TEE hardware measures, by the TEE's wire name ("snp").
+	TEEFirmware  map[string]TEEFirmware `json:"tee_firmware,omitempty"`
+	Images       map[string]Image       `json:"images"`
+	Measurements string                 `json:"measurements"`
 }
 
 // QEMU names the emulator and the arguments that come before all others.
@@ -67,6 +69,13 @@ type Firmware struct {
 	SHA256     string `json:"sha256"`
 	VarsSHA256 string `json:"vars_sha256,omitempty"`
 	Package    string `json:"package,omitempty"` // name and version, for people
+}
+
+// TEEFirmware is the firmware of one TEE.
+type TEEFirmware struct {
+	Path    string `json:"path"`
+	SHA256  string `json:"sha256"`
+	Package string `json:"package,omitempty"` // name and version, for people
 }
 
 // Image is one guest image.
@@ -145,6 +154,11 @@ func (p *Platform) Validate() error {
 	if len(p.Images) == 0 {
 		return errors.New("images is missing")
 	}
+	for n, fw := range p.TEEFirmware {
+		if fw.Path == "" || fw.SHA256 == "" {
+			return fmt.Errorf("tee_firmware[%s]: path and sha256 must be given", n)
+		}
+	}
 	for _, n := range p.ImageNames() {
 		im := p.Images[n]
 		if im.Kernel == "" || im.VMLinux == "" || im.Initrd == "" || im.Cmdline == "" {
@@ -173,7 +187,8 @@ func (p *Platform) Image(variant string) (Image, error) {
 	return im, nil
 }
 
-// Spec gives the LaunchSpec of one variant under OVMF, without initdata.
+// Spec gives the LaunchSpec of one variant, without initdata: under OVMF, with
+// the TEE's firmware where hardware or its simulation measures one.
 func (p *Platform) Spec(tee launch.TEE, variant string, memoryMiB, vcpus int) (*launch.Spec, error) {
 	im, err := p.Image(variant)
 	if err != nil {
@@ -191,6 +206,14 @@ func (p *Platform) Spec(tee launch.TEE, variant string, memoryMiB, vcpus int) (*
 		s.Kernel = launch.File{Path: im.VMLinux, SHA256: im.VMLinuxSHA256}
 		return s, nil
 	}
+	if fw, ok := p.TEEFirmware[tee.Firmware()]; ok {
+		s.TEEFirmware = launch.File{Path: fw.Path, SHA256: fw.SHA256}
+	}
+	s.CPUModel = tee.DefaultCPUModel()
+	if tee.Played() {
+		// Emulation boots the same bzImage without the TEE's firmware.
+		return s, nil
+	}
 	s.Firmware = launch.File{Path: p.Firmware.Code, SHA256: p.Firmware.SHA256}
 	s.VarsFile = launch.File{Path: p.Firmware.Vars, SHA256: p.Firmware.VarsSHA256}
 	return s, nil
@@ -204,6 +227,10 @@ func (p *Platform) resolve(dir string) {
 	}
 	for _, s := range []*string{&p.QEMU.Path, &p.SWTPM, &p.SWTPMSetup, &p.Firmware.Code, &p.Firmware.Vars, &p.Measurements} {
 		abs(s)
+	}
+	for n, fw := range p.TEEFirmware {
+		abs(&fw.Path)
+		p.TEEFirmware[n] = fw
 	}
 	// In args_prefix only the values of -L are paths.
 	for i := 1; i < len(p.QEMU.ArgsPrefix); i++ {

@@ -8,22 +8,15 @@ import (
 
 	"github.com/cofferproject/coffer/guest/boot/pid1"
 	"github.com/cofferproject/coffer/guest/keyholder"
-	"github.com/cofferproject/coffer/tee/tpm/attester"
-	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/guest/teedev"
 )
 
 func main() {
 	os.Exit(pid1.Dispatch(os.Args, pid1.Options{
-		Variant:      "release",
-		OpenAttester: openAttester,
+		Variant:  "release",
+		Register: teedev.Register,
+		OpenAttester: func(log *slog.Logger) (keyholder.Attester, error) {
+			return teedev.Open(log) // which refuses software TPMs
+		},
 	}))
-}
-
-// openAttester opens the TPM, which must not be a software TPM.
-func openAttester(log *slog.Logger) (keyholder.Attester, error) {
-	t, err := device.Open()
-	if err != nil {
-		return nil, err
-	}
-	return attester.New(t, attester.Options{Logger: log})
 }

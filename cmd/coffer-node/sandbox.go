@@ -44,6 +44,7 @@ func sandboxMain(args []string) error {
 		}
 		return vmm.New(p, vmm.Options{
 			CacheDir: cache, Supervisor: []string{self, "supervise"}, Parent: parent, BootTimeout: *boot,
+			SimHW: filepath.Join(filepath.Dir(self), "coffer-simhw"),
 		})
 	})
 	if errors.Is(err, node.ErrFailed) {

@@ -27,8 +27,9 @@ type Initdata struct {
 type Register interface {
 	// TEE is the wire name that fixes the hash algorithm ("tpm").
 	TEE() string
-	// BindInitdata ties the digest to the TEE's evidence, once.
-	BindInitdata(digest []byte) error
+	// BindInitdata ties the digest to the TEE's evidence, once. Without a device the
+	// digest is that of the fixed text.
+	BindInitdata(digest []byte, device bool) error
 }
 
 // deviceWait bounds how long the kernel may take to set up its disks.
@@ -67,7 +68,7 @@ func bind(plain []byte, reg Register) (*Initdata, error) {
 		return nil, err
 	}
 	if reg != nil {
-		if err := reg.BindInitdata(out.Digest); err != nil {
+		if err := reg.BindInitdata(out.Digest, plain != nil); err != nil {
 			return nil, fmt.Errorf("binding initdata: %w", err)
 		}
 	}

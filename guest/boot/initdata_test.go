@@ -21,7 +21,7 @@ type register struct {
 
 func (r *register) TEE() string { return r.tee }
 
-func (r *register) BindInitdata(d []byte) error {
+func (r *register) BindInitdata(d []byte, _ bool) error {
 	if r.digest != nil {
 		return errors.New("bound twice")
 	}

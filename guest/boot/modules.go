@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,9 @@ import (
 
 // modulesDir holds the guest image's modules and their order of loading.
 const modulesDir = "/modules"
+
+// teeModules are drivers of TEE hardware that need not be there; the kernel tells.
+var teeModules = []string{"sev_guest", "tdx_guest", "nsm"}
 
 // Modules loads the modules of the guest image, in the order the image gives,
 // and then forbids loading any more.
@@ -33,7 +37,23 @@ func Modules() error {
 			return err
 		}
 	}
+	if err := mountConfigfs(); err != nil {
+		return err
+	}
 	return lockModules()
+}
+
+// mountConfigfs mounts the file system of reports (configfs-tsm), if a driver has
+// brought it.
+func mountConfigfs() error {
+	const dir = "/sys/kernel/config"
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := unix.Mount("configfs", dir, "configfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", dir, err)
+	}
+	return nil
 }
 
 func loadModule(name string) error {
@@ -54,7 +74,11 @@ func loadModule(name string) error {
 	if strings.HasSuffix(name, ".xz") || strings.HasSuffix(name, ".zst") {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE
 	}
-	if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {
+	err = unix.FinitModule(int(f.Fd()), "", flags)
+	if errors.Is(err, unix.ENODEV) && slices.Contains(teeModules, strings.TrimSuffix(filepath.Base(name), ".ko")) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("loading module %s: %w", name, err)
 	}
 	return nil

@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
+
+// teeDevices are those of the kernel's TEE drivers.
+var teeDevices = []string{"/dev/sev-guest", "/dev/tdx_guest", "/dev/nsm"}
 
 // TPM is the Register of a TPM 2.0: PCR 8 of the SHA-256 bank, which must be zero.
 type TPM struct{}
@@ -25,7 +29,7 @@ func FindTPM() (TPM, bool) {
 func (TPM) TEE() string { return "tpm" }
 
 // BindInitdata implements Register.
-func (TPM) BindInitdata(digest []byte) (err error) {
+func (TPM) BindInitdata(digest []byte, _ bool) (err error) {
 	if len(digest) != 32 {
 		return fmt.Errorf("the digest has %d bytes, not 32", len(digest))
 	}
@@ -37,9 +41,10 @@ func (TPM) BindInitdata(digest []byte) (err error) {
 	return device.BindInitdata(t, [32]byte(digest))
 }
 
-// ShareTPM lets one group use the TPM and read the firmware's event log.
-func ShareTPM(gid int) error {
-	for _, p := range append([]string{device.EventLogPath}, device.Paths...) {
+// ShareTEE lets one group use the TEE's devices and read the firmware's event log;
+// more names devices beyond those of the kernel's own drivers.
+func ShareTEE(gid int, more ...string) error {
+	for _, p := range slices.Concat([]string{device.EventLogPath}, device.Paths, teeDevices, more) {
 		err := os.Chown(p, 0, gid)
 		if err == nil {
 			mode := os.FileMode(0o660)
@@ -49,7 +54,7 @@ func ShareTPM(gid int) error {
 			err = os.Chmod(p, mode)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("sharing the TPM with the key holder: %w", err)
+			return fmt.Errorf("sharing the TEE with the key holder: %w", err)
 		}
 	}
 	return nil

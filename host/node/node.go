@@ -98,6 +98,9 @@ func start(ctx context.Context, cancel context.CancelCauseFunc, in io.Reader, ev
 	if t, ok := sb.(interface{ EKRoot() ([]byte, string) }); ok {
 		e.EKRoot, e.EKRootSPKI = t.EKRoot()
 	}
+	if s, ok := sb.(interface{ Simulation() *nodeapi.Simulation }); ok {
+		e.Simulation = s.Simulation()
+	}
 	ev.send(e)
 	return sb, srv, nil
 }

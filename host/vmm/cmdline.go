@@ -9,6 +9,7 @@ import (
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/api/simhw"
 )
 
 // GuestMAC is the address of the guest's only network card.
@@ -24,6 +25,8 @@ type Paths struct {
 	QMP     int
 	Channel int
 	TPM     int // swtpm's control channel; 0: no TPM
+	// coffer-simhw's port in the guest and its own monitor; 0: no part of it.
+	SimHW, SimQMP int
 	// Descriptors of block device images, added as fd sets; 0: absent.
 	Code, Vars, Initdata int
 	KVM                  int
@@ -90,7 +93,17 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 	a.add("-serial", "chardev:console")
 
 	if paths.Channel != 0 {
-		a.add("-device", "virtio-serial-pci,id=serial,addr=1,"+virtio+",max_ports=2")
+		ports := 2
+		if paths.SimHW != 0 {
+			ports = 3
+		}
+		a.add("-device", fmt.Sprintf("virtio-serial-pci,id=serial,addr=1,%s,max_ports=%d", virtio, ports))
+		if paths.SimHW != 0 { // first, so that the guest knows of it before the agent's port
+			a.socket("simhw", paths.SimHW)
+			a.add("-device", "virtserialport,chardev=simhw,nr=2,name="+simhw.PortName)
+			a.socket("simqmp", paths.SimQMP)
+			a.add("-mon", "chardev=simqmp,mode=control")
+		}
 		a.socket("agent", paths.Channel)
 		a.add("-device", "virtserialport,chardev=agent,nr=1,name="+channel.PortName)
 		a.add("-netdev", netdev(spec.Publish))
@@ -138,7 +151,7 @@ func (a *args) accel(m Machine, paths Paths) {
 // at a time.
 func cpuModel(m Machine, spec *launch.Spec) string {
 	switch {
-	case spec.CPUModel != "":
+	case spec.CPUModel != "" && !spec.TEE.Played(): // else the model that is measured, not the one that runs
 		return spec.CPUModel
 	case m.KVM:
 		return "host"

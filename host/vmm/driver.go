@@ -24,6 +24,8 @@ type Options struct {
 	// Supervisor is the command line of a program that calls supervise.Main.
 	// Without one a kill -9 of this process leaves the run directory to Sweep.
 	Supervisor []string
+	// SimHW is the program coffer-simhw; needed for the TEEs that it plays.
+	SimHW string
 	// Parent is the process that asked for the sandbox and made its directory.
 	Parent int
 	// BootTimeout is how long a guest may take to answer on the channel.
@@ -133,7 +135,15 @@ func (d *Driver) check(spec *launch.Spec) error {
 			return errors.New("launch spec: firmware: tpm-sim measures its boot with firmware; code and variable store must be given")
 		}
 	default:
-		return fmt.Errorf("launch spec: tee: %q is not one this driver launches (tpm-sim, none)", spec.TEE)
+		if !spec.TEE.Played() {
+			return fmt.Errorf("launch spec: tee: %q is not one this driver launches (%s, none)", spec.TEE, launch.SimulatedTEEs)
+		}
+		if spec.Firmware.Path != "" {
+			return fmt.Errorf("launch spec: firmware: %s boots its kernel directly; what its hardware would measure is tee_firmware", spec.TEE)
+		}
+		if _, err := os.Stat(d.opt.SimHW); err != nil {
+			return fmt.Errorf("coffer-simhw is missing (%w): it lies beside coffer-node", err)
+		}
 	}
 	if _, err := os.Stat(d.platform.QEMU.Path); err != nil {
 		return fmt.Errorf("QEMU is missing (%w): coffer guest build gets it", err)
@@ -155,6 +165,17 @@ type prepared struct {
 	machine Machine
 	ca      *swtpm.CA
 	tpm     *swtpm.TPM
+	// teeFirmware is for coffer-simhw; nil: it plays no part.
+	teeFirmware *os.File
+}
+
+func (p *prepared) close() {
+	if p.in != nil {
+		p.in.close()
+	}
+	if p.teeFirmware != nil {
+		_ = p.teeFirmware.Close()
+	}
 }
 
 // prepare opens and checks the inputs, asks for the machine's abilities and
@@ -169,6 +190,9 @@ func (l *launching) prepare(ctx context.Context, tpmUID int) (*prepared, error) 
 	go func() {
 		var err error
 		p.in, err = openInputs(d.platform, l.spec)
+		if err == nil && l.spec.TEE.Played() {
+			p.teeFirmware, err = teeFirmware(l.spec)
+		}
 		errc <- err
 	}()
 	go func() {
@@ -191,9 +215,7 @@ func (l *launching) prepare(ctx context.Context, tpmUID int) (*prepared, error) 
 		errs = append(errs, <-errc)
 	}
 	if err := errors.Join(errs...); err != nil {
-		if p.in != nil {
-			p.in.close()
-		}
+		p.close()
 		if p.tpm != nil {
 			_ = p.tpm.Close()
 		}

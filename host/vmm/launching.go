@@ -42,7 +42,7 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer pre.in.close()
+	defer pre.close()
 	vm := &VM{dir: l.dir, done: make(chan struct{}), connected: make(chan struct{}), pids: map[string]int{}}
 
 	if pre.tpm != nil {
@@ -58,12 +58,33 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 		vm.ekRoot, vm.ekRootSPKI = pre.ca.RootDER(), pre.ca.RootSPKI()
 	}
 	l.progress(fmt.Sprintf("starting QEMU: %d MiB, %d vCPU, %s", l.spec.MemoryMiB, l.spec.VCPUs, pre.machine))
+	played := l.spec.TEE.Played()
+	var port, monitor *os.File // coffer-simhw's ends
+	if played {
+		for _, s := range []struct {
+			ours **os.File
+			fd   *int
+		}{{&port, &pre.in.paths.SimHW}, {&monitor, &pre.in.paths.SimQMP}} {
+			var child *os.File
+			if *s.ours, child, err = socketPair("simhw"); err != nil {
+				return nil, err
+			}
+			defer (*s.ours).Close()
+			*s.fd = pre.in.add(child)
+		}
+	}
 	qmpConn, channelConn, err := l.startQEMU(vm, pre, qemuUID)
 	if err != nil {
 		return nil, err
 	}
 	if err := l.greet(ctx, vm, qmpConn); err != nil {
 		return nil, err
+	}
+	if played {
+		l.progress(fmt.Sprintf("measuring the running machine as %s hardware would (simulated: it protects nothing)", l.spec.TEE.Wire()))
+		if err := l.startSimHW(ctx, vm, port, monitor, pre.teeFirmware); err != nil {
+			return nil, err
+		}
 	}
 	vm.console, vm.watcher = l.console, l.watcher
 	vm.run(channelConn, l.driver.opt.BootTimeout)

@@ -29,6 +29,8 @@ const lostGrace = 5 * time.Second
 type VM struct {
 	dir             string
 	qemu, swtpm     *exec.Cmd
+	simhw           *exec.Cmd // nil: no TEE that coffer-simhw plays
+	simulation      *nodeapi.Simulation
 	qemuOut         *supervise.Output
 	swtpmOut        *supervise.Output
 	qmp             *qmp.Client
@@ -75,8 +77,15 @@ func (v *VM) run(conn *os.File, bootTimeout time.Duration) {
 			}
 		}()
 	}
+	var simDone <-chan struct{}
+	if v.simhw != nil {
+		simDone = v.watchSimHW(qemuDone)
+	}
 	go func() {
 		<-qemuDone
+		if simDone != nil {
+			<-simDone
+		}
 		if v.swtpm != nil {
 			select {
 			case <-swtpmDone:

@@ -42,6 +42,9 @@ func TestCommandLine(t *testing.T) {
 		{"none", Machine{QEMUMajor: 7}, launch.Spec{
 			TEE: launch.None, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
 		}, func(p Paths) Paths { p.TPM, p.Code, p.Vars, p.Initdata = 0, 0, 0, 0; return p }},
+		{"snp-sim", Machine{QEMUMajor: 10}, launch.Spec{
+			TEE: launch.SNPSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 256, CPUModel: "EPYC-v4",
+		}, func(p Paths) Paths { p.TPM, p.Code, p.Vars, p.SimHW, p.SimQMP = 0, 0, 0, 15, 16; return p }},
 		{"kvm", Machine{QEMUMajor: 10, KVM: true}, launch.Spec{
 			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 1, MemoryMiB: 256, CPUModel: "EPYC",
 		}, func(p Paths) Paths { p.KVM = 14; return p }},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,7 +24,7 @@ type podFlags struct {
 func (f *podFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVarP(&f.opts.File, "file", "f", "", "pod manifest (YAML or JSON); - is standard input")
-	fl.StringVar(&f.tee, "tee", "", "TEE to run in: tpm-sim (simulated: protects nothing)")
+	fl.StringVar(&f.tee, "tee", "", "TEE to run in: "+teeNames()+" (simulated: protects nothing)")
 	fl.StringVar(&f.opts.Platform, "platform", run.DefaultPlatform(), "platform.json of coffer guest build")
 	fl.BoolVar(&f.opts.Debug, "debug-image", false, "use the debug guest image: another measurement, talks on the console")
 	addTrusteeFlags(cmd, &f.opts.Trustee)
@@ -35,7 +36,7 @@ func (f *podFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.opts.HideLogs, "hide-logs", false, "seal so that whoever runs the pod cannot read its output")
 	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
 	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits)")
-	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions([]string{string(launch.TPMSim)}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions(strings.Split(teeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addTrusteeFlags adds the flags that name a trustee.
@@ -58,14 +59,30 @@ func (f *podFlags) finish(args []string) error {
 	case f.opts.File == "":
 		return Exit(ExitUsage, errors.New("no pod manifest given"))
 	}
-	switch launch.TEE(f.tee) {
-	case launch.TPMSim:
-		f.opts.TEE = launch.TPMSim
-	case "":
+	switch tee := launch.TEE(f.tee); {
+	case slices.Contains(runnable, tee):
+		f.opts.TEE = tee
+	case tee == "":
 		return Exit(ExitUsage, errors.New("no TEE chosen, and this machine has none that coffer can use yet: --tee tpm-sim simulates one (it protects nothing)"))
 	default:
-		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows tpm-sim", f.tee))
+		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows %s", f.tee, teeNames()))
 	}
+	return f.localImages()
+}
+
+// runnable are the TEEs that coffer can start a pod in.
+var runnable = launch.SimulatedTEEs
+
+func teeNames() string {
+	var out []string
+	for _, t := range runnable {
+		out = append(out, string(t))
+	}
+	return strings.Join(out, ", ")
+}
+
+// localImages reads the --image flags.
+func (f *podFlags) localImages() error {
 	for _, s := range f.images {
 		name, src, ok := strings.Cut(s, "=")
 		if !ok || name == "" || src == "" {

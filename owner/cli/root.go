@@ -33,7 +33,7 @@ Exit codes: docs/exit-codes.md.`,
 	}
 	root.AddCommand(
 		NewRunCommand(), NewSealCommand(), NewPsCommand(), NewLogsCommand(), NewExecCommand(), NewStopCommand(),
-		NewGuestCommand(), NewImageCommand(), NewSecretCommand(), NewExplainCommand(),
+		NewGuestCommand(), NewMeasureCommand(), NewImageCommand(), NewSecretCommand(), NewExplainCommand(),
 		NewVerifyCommand(), NewNamespaceCommand(), NewReferenceValuesCommand(), NewPolicyCommand(), NewCollateralCommand(), NewRootCommand(), NewAnchorCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Exit(ExitUsage, err) })

@@ -204,8 +204,33 @@ func (b *builder) findPackages() error {
 	}
 	b.code = filepath.Join(fw, "usr/share/OVMF", codeName)
 	b.vars = filepath.Join(fw, "usr/share/OVMF", varsName)
-	b.platform, err = hostPart(b.in.Packages)
-	return err
+	if b.platform, err = hostPart(b.in.Packages); err != nil {
+		return err
+	}
+	return b.findTEEFirmware()
+}
+
+// teeFirmware lists what TEEs measure: kind, package, file in it.
+var teeFirmware = []struct{ kind, pkg, path string }{
+	{"snp", "ovmf-amdsev", "usr/share/ovmf/OVMF.amdsev.fd"},
+	{"tdx", "ovmf-inteltdx", "usr/share/ovmf/OVMF.inteltdx.ms.fd"},
+}
+
+func (b *builder) findTEEFirmware() error {
+	b.platform.TEEFirmware = map[string]apiplatform.TEEFirmware{}
+	for _, f := range teeFirmware {
+		i := slices.IndexFunc(b.in.Packages.Packages, func(p platform.Package) bool { return p.Name == f.pkg })
+		if i < 0 {
+			return fmt.Errorf("building guest: the lock has no package %s", f.pkg)
+		}
+		path := filepath.Join(b.in.Packages.Dirs[f.pkg], f.path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("building guest: %w", err)
+		}
+		b.platform.TEEFirmware[f.kind] = apiplatform.TEEFirmware{Path: path, SHA256: sum(data), Package: b.in.Packages.Packages[i].String()}
+	}
+	return nil
 }
 
 // hostPart finds the programs that the host runs.

@@ -18,6 +18,10 @@ var Modules = []string{
 	"virtio_net", // the pod's network
 	"virtio_rng", // entropy from the host, mixed into what the CPU gives
 	"overlay",    // containers' root filesystems
+	// TEE devices: each refuses to load where its hardware is not.
+	"sev_guest", // with tsm and configfs: reports
+	"tdx_guest",
+	"nsm", // Nitro
 }
 
 // Files that the guest reads from its image.

@@ -193,7 +193,7 @@ func TestCommittedLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"bookworm", "trixie"} {
-		if ps, err := l.ForHost(host); err != nil || len(ps) != 6 {
+		if ps, err := l.ForHost(host); err != nil || len(ps) != 8 {
 			t.Errorf("%s: %d packages, %v", host, len(ps), err)
 		}
 	}

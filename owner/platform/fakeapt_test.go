@@ -132,6 +132,8 @@ func newArchive(t *testing.T) *fakeArchive {
 	a.put("bookworm-backports", "linux-image-cloud-amd64", "6.12.1", "Depends: linux-image-6.12.1-cloud-amd64 (= 6.12.1-1), other")
 	a.put("bookworm-backports", "linux-image-6.12.1-cloud-amd64", "6.12.1-1", "kernel 1")
 	a.put("bookworm", "ovmf", "2022.11-6", "firmware")
+	a.put("forky", "ovmf-amdsev", "2026.08-2", "firmware with a table of hashes")
+	a.put("forky", "ovmf-inteltdx", "2026.08-2", "firmware for TDX")
 	for _, n := range []string{"qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"} {
 		a.put("bookworm-backports", n, "1:10.0.2", n)
 		a.put("trixie", n, "1:10.0.9", n)

@@ -32,7 +32,10 @@ const LockName = "platform.lock.json"
 const (
 	RoleKernel   = "kernel"   // measured: kernel and modules of the guest
 	RoleFirmware = "firmware" // measured: OVMF
-	RoleEmulator = "emulator" // not measured: QEMU and its ROMs
+	// RoleTEEFirmware is measured by TEE hardware and its simulators, and run by
+	// hardware alone.
+	RoleTEEFirmware = "tee-firmware"
+	RoleEmulator    = "emulator" // not measured: QEMU and its ROMs
 )
 
 // Lock is platform.lock.json.
@@ -70,6 +73,9 @@ type want struct {
 var wanted = []want{
 	{RoleKernel, "", "bookworm-backports", "linux-image-cloud-amd64", true},
 	{RoleFirmware, "", "bookworm", "ovmf", false},
+	// Older suites' images have no table for the kernel's hashes.
+	{RoleTEEFirmware, "", "forky", "ovmf-amdsev", false},
+	{RoleTEEFirmware, "", "forky", "ovmf-inteltdx", false},
 	{RoleEmulator, "bookworm", "bookworm-backports", "qemu-system-x86", false},
 	{RoleEmulator, "bookworm", "bookworm-backports", "qemu-system-common", false},
 	{RoleEmulator, "bookworm", "bookworm-backports", "qemu-system-data", false},
@@ -112,7 +118,7 @@ func (p Package) validate() error {
 	if b, err := hex.DecodeString(p.SHA256); err != nil || len(b) != 32 || strings.ToLower(p.SHA256) != p.SHA256 {
 		return errors.New("sha256: not 64 lower-case hex digits")
 	}
-	if !slices.Contains([]string{RoleKernel, RoleFirmware, RoleEmulator}, p.Role) {
+	if !slices.Contains([]string{RoleKernel, RoleFirmware, RoleTEEFirmware, RoleEmulator}, p.Role) {
 		return fmt.Errorf("role: %q is not known", p.Role)
 	}
 	if p.Measured != (p.Role != RoleEmulator) {

@@ -3,7 +3,6 @@ package run
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/podpolicy"
-	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/image/registry"
 	"github.com/cofferproject/coffer/owner/pod"
@@ -55,7 +53,7 @@ type prepared struct {
 	plan     *spec.Plan
 	images   map[string]*spec.ResolvedImage
 	document []byte // initdata
-	digest   string // "sha256:<hex>"
+	digest   string // "sha256:<hex>", by the TEE's algorithm
 	sealed   *seal.Sealed
 	adopted  bool // document came with the manifest
 	sealID   string
@@ -118,13 +116,17 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := seal.Make(policy, set, nil)
+	alg, err := initdata.AlgorithmFor(o.TEE.Wire())
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	sealed, err := seal.Make(policy, set, seal.Algorithms{alg})
 	if err != nil {
 		return nil, &InputError{err}
 	}
 	return &prepared{
 		pod: p, policy: policy, plan: plan, images: images, sealed: sealed,
-		document: sealed.Documents[initdata.SHA256], digest: "sha256:" + sealed.Digests["sha256"],
+		document: sealed.Documents[alg], digest: string(alg) + ":" + sealed.Digests[string(alg)],
 	}, nil
 }
 
@@ -181,10 +183,16 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if note := foreignTrustee(d, o, src, t); note != "" {
 		plan.Notes = append(plan.Notes, note)
 	}
-	sum := sha256.Sum256(doc)
+	if err := d.CheckAlgorithm(o.TEE.Wire()); err != nil {
+		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w: seal the pod for this TEE (coffer seal --tee %s)", initdata.AnnotationKey, err, o.TEE)}
+	}
+	sum, err := initdata.Digest(d.Algorithm, doc)
+	if err != nil {
+		return nil, &InputError{err}
+	}
 	return &prepared{
 		pod: p, policy: policy, plan: plan, images: images, document: doc,
-		digest: "sha256:" + hex.EncodeToString(sum[:]), adopted: true,
+		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
 	}, nil
 }
 
@@ -279,22 +287,11 @@ func (p *prepared) register(ctx context.Context, o *PodOptions, pf *platform.Pla
 	if _, err := t.Client.CreateNamespace(ctx, trusteeapi.Namespace{Name: ns.Name(), Simulated: o.TEE.Simulated(), InsecureAllowDebug: false}); err != nil {
 		return fmt.Errorf("registering with the trustee: %w", err)
 	}
-	m, err := os.ReadFile(pf.Measurements)
+	name, doc, err := p.references(o, pf)
 	if err != nil {
-		return &InputError{fmt.Errorf("reading the platform's measurements: %w", err)}
+		return &InputError{err}
 	}
-	// Only the image that this pod runs in: the measurements of debug images are
-	// in the file too, and a trustee that knows them lets them attest.
-	variant := o.variant()
-	bundle, err := refvalue.Parse(m)
-	if err != nil {
-		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
-	}
-	doc, err := bundle.Select(variant).Encode()
-	if err != nil {
-		return &InputError{fmt.Errorf("%s: %w", pf.Measurements, err)}
-	}
-	if _, err := ns.RegisterReferenceValues(ctx, "coffer-guest-build-"+variant, doc); err != nil {
+	if _, err := ns.RegisterReferenceValues(ctx, name, doc); err != nil {
 		return fmt.Errorf("registering reference values with the trustee: %w", err)
 	}
 	if p.adopted {

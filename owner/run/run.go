@@ -153,9 +153,13 @@ func (r *runner) run(ctx context.Context) (int, error) {
 // inTEE launches the TEE and runs the pod in it.
 func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platform.Platform, t *Trustee) (int, error) {
 	o := &r.o
-	spec, err := r.launchSpec(prep, pf)
+	spec, err := prep.launchSpec(&o.PodOptions, pf)
 	if err != nil {
 		return 0, err
+	}
+	spec.Publish = o.Publish
+	if err := spec.Validate(); err != nil {
+		return 0, &InputError{err}
 	}
 	r.progress("starting a VM: %s, %d MiB, %d vCPU", o.TEE, spec.MemoryMiB, spec.VCPUs)
 	if o.TEE.Simulated() {
@@ -170,6 +174,15 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	ns := t.Client.Namespace(SimulatedNamespace)
 	if err := registerEK(ctx, ns, n.ready); err != nil {
 		return 0, err
+	}
+	if err := registerSimulation(ctx, t.Client, ns, o.TEE, n.ready.Simulation); err != nil {
+		return 0, err
+	}
+	if sim := n.ready.Simulation; sim != nil {
+		r.progress("the hardware is simulated: %s", sim.Note)
+		r.sm.Lock()
+		r.state.Measured = sim.Digests
+		r.sm.Unlock()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -206,7 +219,7 @@ func howEnded(ev nodeapi.Event) string {
 		nodeapi.ReasonDestroyed:     "its launcher was told to end it",
 		nodeapi.ReasonGuestShutdown: "the guest powered off",
 		nodeapi.ReasonGuestPanic:    "the guest's kernel gave up",
-		nodeapi.ReasonCrashed:       "QEMU, swtpm or the guest's channel broke",
+		nodeapi.ReasonCrashed:       "QEMU, swtpm, coffer-simhw or the guest's channel broke",
 		nodeapi.ReasonKilled:        "somebody killed QEMU",
 		nodeapi.ReasonNoAnswer:      "the guest did not answer in time",
 		reasonNoLauncher:            "coffer-node is gone, and the TEE with it",
@@ -307,21 +320,6 @@ func containerSpecs(plan *spec.Plan, id string) []containerSpec {
 		})
 	}
 	return out
-}
-
-// launchSpec says what to launch.
-func (r *runner) launchSpec(prep *prepared, pf *platform.Platform) (*launch.Spec, error) {
-	o := &r.o
-	s, err := pf.Spec(o.TEE, o.variant(), prep.plan.MemoryMiB, prep.plan.VCPUs)
-	if err != nil {
-		return nil, &InputError{err}
-	}
-	s.Initdata = prep.document
-	s.Publish = o.Publish
-	if err := s.Validate(); err != nil {
-		return nil, &InputError{err}
-	}
-	return s, nil
 }
 
 // exec starts a process for another coffer command.

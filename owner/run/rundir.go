@@ -43,6 +43,8 @@ type State struct {
 	Containers []ContainerStatus `json:"containers"`
 	Publish    []string          `json:"publish,omitempty"`
 	SealID     string            `json:"seal_id,omitempty"`
+	// Measured is what simulated hardware says that it has measured, by the claims' names.
+	Measured map[string]string `json:"measured,omitempty"`
 }
 
 // ContainerStatus is one container's state as the agent reported it.

@@ -25,10 +25,11 @@ import (
 
 // env is what all tests of this package share.
 type env struct {
-	bin        string // folder of the binaries
-	dir        string // scratch folder of this test run
-	registries string // registries.conf that leads to the local mirror
-	mirror     string // host:port of the local mirror
+	bin        string   // folder of the binaries
+	dir        string   // scratch folder of this test run
+	registries string   // registries.conf that leads to the local mirror
+	mirror     string   // host:port of the local mirror
+	vars       []string // more of the environment of coffer commands
 }
 
 var shared *env
@@ -37,6 +38,9 @@ var shared *env
 const patience = 120 * time.Second
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "coffer-node" {
+		os.Exit(hostileNode())
+	}
 	if os.Getenv("COFFER_E2E") != "1" {
 		fmt.Println("e2e: skipped: needs COFFER_E2E=1, root and the built platform; make test sets it up")
 		os.Exit(0)
@@ -62,7 +66,7 @@ func setUp() (*env, func(), error) {
 	if d := os.Getenv("COFFER_BIN"); d != "" { // other builds than make's
 		e.bin = d
 	}
-	for _, b := range []string{"coffer", "coffer-node", "coffer-trustee"} {
+	for _, b := range []string{"coffer", "coffer-node", "coffer-simhw", "coffer-trustee"} {
 		if _, err := os.Stat(filepath.Join(e.bin, b)); err != nil {
 			return nil, nil, fmt.Errorf("%s is missing: make build makes it", b)
 		}
@@ -143,6 +147,7 @@ type pod struct {
 func (e *env) command(home string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(e.bin, "coffer"), args...)
 	cmd.Env = append(os.Environ(), "COFFER_STATE="+filepath.Join(home, "state"), "COFFER_RUN_DIR="+filepath.Join(home, "run"))
+	cmd.Env = append(cmd.Env, e.vars...)
 	return cmd
 }
 

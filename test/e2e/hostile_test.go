@@ -60,10 +60,10 @@ spec:
 `
 
 // sealedVictim makes the sealed pod with its key and secret in the trustee.
-func sealedVictim(t *testing.T, home string) (file string) {
+func sealedVictim(t *testing.T, home string, args ...string) (file string) {
 	t.Helper()
 	image, key := shared.encrypted(t, home, "victim")
-	file, id := shared.seal(t, home, strings.ReplaceAll(victimPod, "IMAGE", image))
+	file, id := shared.seal(t, home, strings.ReplaceAll(victimPod, "IMAGE", image), args...)
 	shared.must(t, home, "secret", "put", keyName, "--for", id, "--from-file", key)
 	shared.must(t, home, "secret", "put", "default/test/secret", "--for", id, "--from-file", write(t, home, "secret", "for the victim alone"))
 	return file

@@ -34,6 +34,7 @@ var (
 		"google.golang.org/grpc/grpclog", "google.golang.org/grpc/grpclog/internal",
 	}}
 	noSim      = rule{path: module + "/tee/*/sim", why: "simulated attesters are for coffer-guest-sim alone"}
+	noSimPort  = rule{path: module + "/api/simhw", why: "the way to simulated hardware is for coffer-guest-sim alone"}
 	noVerifier = rule{path: module + "/tee/*/verifier", why: "the guest makes evidence and judges none"}
 	noMeasure  = rule{path: module + "/tee/*/measure", why: "what is expected is not the guest's to compute"}
 	noTest     = rule{path: module + "/test", why: "test code in a product"}
@@ -51,13 +52,17 @@ var binaries = map[string]binary{
 		zones:  []string{"host", "api"},
 		forbid: []rule{noCgo, noTest, noOPA},
 	},
+	"coffer-simhw": { // plays hardware, so it may know every TEE; it judges nothing
+		zones:  []string{"host", "api", "tee"},
+		forbid: []rule{noCgo, noTest, noOPA},
+	},
 	"coffer-trustee": {
 		zones:  []string{"trustee", "api", "tee"},
 		forbid: []rule{noCgo, noTest, noSim},
 	},
 	"coffer-guest": {
 		zones:  []string{"guest", "api", "tee", "image"},
-		forbid: []rule{noCgo, noTest, noOPA, noGRPC, noSim, noVerifier, noMeasure, noOcicrypt, noExec},
+		forbid: []rule{noCgo, noTest, noOPA, noGRPC, noSim, noSimPort, noVerifier, noMeasure, noOcicrypt, noExec},
 	},
 	"coffer-guest-sim": {
 		zones:  []string{"guest", "api", "tee", "image"},
@@ -136,7 +141,7 @@ func TestBinaryRulesCanFail(t *testing.T) {
 	g := binaries["coffer-guest"]
 	for _, d := range []string{
 		"google.golang.org/grpc", "google.golang.org/grpc/internal/transport", "github.com/open-policy-agent/opa/rego",
-		"runtime/cgo", module + "/tee/tpm/sim", module + "/tee/tpm/verifier", module + "/host/vmm", module + "/trustee/kbs",
+		"runtime/cgo", module + "/tee/tpm/sim", module + "/tee/simhw/sim", module + "/api/simhw", module + "/tee/tpm/verifier", module + "/host/vmm", module + "/trustee/kbs",
 		module + "/owner/pod", "github.com/containers/ocicrypt", module + "/cmd/coffer",
 	} {
 		if len(g.wrong("coffer-guest", []string{d})) == 0 {

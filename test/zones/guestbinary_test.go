@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cofferproject/coffer/api/simhw"
 )
 
 // maxGuest bounds the release guest's binary: every byte of it is measured,
@@ -61,11 +63,17 @@ func TestGuestHoldsNoSimulation(t *testing.T) {
 	if s := simulated(t, release); len(s) != 0 {
 		t.Errorf("coffer-guest holds %d symbols of simulated attesters, such as %s", len(s), s[0])
 	}
-	if i := bytes.Index(release, []byte("/tee/tpm/sim")); i >= 0 {
-		t.Errorf("coffer-guest contains %q", release[max(0, i-40):i+40])
+	sim := buildGuest(t, "coffer-guest-sim")
+	for _, name := range []string{"/tee/tpm/sim", "/tee/simhw/sim", simhw.PortName} {
+		if i := bytes.Index(release, []byte(name)); i >= 0 {
+			t.Errorf("coffer-guest contains %q", release[max(0, i-40):i+40])
+		}
+		// The same search finds it where it has to be.
+		if !bytes.Contains(sim, []byte(name)) {
+			t.Errorf("coffer-guest-sim does not contain %q: this test would find it nowhere", name)
+		}
 	}
-	// The same search finds it where it has to be.
-	if len(simulated(t, buildGuest(t, "coffer-guest-sim"))) == 0 {
+	if len(simulated(t, sim)) == 0 {
 		t.Error("no simulated attester in coffer-guest-sim: this test would find none anywhere")
 	}
 }

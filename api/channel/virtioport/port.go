@@ -81,6 +81,24 @@ func find(sys, name string) (string, error) {
 	return "", ErrNotFound
 }
 
+// Path gives the device file of the port called name.
+func Path(name string) (string, error) {
+	p, err := find(sysDir, name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(devDir, p), nil
+}
+
+// Present reports whether the kernel has named a port so.
+func Present(name string) (bool, error) {
+	_, err := find(sysDir, name)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // port is an open port.
 type port struct {
 	f         *os.File

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,8 @@ const fdListener = 3
 
 // keyHolder is PID 1's hold on the key holder process.
 type keyHolder struct {
+	capabilities []string
+
 	mu      sync.Mutex
 	control *net.UnixConn
 }
@@ -69,7 +72,7 @@ func (k *keyHolder) LayerKey(manifestDigest string) (*os.File, error) {
 }
 
 // startHelpers starts the key holder.
-func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
+func startHelpers(ctx context.Context, g *Guest, opt Options) (*keyHolder, error) {
 	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
@@ -78,10 +81,21 @@ func startHelpers(ctx context.Context, g *Guest) (*keyHolder, error) {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
 		}
 	}
-	if err := boot.ShareTPM(keyholderID); err != nil {
+	var devices []string
+	if opt.Devices != nil {
+		var err error
+		if devices, err = opt.Devices(); err != nil {
+			return nil, fmt.Errorf("starting the key holder: %w", err)
+		}
+	}
+	if err := boot.ShareTEE(keyholderID, devices...); err != nil {
 		return nil, err
 	}
-	k := &keyHolder{}
+	k := &keyHolder{capabilities: []string{"CAP_IPC_LOCK"}}
+	if !opt.Simulated && slices.Contains([]string{"snp", "tdx", "cca"}, g.TEE) {
+		// Requests in configfs-tsm are folders whose files belong to root.
+		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
+	}
 	return k, g.Supervisor.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(g.Initdata.Plain) })
 }
 
@@ -155,7 +169,7 @@ func (k *keyHolder) spec(plain []byte) (*proc.Spec, error) {
 	}
 	return &proc.Spec{
 		Name: keyholderName, Args: args, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
-		Capabilities: []string{"CAP_IPC_LOCK"},
+		Capabilities: k.capabilities,
 		Namespaces:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		MemoryLimit:  keyholderMemory, Pids: 64,
 		Files: []*os.File{far, doc}, Owned: true,

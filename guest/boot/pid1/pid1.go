@@ -6,7 +6,9 @@ package pid1
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -41,6 +43,12 @@ type Options struct {
 	Simulated bool
 	// OpenAttester opens the TEE's device in the key holder.
 	OpenAttester func(log *slog.Logger) (keyholder.Attester, error)
+	// Register opens what initdata is bound to; a nil Register: this machine has no
+	// TEE. What can be closed is closed when initdata is bound. A nil function: the
+	// TPM, if there is one.
+	Register func(log *slog.Logger) (boot.Register, error)
+	// Devices names devices that the key holder needs beyond the kernel's own.
+	Devices func() ([]string, error)
 	// Images gives the agent its images; nil: pulled from registries. Tests set it.
 	Images func(g *Guest) (agent.Images, error)
 }
@@ -48,6 +56,7 @@ type Options struct {
 // Guest is what a booted guest offers to who gives images.
 type Guest struct {
 	Initdata   *boot.Initdata
+	TEE        string // wire name; "": none
 	Supervisor *proc.Supervisor
 	Log        *slog.Logger
 	// LayerKey gives a connection on which the parser of the image with this
@@ -115,13 +124,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err := loopback(); err != nil {
 		return err
 	}
-	var reg boot.Register
-	if t, ok := boot.FindTPM(); ok {
-		reg = t
-	} else {
-		log.Warn("no TEE: nothing can be attested, no secret will come")
-	}
-	in, err := boot.ReadInitdata(reg)
+	in, tee, err := bindInitdata(log, opt)
 	if err != nil {
 		return err
 	}
@@ -130,12 +133,13 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	}
 	g := &Guest{
 		Initdata: in,
+		TEE:      tee,
 		Log:      log,
 		Supervisor: &proc.Supervisor{
 			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
 		},
 	}
-	keys, err := startHelpers(ctx, g)
+	keys, err := startHelpers(ctx, g, opt)
 	if err != nil {
 		return err
 	}
@@ -170,6 +174,37 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: boot.PowerOff, Log: log,
 		ShowDenials: debugging, Started: onStart,
 	})
+}
+
+// bindInitdata reads initdata and binds it to the TEE, which it names.
+func bindInitdata(log *slog.Logger, opt Options) (*boot.Initdata, string, error) {
+	open := opt.Register
+	if open == nil {
+		open = tpmRegister
+	}
+	reg, err := open(log)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening the TEE: %w", err)
+	}
+	tee := ""
+	if reg == nil {
+		log.Warn("no TEE: nothing can be attested, no secret will come")
+	} else {
+		tee = reg.TEE()
+		log.Info("TEE found", "tee", tee)
+	}
+	in, err := boot.ReadInitdata(reg)
+	if c, ok := reg.(io.Closer); ok { // the key holder opens it next
+		err = errors.Join(err, c.Close())
+	}
+	return in, tee, err
+}
+
+func tpmRegister(*slog.Logger) (boot.Register, error) {
+	if t, ok := boot.FindTPM(); ok {
+		return t, nil
+	}
+	return nil, nil
 }
 
 // loopback brings up lo: the workload reaches the guest's services there.

@@ -139,10 +139,19 @@ hardware := 2 if {
 	input.tdx.collateral_expiration_status == "0"
 }
 
+# RTMR 0 (memory, vCPUs, firmware settings) counts where its value is known.
 configuration := 2 if {
 	input.tdx
 	input.tdx.td_attributes.debug == false
 	input.tdx.quote.body.xfam in query_reference_value("xfam")
+	query_reference_value("rtmr_0") == null
+}
+
+configuration := 2 if {
+	input.tdx
+	input.tdx.td_attributes.debug == false
+	input.tdx.quote.body.xfam in query_reference_value("xfam")
+	input.tdx.quote.body.rtmr_0 in query_reference_value("rtmr_0")
 }
 
 ##### Intel SGX

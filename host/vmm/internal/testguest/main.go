@@ -1,7 +1,8 @@
 // Command testguest is PID 1 of the VMs that the tests of host/vmm boot: it
 // prints a line, serves the guest channel, and ends as it is told.
 //
-// On a stream of kind "t" it echoes; of kind "p" it powers off; of kind "x" it
+// On a stream of kind "t" it echoes; of kind "s" it gives the report of simulated
+// hardware over 64 letters, from a port opened for it; of kind "p" it powers off; of kind "x" it
 // dies, and the kernel with it. The word testguest=silent on the kernel's command
 // line makes it answer nobody.
 package main
@@ -18,6 +19,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/channel/virtioport"
+	"github.com/cofferproject/coffer/api/simhw"
 )
 
 func main() {
@@ -60,6 +62,28 @@ func devices() {
 	}
 }
 
+// report asks simulated hardware, as a guest does.
+func report(ctx context.Context) ([]byte, error) {
+	p, err := virtioport.Open(ctx, simhw.PortName)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	q := &simhw.Request{ID: uint64(time.Now().UnixNano()), Op: simhw.OpReport, Payload: bytes.Repeat([]byte("r"), 64)}
+	b, err := q.Encode()
+	if err == nil {
+		_, err = p.Write(b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := simhw.ReadResponse(p, q.ID)
+	if err != nil {
+		return nil, err
+	}
+	return a.Payload, nil
+}
+
 func serve() error {
 	ctx := context.Background()
 	p, err := virtioport.Open(ctx, channel.PortName)
@@ -82,6 +106,15 @@ func serve() error {
 			_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 		case 'x':
 			os.Exit(1)
+		case 's':
+			go func() {
+				b, err := report(ctx)
+				if err != nil {
+					b = []byte(err.Error())
+				}
+				_, _ = c.Write(b)
+				_ = c.Close()
+			}()
 		default:
 			go func() {
 				_, _ = io.Copy(c, c)

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/cofferproject/coffer/api/channel/virtioport"
+	protocol "github.com/cofferproject/coffer/api/simhw"
+	"github.com/cofferproject/coffer/guest/boot"
+	"github.com/cofferproject/coffer/guest/teedev"
+	"github.com/cofferproject/coffer/tee/attest"
+	cca "github.com/cofferproject/coffer/tee/cca/attester"
+	nitro "github.com/cofferproject/coffer/tee/nitro/attester"
+	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
+	snp "github.com/cofferproject/coffer/tee/snp/attester"
+	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
+	"github.com/cofferproject/coffer/tee/tpm/attester"
+	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/tee/tpm/sim"
+)
+
+// openAttester opens the simulated hardware that the machine has: a software TPM,
+// or else what coffer-simhw plays. The release attesters work on both.
+func openAttester(log *slog.Logger) (attest.Attester, error) {
+	if _, ok := boot.FindTPM(); ok {
+		t, err := device.Open()
+		if err != nil {
+			return nil, err
+		}
+		return sim.New(t, attester.Options{Logger: log})
+	}
+	d, err := simhw.Open(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	a, err := played(d)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return owner{a, d}, nil
+}
+
+// owner closes the device with its attester.
+type owner struct {
+	attest.Attester
+	device *simhw.Device
+}
+
+// Close implements attest.Attester.
+func (o owner) Close() error { return o.device.Close() }
+
+// played gives the attester of the TEE that coffer-simhw says it plays.
+func played(d *simhw.Device) (attest.Attester, error) {
+	switch d.TEE() {
+	case "snp":
+		return snp.New(d, snp.Options{Simulation: d.Note()})
+	case "tdx":
+		return tdx.New(tdx.Options{
+			Reporter: d, Registers: registers{d}, Simulation: d.Note(),
+			Firmware: func() ([]byte, error) { return d.EventLog(context.Background()) },
+		})
+	case "cca":
+		return cca.New(d, cca.Options{Simulation: d.Note()})
+	case "nitro":
+		return nitro.New(context.Background(), d, d.Note())
+	}
+	return nil, fmt.Errorf("simulated hardware: there is no attester for %.40q", d.TEE())
+}
+
+// registers gives a simulated TD's registers the names of the kernel's.
+type registers struct{ d *simhw.Device }
+
+func (r registers) ConfigID(ctx context.Context) ([]byte, error) { return r.d.InitdataRegister(ctx) }
+
+func (r registers) RTMR(ctx context.Context, register int) ([]byte, error) {
+	return r.d.Read(ctx, register)
+}
+
+func (r registers) ExtendRTMR(ctx context.Context, register int, digest []byte) error {
+	return r.d.Extend(ctx, register, digest)
+}
+
+// register opens what initdata is bound to.
+func register(log *slog.Logger) (boot.Register, error) {
+	if t, ok := boot.FindTPM(); ok {
+		return t, nil
+	}
+	a, err := openAttester(log)
+	if errors.Is(err, attest.ErrNotPresent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := a.(owner) // without a TPM it is no other
+	r, err := teedev.Bound(o.Attester)
+	if err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	switch l := r.(type) {
+	case *boot.LaunchBound:
+		l.Device = o.device
+	case *boot.Extended:
+		l.Device = o.device
+	}
+	return r, nil
+}
+
+// devices names the simulated hardware's port, if the machine has one.
+func devices() ([]string, error) {
+	p, err := virtioport.Path(protocol.PortName)
+	if errors.Is(err, virtioport.ErrNotFound) {
+		return nil, nil
+	}
+	return []string{p}, err
+}

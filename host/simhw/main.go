@@ -1,0 +1,176 @@
+package simhw
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/api/simhw"
+	"github.com/cofferproject/coffer/host/vmm/qmp"
+)
+
+// Descriptors of a coffer-simhw process, after stdin, stdout, stderr.
+const (
+	FDGuest    = 3 + iota // the guest's port
+	FDQMP                 // a monitor of its own
+	FDConfig              // Config as JSON
+	FDReady               // Ready as JSON, one line, then closed
+	FDFirmware            // the TEE's firmware; /dev/null where there is none
+)
+
+const (
+	maxConfig    = 16 << 20
+	maxFirmware  = 64 << 20
+	startTimeout = 20 * time.Second
+)
+
+// Config is what a launcher tells coffer-simhw.
+type Config struct {
+	PID    int         `json:"pid"`    // of QEMU
+	CADir  string      `json:"ca_dir"` // where this machine's simulated roots are kept
+	Launch launch.Spec `json:"launch"` // without initdata: that is read from the machine
+}
+
+// Ready is coffer-simhw's first and only word to its launcher.
+type Ready struct {
+	Error      string              `json:"error,omitempty"`
+	Simulation *nodeapi.Simulation `json:"simulation,omitempty"`
+}
+
+// Model is a hardware model that has measured its inputs.
+type Model struct {
+	Hardware
+	Provider string            // as the kernel names the device
+	Root     []byte            // DER of the root of its evidence
+	Digests  map[string]string // what it measured, by the claims' names
+	// Platform is what the vendor would publish of the hardware's own firmware.
+	Platform map[string]any
+	// Collateral is what the vendor would publish of this machine; nil: nothing.
+	Collateral []byte
+	Notes      []string // what it does not take from the running machine, beyond the common
+}
+
+// Power measures the inputs and gives the model of one TEE; cmd/coffer-simhw has one
+// for each.
+type Power func(c *Config, in *Inputs) (*Model, error)
+
+// Main is a coffer-simhw process.
+func Main(ctx context.Context, models map[launch.TEE]Power) error {
+	ready := os.NewFile(FDReady, "ready")
+	conn, hello, model, sim, err := powerOn(ctx, models)
+	r := Ready{Simulation: sim}
+	if err != nil {
+		r.Error = fmt.Sprintf("%.4096s", err)
+	}
+	if werr := errors.Join(json.NewEncoder(ready).Encode(r), ready.Close()); err == nil {
+		err = werr
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return Serve(ctx, conn, hello, model)
+}
+
+func powerOn(ctx context.Context, models map[launch.TEE]Power) (net.Conn, simhw.Hello, *Model, *nodeapi.Simulation, error) {
+	fail := func(err error) (net.Conn, simhw.Hello, *Model, *nodeapi.Simulation, error) {
+		return nil, simhw.Hello{}, nil, nil, err
+	}
+	c, err := readConfig(os.NewFile(FDConfig, "config"))
+	if err != nil {
+		return fail(err)
+	}
+	power := models[c.Launch.TEE]
+	if power == nil {
+		return fail(fmt.Errorf("%q is no TEE that is simulated here", c.Launch.TEE))
+	}
+	in, err := readMachine(ctx, c)
+	if err != nil {
+		return fail(err)
+	}
+	fw, err := readFile(os.NewFile(FDFirmware, "firmware"), maxFirmware)
+	if err != nil {
+		return fail(fmt.Errorf("reading the TEE's firmware: %w", err))
+	}
+	in.Firmware, in.CPUModel = fw, c.Launch.CPUModel
+	m, err := power(c, in)
+	if err != nil {
+		return fail(fmt.Errorf("measuring: %w", err))
+	}
+	note := Note(c.Launch.TEE, in, m.Notes)
+	f := os.NewFile(FDGuest, "guest")
+	conn, err := net.FileConn(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fail(fmt.Errorf("taking over the guest's port: %w", err))
+	}
+	hello := simhw.Hello{TEE: c.Launch.TEE.Wire(), Provider: m.Provider, Note: note}
+	return conn, hello, m, &nodeapi.Simulation{TEE: string(c.Launch.TEE), Note: note, Root: m.Root, RootSPKI: spki(m.Root), Digests: m.Digests, Platform: m.Platform, Collateral: m.Collateral}, nil
+}
+
+// Note is the simulation note: evidence carries it.
+func Note(tee launch.TEE, in *Inputs, more []string) string {
+	s := fmt.Sprintf("simulated %s, protects nothing: %s are those of the running QEMU", tee.Wire(), in.fromRunning())
+	var taken []string
+	if len(in.Firmware) > 0 {
+		taken = append(taken, "TEE firmware")
+	}
+	if in.CPUModel != "" {
+		taken = append(taken, "vCPU model "+in.CPUModel)
+	}
+	for i, t := range append(taken, more...) {
+		if i == 0 {
+			s += "; from the launch spec, not run: "
+		} else {
+			s += ", "
+		}
+		s += t
+	}
+	return s
+}
+
+func readMachine(ctx context.Context, c *Config) (*Inputs, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("QEMU did not answer in time"))
+	defer cancel()
+	f := os.NewFile(FDQMP, "qmp")
+	conn, err := net.FileConn(f) // of Go's poller, or closing it would not end a read
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("asking QEMU: %w", err)
+	}
+	q, err := qmp.New(ctx, conn, func(qmp.Event) {})
+	if err != nil {
+		return nil, fmt.Errorf("asking QEMU: %w", err)
+	}
+	defer q.Close() // nothing that happens later is measured at launch
+	return Process(c.PID, q).Read(ctx)
+}
+
+func readConfig(f *os.File) (*Config, error) {
+	b, err := readFile(f, maxConfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	c := new(Config)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if c.PID < 2 || c.CADir == "" {
+		return nil, errors.New("reading the configuration: process or folder is missing")
+	}
+	return c, nil
+}
+
+func readFile(f *os.File, limit int64) ([]byte, error) {
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	return b, err
+}

@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/nodeapi"
+)
+
+// What tells the hostile node what to do.
+const (
+	envChange = "COFFER_TEST_CHANGE" // a key of hostileChanges
+	envNode   = "COFFER_TEST_NODE"   // the real coffer-node
+)
+
+// hostileChanges are what a node may do to a launch between measure and start.
+var hostileChanges = map[string]func(r *nodeapi.Request) error{
+	"kernel": func(r *nodeapi.Request) error {
+		// The same kernel for whoever runs it, and another file.
+		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, make([]byte, 16)...) })
+	},
+	"argument": func(r *nodeapi.Request) error { r.Launch.Cmdline += " evil=1"; return nil },
+	"initdata": func(r *nodeapi.Request) error {
+		r.Launch.Initdata = append(r.Launch.Initdata, "# evil\n"...)
+		return nil
+	},
+	"vcpus": func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
+}
+
+// replaceFile puts a changed copy in the place of a file.
+func replaceFile(r *nodeapi.Request, f *launch.File, change func([]byte) []byte) error {
+	b, err := os.ReadFile(f.Path)
+	if err != nil {
+		return err
+	}
+	p := filepath.Join(filepath.Dir(r.RunDir), filepath.Base(f.Path)+".evil")
+	*f = launch.File{Path: p}
+	return os.WriteFile(p, change(b), 0o644)
+}
+
+// hostileNode is the test binary in the place of coffer-node: it changes the
+// request and hands all else on.
+func hostileNode() int {
+	node := os.Getenv(envNode)
+	if len(os.Args) < 2 || os.Args[1] != "sandbox" {
+		err := syscall.Exec(node, append([]string{node}, os.Args[1:]...), os.Environ())
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	req := new(nodeapi.Request)
+	d := json.NewDecoder(os.Stdin)
+	err := d.Decode(req)
+	if err == nil {
+		err = hostileChanges[os.Getenv(envChange)](req)
+	}
+	cmd := exec.Command(node, os.Args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	in, perr := cmd.StdinPipe()
+	if err = errors.Join(err, perr); err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		err = json.NewEncoder(in).Encode(req)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hostile node:", err)
+		return 1
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // its end is the wish for the sandbox's end
+		_ = in.Close()
+	}()
+	_ = cmd.Wait()
+	return cmd.ProcessState.ExitCode()
+}
+
+// hostileBin is a folder of binaries whose coffer-node is hostile.
+func (e *env) hostileBin(t *testing.T) *env {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := *e
+	if out.bin, err = os.MkdirTemp(e.dir, "bin"); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]string{"coffer": filepath.Join(e.bin, "coffer"), "coffer-node": self} {
+		if from, err = filepath.EvalSymlinks(from); err != nil {
+			t.Fatal(err)
+		}
+		// A copy: a program finds its neighbours by where it lies itself.
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(out.bin, name), b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	node, err := filepath.EvalSymlinks(filepath.Join(e.bin, "coffer-node"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(e.bin, "coffer-trustee"), filepath.Join(out.bin, "coffer-trustee")); err != nil {
+		t.Fatal(err)
+	}
+	out.vars = []string{envNode + "=" + node}
+	return &out
+}
