@@ -25,6 +25,7 @@ var simTEEs = []simTEE{
 		"kernel": {"tdx.quote.body.rtmr_1"}, "argument": {"tdx.quote.body.rtmr_2"}, "vcpus": {"tdx.quote.body.rtmr_0"}, "initdata": {"initdata"},
 	}},
 	{tee: "cca-sim", refused: map[string][]string{"argument": {"cca-realm-initial-measurement"}}},
+	{tee: "azure-snp-sim", refused: map[string][]string{"argument": {"pcr11"}}},
 	{tee: "nitro-sim", refused: map[string][]string{"argument": {"nitro.pcrs.pcr0"}}, unproven: []string{"nitro"}},
 }
 
