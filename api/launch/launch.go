@@ -38,7 +38,7 @@ const (
 )
 
 // SimulatedTEEs lists what coffer-simhw and swtpm play, for help and completion.
-var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim}
+var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim}
 
 // Simulated reports whether the TEE protects nothing.
 func (t TEE) Simulated() bool { return t == None || strings.HasSuffix(string(t), "-sim") }

@@ -32,7 +32,7 @@ const (
 	OpExtendRegister
 	OpNSM
 	OpTPM
-	OpTPMEvidence
+	OpMetadata
 )
 
 // Status is how a request ended.

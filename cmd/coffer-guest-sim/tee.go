@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/teedev"
 	"github.com/cofferproject/coffer/tee/attest"
+	azure "github.com/cofferproject/coffer/tee/azure/attester"
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
 	nitro "github.com/cofferproject/coffer/tee/nitro/attester"
 	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
@@ -63,6 +64,8 @@ func played(d *simhw.Device) (attest.Attester, error) {
 		})
 	case "cca":
 		return cca.New(d, cca.Options{Simulation: d.Note()})
+	case "az-snp-vtpm":
+		return azure.New(d, azure.Options{Metadata: metadata{d}, Simulation: d.Note()})
 	case "nitro":
 		return nitro.New(context.Background(), d, d.Note())
 	}
@@ -82,6 +85,18 @@ func (r registers) ExtendRTMR(ctx context.Context, register int, digest []byte) 
 	return r.d.Extend(ctx, register, digest)
 }
 
+// metadata is the simulated metadata service.
+type metadata struct{ d *simhw.Device }
+
+// Do implements azure.Metadata.
+func (m metadata) Do(ctx context.Context, r *azure.Request) ([]byte, error) {
+	b, err := m.d.Call(ctx, protocol.OpMetadata, 0, protocol.JoinBlobs([]byte(r.URL), r.Body))
+	if err == nil && int64(len(b)) > r.Limit {
+		err = fmt.Errorf("metadata service: %d bytes, at most %d", len(b), r.Limit)
+	}
+	return b, err
+}
+
 // register opens what initdata is bound to.
 func register(log *slog.Logger) (boot.Register, error) {
 	if t, ok := boot.FindTPM(); ok {
@@ -95,6 +110,9 @@ func register(log *slog.Logger) (boot.Register, error) {
 		return nil, err
 	}
 	o := a.(owner) // without a TPM it is no other
+	if o.TEE() == "az-snp-vtpm" {
+		return &boot.VTPM{Name: o.TEE(), TPM: o.device, Device: o.device}, nil
+	}
 	r, err := teedev.Bound(o.Attester)
 	if err != nil {
 		return nil, errors.Join(err, o.Close())

@@ -16,10 +16,11 @@ import (
 
 // models has the hardware of each TEE that can be played.
 var models = map[launch.TEE]simhw.Power{
-	launch.SNPSim:   powerSNP,
-	launch.TDXSim:   powerTDX,
-	launch.CCASim:   powerCCA,
-	launch.NitroSim: powerNitro,
+	launch.SNPSim:      powerSNP,
+	launch.TDXSim:      powerTDX,
+	launch.CCASim:      powerCCA,
+	launch.NitroSim:    powerNitro,
+	launch.AzureSNPSim: powerAzure,
 }
 
 func main() {

@@ -68,6 +68,9 @@ func TestFields(t *testing.T) {
 			"kernel": {"cca-realm-initial-measurement"}, "initrd": {"cca-realm-initial-measurement"}, "cmdline": {"cca-realm-initial-measurement"},
 			"vcpus": {"cca-realm-initial-measurement"}, "memory": {"cca-realm-initial-measurement"}, "model": nil, "initdata": {"init_data"},
 		}},
+		{"azure-snp-sim", "OVMF.amdsev.fd", map[string][]string{
+			"kernel": {"pcr11"}, "initrd": {"pcr11"}, "cmdline": {"pcr11"}, "vcpus": nil, "memory": nil, "model": {"measurement"}, "initdata": {"init_data"},
+		}},
 		{"nitro-sim", "", map[string][]string{
 			"kernel": {"pcr0", "pcr1"}, "initrd": {"pcr0", "pcr1"}, "cmdline": {"pcr0", "pcr1"}, "vcpus": nil, "memory": nil, "model": nil, "initdata": {"init_data"},
 		}},

@@ -13,16 +13,20 @@ type simTEE struct {
 	tee string
 	// refused names, for each change of the host's, what the refusal must say.
 	refused map[string][]string
+	// unproven is what the namespace must allow.
+	unproven []string
 }
 
 var simTEEs = []simTEE{
-	{"snp-sim", map[string][]string{
+	{tee: "snp-sim", refused: map[string][]string{
 		"kernel": {"snp.measurement"}, "argument": {"snp.measurement"}, "vcpus": {"snp.measurement"}, "initdata": {"initdata"},
 	}},
-	{"tdx-sim", map[string][]string{
+	{tee: "tdx-sim", refused: map[string][]string{
 		"kernel": {"tdx.quote.body.rtmr_1"}, "argument": {"tdx.quote.body.rtmr_2"}, "vcpus": {"tdx.quote.body.rtmr_0"}, "initdata": {"initdata"},
 	}},
-	{"cca-sim", map[string][]string{"argument": {"cca-realm-initial-measurement"}}},
+	{tee: "cca-sim", refused: map[string][]string{"argument": {"cca-realm-initial-measurement"}}},
+	{tee: "azure-snp-sim", refused: map[string][]string{"argument": {"pcr11"}}},
+	{tee: "nitro-sim", refused: map[string][]string{"argument": {"nitro.pcrs.pcr0"}}, unproven: []string{"nitro"}},
 }
 
 // TestSimulatedTEEs runs the main job in simulated TEEs: a sealed pod with a
@@ -32,11 +36,16 @@ var simTEEs = []simTEE{
 func TestSimulatedTEEs(t *testing.T) {
 	for _, c := range simTEEs {
 		t.Run(c.tee, func(t *testing.T) {
-			if c.tee == "cca-sim" {
+			if c.tee != "snp-sim" && c.tee != "tdx-sim" {
 				full(t)
 			}
 			home := shared.newHome(t)
 			trustee := shared.startTrustee(t, home, "")
+			if c.unproven != nil {
+				if _, err := trustee.sim.AllowUnproven(t.Context(), c.unproven); err != nil {
+					t.Fatal(err)
+				}
+			}
 			file := sealedVictim(t, home, "--tee", c.tee)
 			before := measured(t, home, c.tee, file)
 
