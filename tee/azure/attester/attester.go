@@ -180,6 +180,9 @@ func (a *Attester) boundReport(ctx context.Context, userData []byte) ([]byte, *a
 		return nil, nil, err
 	}
 	for start := time.Now(); ; {
+		if ctx.Err() != nil {
+			return nil, nil, fmt.Errorf("waiting for the HCL report: %w", context.Cause(ctx))
+		}
 		b, err := device.ReadNV(a.t, azure.NVReport, true, azure.MaxReport)
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading HCL report: %w", err)
@@ -201,7 +204,6 @@ func (a *Attester) boundReport(ctx context.Context, userData []byte) ([]byte, *a
 		}
 		select {
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("waiting for the HCL report: %w", context.Cause(ctx))
 		case <-time.After(a.o.Poll):
 		}
 	}
