@@ -43,6 +43,7 @@ var Openers = []Opener{
 		return opened(cca.New(r, cca.Options{}))
 	}},
 	{"nitro", func(*slog.Logger) (attest.Attester, error) { return opened(nitro.Open(context.Background())) }},
+	{teeAzure, openAzure},
 	{"tpm", func(log *slog.Logger) (attest.Attester, error) {
 		t, err := device.Open()
 		if errors.Is(err, device.ErrNoTPM) {
@@ -54,6 +55,9 @@ var Openers = []Opener{
 		return opened(tpm.New(t, tpm.Options{Logger: log}))
 	}},
 }
+
+// teeAzure stands for both TEEs of Azure; the paravisor says which.
+const teeAzure = "azure"
 
 // opened keeps a nil pointer from becoming an attester that is not nil.
 func opened[T attest.Attester](a T, err error) (attest.Attester, error) {
@@ -91,16 +95,27 @@ func register(log *slog.Logger, list []Opener) (boot.Register, error) {
 			}
 			continue
 		}
-		a, err := o.Open(log)
+		r, err := o.register(log)
 		if errors.Is(err, attest.ErrNotPresent) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("opening %s: %w", o.TEE, err)
 		}
-		return Bound(a)
+		return r, nil
 	}
 	return nil, nil
+}
+
+func (o *Opener) register(log *slog.Logger) (boot.Register, error) {
+	if o.TEE == teeAzure {
+		return azureRegister()
+	}
+	a, err := o.Open(log)
+	if err != nil {
+		return nil, err
+	}
+	return Bound(a)
 }
 
 // Bound gives the register for initdata: the one that the TEE was launched with,

@@ -15,8 +15,8 @@ import (
 	"github.com/cofferproject/coffer/tee/tdx/tdxtest"
 )
 
-// firmware unpacks a TEE's firmware from the vectors.
-func firmware(t *testing.T, name string) string {
+// unpacked gives a TEE's firmware from the vectors.
+func unpacked(t *testing.T, name string) string {
 	t.Helper()
 	f, err := os.Open(filepath.Join("..", "..", "..", "shared", "vectors", "measure", name+".xz"))
 	if os.IsNotExist(err) {
@@ -81,7 +81,7 @@ func TestFields(t *testing.T) {
 				Cmdline: "console=ttyS0", VCPUs: 1, MemoryMiB: 256, Initdata: []byte("document"),
 			}
 			if c.firmware != "" {
-				base.TEEFirmware.Path = firmware(t, c.firmware)
+				base.TEEFirmware.Path = unpacked(t, c.firmware)
 			}
 			before, err := Launch(&base)
 			if err != nil {
