@@ -1,0 +1,29 @@
+package refvalue
+
+import (
+	"crypto/ed25519"
+	"testing"
+)
+
+func FuzzParseSigned(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	b := &Bundle{Version: 1, Sets: []Set{}}
+	b.AddValues("a", "b")
+	b.Expires = b.Expires.AddDate(2030, 0, 0).UTC()
+	if s, err := Sign(b, key); err == nil {
+		f.Add(s.Raw)
+	}
+	f.Add("a.b.c")
+	f.Fuzz(func(t *testing.T, raw string) {
+		s, err := ParseSigned(raw)
+		if err != nil {
+			return
+		}
+		if s.Bundle.Expires.IsZero() || len(s.ID) != 64 {
+			t.Errorf("%+v", s)
+		}
+		if _, err := Merge(s.Bundle); err != nil {
+			t.Error(err)
+		}
+	})
+}

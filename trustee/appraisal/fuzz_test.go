@@ -1,0 +1,26 @@
+package appraisal
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+func FuzzAdditional(f *testing.F) {
+	for _, s := range []string{``, `{}`, `{"nvidia":{"device_evidence_list":[]}}`, `{"a":1,"a":2}`, `[]`, `{"azsnpvtpm":1,"az-snp-vtpm":2}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := additional(s)
+		if err != nil {
+			return
+		}
+		if len(m) > maxAdditional {
+			t.Errorf("%d TEEs", len(m))
+		}
+		for _, e := range m {
+			if !json.Valid(e) {
+				t.Errorf("evidence %q", e)
+			}
+		}
+	})
+}
