@@ -10,6 +10,8 @@
 //   - CommandLine is a pure function of its inputs; tee/*/measure predicts the
 //     same launch, so the machine it describes has fixed slots and no option ROM.
 //   - Hardware virtualisation is used only where a probe boot has worked.
+//   - For the TEEs that coffer-simhw plays, it measures the running QEMU before
+//     anybody hears that the VM is ready, and the VM ends with it.
 //   - QEMU and swtpm have no file of the host open that is not in the LaunchSpec
 //     or the platform, and no path through which to reach one.
 package vmm

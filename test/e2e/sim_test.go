@@ -34,8 +34,10 @@ var simTEEs = []simTEE{
 // `coffer measure` said before; a host that changes anything gets nothing, and
 // the owner reads what it was.
 func TestSimulatedTEEs(t *testing.T) {
+	t.Parallel()
 	for _, c := range simTEEs {
 		t.Run(c.tee, func(t *testing.T) {
+			t.Parallel()
 			if c.tee != "snp-sim" && c.tee != "tdx-sim" {
 				full(t)
 			}
