@@ -73,6 +73,7 @@ type supervisor struct {
 	oom     map[string]bool   // container ids killed for memory
 	oomMore chan struct{}     // closed and renewed at each OOM event
 	stopped bool
+	now     bool // no grace period, or no more of it
 	stopCh  chan struct{}
 }
 
@@ -138,6 +139,9 @@ func (s *supervisor) run(ctx context.Context, specs []containerSpec) (int, error
 	return 0, firstErr
 }
 
+// notRun is the end of a container that the pod's own end kept from starting.
+var notRun = exit{code: 128 + int(syscall.SIGTERM), killed: true}
+
 // loop runs one container and restarts it as its policy says.
 func (s *supervisor) loop(ctx context.Context, c containerSpec) (exit, error) {
 	back := backoffStart
@@ -179,11 +183,12 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 		return exit{}, err
 	}
 	if s.isStopped() {
-		return exit{killed: true}, nil
+		return notRun, nil
 	}
-	cctx, cancel := context.WithTimeout(ctx, createTimeout)
-	_, err = s.agent.CreateContainer(cctx, c.create(cid))
-	cancel()
+	err = s.createContainer(ctx, c.create(cid))
+	if s.isStopped() { // what was made of it goes with the TEE
+		return notRun, nil
+	}
 	if err != nil {
 		return exit{}, fmt.Errorf("creating container %s: %w", c.name, err)
 	}
@@ -203,7 +208,11 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 	}
 	s.mu.Lock()
 	s.running[c.name] = cid
+	late := s.stopped // meanwhile: stop() has not seen this one
 	s.mu.Unlock()
+	if late {
+		go s.end(c.name)
+	}
 	s.set(c.name, func(st *ContainerStatus) { st.State, st.ID, st.Reason, st.ExitCode = "running", cid, "", 0 })
 
 	var wg sync.WaitGroup
@@ -239,6 +248,23 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 		s.warn("container %s: removing it: %v", c.name, err)
 	}
 	return e, nil
+}
+
+// createContainer asks for a container. It may pull for long; the pod's end ends it.
+func (s *supervisor) createContainer(ctx context.Context, req *agentpb.CreateContainerRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-s.stopCh:
+			cancel()
+		case <-done:
+		}
+	}()
+	_, err := s.agent.CreateContainer(ctx, req)
+	return err
 }
 
 // watchOOM records the guest's out-of-memory events.
@@ -277,11 +303,15 @@ func (s *supervisor) sawOOM(cid string) bool {
 }
 
 // signal passes sig to every running container; 0 is each one's own stop signal.
-func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) {
+func (s *supervisor) signal(ctx context.Context, sig syscall.Signal) { s.signalOnly(ctx, sig, "") }
+
+func (s *supervisor) signalOnly(ctx context.Context, sig syscall.Signal, only string) {
 	s.mu.Lock()
 	ids := make(map[string]string, len(s.running))
 	for n, id := range s.running {
-		ids[n] = id
+		if only == "" || n == only {
+			ids[n] = id
+		}
 	}
 	s.mu.Unlock()
 	for name, cid := range ids {
@@ -312,26 +342,43 @@ func (s *supervisor) stop() {
 	s.stopped = true
 	close(s.stopCh)
 	s.mu.Unlock()
-	go func() {
-		ctx := context.Background()
-		s.signal(ctx, 0)
-		deadline := time.Now().Add(s.grace)
-		for time.Now().Before(deadline) {
-			if s.idle() {
-				return
-			}
-			time.Sleep(20 * time.Millisecond)
+	go s.end("")
+}
+
+// end ends one container, or with "" those that run now.
+func (s *supervisor) end(only string) {
+	ctx := context.Background()
+	s.signalOnly(ctx, 0, only)
+	deadline := time.Now().Add(s.grace)
+	for time.Now().Before(deadline) && !s.atOnce() {
+		if s.idle(only) {
+			return
 		}
-		s.signal(ctx, syscall.SIGKILL)
-	}()
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.signalOnly(ctx, syscall.SIGKILL, only)
 }
 
 // kill ends the grace period.
-func (s *supervisor) kill() { s.signal(context.Background(), syscall.SIGKILL) }
+func (s *supervisor) kill() {
+	s.mu.Lock()
+	s.now = true
+	s.mu.Unlock()
+	s.signal(context.Background(), syscall.SIGKILL)
+}
 
-func (s *supervisor) idle() bool {
+func (s *supervisor) atOnce() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *supervisor) idle(only string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if only != "" {
+		return s.running[only] == ""
+	}
 	return len(s.running) == 0
 }
 
