@@ -63,6 +63,7 @@ func TestParseRefuses(t *testing.T) {
 		"loader hashed":        {`{"name":"PATH","value":"/bin"}`, `{"name":"LD_PRELOAD","sha256":"` + sha("") + `"}`, "env[LD_PRELOAD]"},
 		"relative cwd":         {`"cwd":"/"`, `"cwd":"."`, "cwd"},
 		"root and non_root":    {`"uid":1000`, `"uid":0`, "user"},
+		"uid that is no uid":   {`"uid":1000`, `"uid":4294967295`, "user"},
 		"capability":           {`"CAP_KILL"`, `"CAP_ROOT"`, "capabilities[1]"},
 		"capability order":     {`"CAP_CHOWN","CAP_KILL"`, `"CAP_KILL","CAP_CHOWN"`, "capabilities"},
 		"seccomp":              {`"seccomp":"runtime-default"`, `"seccomp":"localhost/x"`, "seccomp"},

@@ -273,12 +273,28 @@ func validateEnv(env []EnvVar) error {
 	return nil
 }
 
+// maxID is the largest user or group id, Kubernetes' own limit.
+const maxID = 1<<31 - 1
+
+func value(id *uint32) uint32 {
+	if id == nil {
+		return 0
+	}
+	return *id
+}
+
 func (u *User) validate() error {
 	if len(u.Image) > 256 || strings.ContainsAny(u.Image, "\x00\n") {
 		return fmt.Errorf("user.image: not a user")
 	}
 	if len(u.AdditionalGIDs) > maxList {
 		return fmt.Errorf("user.additional_gids: too many")
+	}
+	// The kernel takes the last number for "as it is", which is root.
+	for _, id := range append([]uint32{value(u.UID), value(u.GID)}, u.AdditionalGIDs...) {
+		if id > maxID {
+			return fmt.Errorf("user: id %d is above %d", id, maxID)
+		}
 	}
 	if u.NonRoot && u.UID != nil && *u.UID == 0 {
 		return fmt.Errorf("user: uid 0 and non_root")
