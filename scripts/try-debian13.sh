@@ -1,7 +1,7 @@
 #!/bin/bash
 # Tries Coffer on Debian 13 (trixie), on a machine that has another release: makes
 # a chroot from trixie's packages, clones the committed tree into it and runs
-# what a user would run. docs/platforms.md says what came of it.
+# what a user would run. What came of it belongs into docs/known-gaps.md.
 #
 #   scripts/try-debian13.sh [command...]     default: make demo
 #

@@ -28,6 +28,9 @@ func manifests(t testing.TB) map[string][]byte {
 		}
 		return out
 	}
+	if os.Getenv("CI") == "true" { // a missing mount must not pass for a green run
+		t.Fatal("shared/manifests is not there")
+	}
 	t.Skip("shared/manifests is not there")
 	return nil
 }

@@ -91,6 +91,9 @@ func published(t testing.TB) map[string]string {
 		}
 		return out
 	}
+	if os.Getenv("CI") == "true" { // a missing mount must not pass for a green run
+		t.Fatal("shared/manifests is not there")
+	}
 	t.Skip("shared/manifests is not there")
 	return nil
 }
