@@ -2,15 +2,19 @@ package run
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/tee/collateral"
 )
 
 // platformValues are the reference values that a hardware's vendor publishes of
@@ -37,6 +41,9 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	if err != nil {
 		return fmt.Errorf("the launcher's simulated root: %w", err)
 	}
+	if err := ownCollateral(sim.Collateral, cert); err != nil {
+		return err
+	}
 	if _, err := ns.AddRoot(ctx, tee.Wire(), cert); err != nil && !trusteeclient.IsConflict(err) {
 		return fmt.Errorf("registering the simulated root with the trustee: %w", err)
 	}
@@ -60,6 +67,28 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	}
 	if _, err := ns.RegisterReferenceValues(ctx, "coffer-simhw-"+tee.Wire(), doc); err != nil {
 		return fmt.Errorf("registering the simulated hardware's reference values with the trustee: %w", err)
+	}
+	return nil
+}
+
+// ownCollateral demands that all items are under the names of this simulated
+// root. Collateral counts in every namespace of the trustee, and it is the host
+// that gives this: an old revocation list in a vendor's name must not get in.
+func ownCollateral(bundle []byte, root *x509.Certificate) error {
+	if len(bundle) == 0 {
+		return nil
+	}
+	set, err := collateral.Parse(bundle)
+	if err != nil {
+		return fmt.Errorf("the launcher's simulated hardware: %w", err)
+	}
+	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	fingerprint := hex.EncodeToString(sum[:])
+	for _, it := range set.Items() {
+		u, err := url.Parse(it.Origin)
+		if err != nil || u.Host != fingerprint[:32]+".simhw.invalid" {
+			return fmt.Errorf("the launcher's simulated hardware brings collateral %.200q, which is not under the name of its own root", it.Origin)
+		}
 	}
 	return nil
 }
