@@ -51,7 +51,7 @@ if [ ! -e "$DIR/.coffer-try" ]; then
 fi
 # How the machine reaches its mirror holds inside too.
 cp /etc/resolv.conf /etc/hosts "$DIR/etc/"
-apt-config dump | grep -E '^Acquire::https?(::|-)|^Acquire::(http|https)::' >"$DIR/etc/apt/apt.conf.d/90machine" || true
+apt-config dump | grep -E '^Acquire::(https?(::|-)|Check-Valid-Until )' >"$DIR/etc/apt/apt.conf.d/90machine" || true
 if [ -d /usr/local/share/ca-certificates ]; then
   cp -r /usr/local/share/ca-certificates "$DIR/usr/local/share/"
   chroot "$DIR" update-ca-certificates >/dev/null 2>&1

@@ -42,3 +42,21 @@ func TestPlan(t *testing.T) {
 		t.Errorf("got %+v, %+v", *ts[0], *ts[1])
 	}
 }
+
+func TestOnlyTimeUp(t *testing.T) {
+	const head = "fuzz: elapsed: 3s, execs: 19756 (0/sec), new interesting: 4 (total: 6)\n"
+	for _, c := range []struct {
+		out  string
+		want bool
+	}{
+		{head + "--- FAIL: FuzzParse (3.02s)\n    context deadline exceeded\nFAIL\n", true},
+		{head + "--- FAIL: FuzzParse (3.02s)\n    --- FAIL: FuzzParse (0.00s)\n        context deadline exceeded\n    \n    Failing input written to testdata/fuzz/FuzzParse/1\nFAIL\n", false},
+		{head + "--- FAIL: FuzzParse (10s)\n    fuzzing process hung or terminated unexpectedly: exit status 2\n    Failing input written to testdata/fuzz/FuzzParse/1\nFAIL\n", false},
+		{head + "panic: x\n", false},
+		{"", false},
+	} {
+		if got := onlyTimeUp([]byte(c.out)); got != c.want {
+			t.Errorf("%q: %v", c.out, got)
+		}
+	}
+}
