@@ -29,6 +29,7 @@ const (
 	ReasonMalformed         denial.Reason = "tdx-evidence-malformed"
 	ReasonEventLogMalformed denial.Reason = "tdx-eventlog-malformed"
 	ReasonEventLogMismatch  denial.Reason = "tdx-eventlog-mismatch"
+	ReasonMigratable        denial.Reason = "tdx-migratable"
 )
 
 // Verifier judges the published evidence of TEE "tdx".
@@ -68,6 +69,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	}
 	td := q.Quote.TD
 	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, Debug(td)
+	if err := CheckMigration(component, td); err != nil {
+		return nil, err
+	}
 	log, err := checkEventLog(e.EventLog, td, res)
 	if err != nil {
 		return nil, err
@@ -86,6 +90,16 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 // Debug reports whether the TD is under debug: any bit of the attributes' first
 // byte (TD Under Debug) makes it so.
 func Debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+
+// CheckMigration refuses a TD that may be migrated: the host chooses the migration
+// TD, which gets all of the TD's memory, and neither MRTD nor the RTMRs say so.
+// component names the caller in the denial.
+func CheckMigration(component string, td *quote.TD) error {
+	if a := td.Attributes(); a&quote.TDMigratable != 0 {
+		return verify.Mismatch(ReasonMigratable, component, "TD attributes", fmt.Sprintf("%#x", a), "MIGRATABLE (bit 29) clear", "quote")
+	}
+	return nil
+}
 
 // checkEventLog replays the log to the RTMRs; nil if none came.
 func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, error) {

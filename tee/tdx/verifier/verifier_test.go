@@ -81,6 +81,13 @@ func TestSimulated(t *testing.T) {
 	if r, err = mustNew(t, cfg).Verify(in); err != nil || !r[0].Debug {
 		t.Errorf("a TD under debug: %v", err)
 	}
+	in = input(t, sign(t, p, func(td *quote.TD) { td.TDAttributes[0] = 0x20 }), nil, note) // PERF_PROF, of the same byte
+	if r, err = mustNew(t, cfg).Verify(in); err != nil || !r[0].Debug || r[0].Claims["td_attributes"].(map[string]any)["debug"] != true {
+		t.Errorf("a TD that may be profiled: %v", err)
+	}
+	if _, err := mustNew(t, cfg).Verify(input(t, sign(t, p, func(td *quote.TD) { td.TDAttributes[3] |= 0x20 }), nil, note)); !denied(err, ReasonMigratable) {
+		t.Errorf("a TD that may be migrated: %v", err)
+	}
 	if _, err := mustNew(t, verify.Config{Kind: verify.Production}).Verify(in); !denied(err, verify.ReasonSimulated) {
 		t.Errorf("in production: %v", err)
 	}
