@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/eventlog"
@@ -121,6 +122,16 @@ func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, e
 		}
 		return nil, malformed(err)
 	}
+	onlyVouched(log)
 	res.Checked("event log", fmt.Sprintf("%d events", len(log.Events)), "RTMR 0 to 3")
 	return log, nil
+}
+
+// onlyVouched drops the digests of other banks: the header, which nobody signed,
+// may name any, and no register has taken them.
+func onlyVouched(log *eventlog.Log) {
+	for i := range log.Events {
+		e := &log.Events[i]
+		e.Digests = slices.DeleteFunc(e.Digests, func(d eventlog.Digest) bool { return d.Algorithm != eventlog.SHA384 })
+	}
 }
