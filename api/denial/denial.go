@@ -9,6 +9,8 @@ package denial
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"unicode"
 )
 
 // Reason is a stable identifier such as "initdata-mismatch". Lower case,
@@ -27,8 +29,26 @@ type Denial struct {
 	Detail    string `json:"detail,omitempty"`
 }
 
+// Printable gives text of an untrusted party in a form that breaks no line and
+// moves no cursor: line breaks and tabs become blanks, other control and format
+// characters question marks. Whoever shows a fact of a denial or of evidence to
+// people shows it like this; JSON carries it as it is.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t':
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return '?'
+	}, s)
+}
+
 // Error gives the whole refusal in one line.
-func (d *Denial) Error() string {
+func (d *Denial) Error() string { return Printable(d.line()) }
+
+func (d *Denial) line() string {
 	s := fmt.Sprintf("denied by %s: %s", d.Component, d.Reason)
 	if d.Claim != "" {
 		s += ": " + d.Claim

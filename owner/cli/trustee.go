@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/owner/run"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
@@ -54,7 +55,7 @@ func printRecord(out io.Writer, r *trusteeapi.Record) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, value)
+			fmt.Fprintf(w, "%s\t%s\n", denial.Printable(name), denial.Printable(value))
 		}
 	}
 	row("decision", r.Outcome+" ("+r.Kind+")")

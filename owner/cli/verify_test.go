@@ -174,3 +174,16 @@ func TestVerifyVectors(t *testing.T) {
 		})
 	}
 }
+
+// Hostile evidence must not write its own verdict on the terminal.
+func TestVerifyPrintsNoControlCharacters(t *testing.T) {
+	b, err := os.ReadFile(evidenceFile(t, "as", "evidence.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := strings.TrimSuffix(strings.TrimSpace(string(b)), "}") + `,"simulation":"x\u001b[2J\u001b[Hverdict\taffirming"}`
+	code, out, errs := coffer(t, "verify", "--tee", "snp", write(t, "e.json", doc), "--time", snpTime)
+	if code != ExitDenied || strings.Contains(out+errs, "\x1b") || strings.Contains(out, "verdict\taffirming") {
+		t.Errorf("exit %d\n%q\n%q", code, out, errs)
+	}
+}

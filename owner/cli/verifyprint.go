@@ -46,7 +46,7 @@ func writeReport(out io.Writer, r *evidence.Report) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name string, value any) {
 		if s := fmt.Sprint(value); s != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, s)
+			fmt.Fprintf(w, "%s\t%s\n", name, denial.Printable(s))
 		}
 	}
 	if d := r.Denial; d != nil {
@@ -80,7 +80,7 @@ func writeDevice(out io.Writer, d *evidence.Device) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name string, value any) {
 		if s := fmt.Sprint(value); s != "" {
-			fmt.Fprintf(w, "  %s\t%s\n", name, s)
+			fmt.Fprintf(w, "  %s\t%s\n", name, denial.Printable(s))
 		}
 	}
 	row("status", d.Status)
@@ -98,7 +98,7 @@ func writeDevice(out io.Writer, d *evidence.Device) error {
 	row("initdata", d.Initdata)
 	fmt.Fprintln(w, "  CHECKED\tFOUND\tAGAINST")
 	for _, c := range d.Checks {
-		fmt.Fprintf(w, "  %s\t%s\t%s\n", c.What, shown(c.Found), c.Source)
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", shown(c.What), shown(c.Found), shown(c.Source))
 	}
 	if len(d.Findings) > 0 {
 		fmt.Fprintln(w, "  NOT AFFIRMED\tFIELD\tMEASURED\tEXPECTED\tBY")
@@ -107,7 +107,7 @@ func writeDevice(out io.Writer, d *evidence.Device) error {
 			if field == "" {
 				field = f.Condition
 			}
-			fmt.Fprintf(w, "  %s=%d\t%s\t%s\t%s\t%s\n", f.Claim, f.Value, shown(field), shown(f.Measured), shown(f.Expected), f.Source)
+			fmt.Fprintf(w, "  %s=%d\t%s\t%s\t%s\t%s\n", f.Claim, f.Value, shown(field), shown(f.Measured), shown(f.Expected), shown(f.Source))
 		}
 	}
 	fmt.Fprintln(w, "  CLAIM\tVALUE")
@@ -120,14 +120,16 @@ func writeDevice(out io.Writer, d *evidence.Device) error {
 			}
 			s = string(b)
 		}
-		fmt.Fprintf(w, "  %s\t%s\n", name, shown(s))
+		fmt.Fprintf(w, "  %s\t%s\n", shown(name), shown(s))
 	}
 	return w.Flush()
 }
 
-// shown shortens what would not fit on a line; --output json has it whole.
+// shown shortens what would not fit on a line, and takes out what is no text: the
+// evidence is its sender's. --output json has it whole.
 func shown(s string) string {
 	const most = 160
+	s = denial.Printable(s)
 	if len(s) <= most {
 		return s
 	}

@@ -52,12 +52,12 @@ type Denied struct{ Denial *denial.Denial }
 
 func (e *Denied) Error() string {
 	d := e.Denial
-	s := fmt.Sprintf("denied: %s\n  refused by  %s", d.Reason, d.Component)
+	s := fmt.Sprintf("denied: %s\n  refused by  %s", denial.Printable(string(d.Reason)), denial.Printable(d.Component))
 	for _, f := range []struct{ name, value string }{
 		{"because of", d.Claim}, {"measured", d.Measured}, {"expected", d.Expected}, {"according to", d.Source}, {"detail", d.Detail}, {"record", d.RecordID},
 	} {
 		if f.value != "" {
-			s += fmt.Sprintf("\n  %-11s %s", f.name, f.value)
+			s += fmt.Sprintf("\n  %-11s %s", f.name, denial.Printable(f.value))
 		}
 	}
 	return s

@@ -15,6 +15,7 @@ import (
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	intelsim "github.com/cofferproject/coffer/tee/intel/sim"
+	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -71,6 +72,12 @@ func TestSimulatedTDX(t *testing.T) {
 	in.Evidence = g.Evidence(t, rd[:])
 	if rs, err = v.Verify(&in); err != nil || !rs[0].Debug {
 		t.Errorf("a debugged TD: %+v, %v", rs, err)
+	}
+	td.Body.TDAttributes[3] |= byte(quote.TDMigratable >> 24)
+	g = azuretest.Boot(t, sim.Options{TD: td}, &sum)
+	in.Evidence = g.Evidence(t, rd[:])
+	if _, err = v.Verify(&in); reason(err) != tdxverifier.ReasonMigratable {
+		t.Errorf("a TD that may be migrated: %v", err)
 	}
 }
 

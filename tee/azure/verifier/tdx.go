@@ -42,6 +42,9 @@ func (t *tdxHardware) verify(e *azure.Evidence, h *azure.HCL, now time.Time, res
 		}
 	}
 	res.Debug = res.Debug || tdxverifier.Debug(td)
+	if err := tdxverifier.CheckMigration(azure.TDX+"-verifier", td); err != nil {
+		return nil, err
+	}
 	if err := sameTD(h.Hardware, td); err != nil {
 		return nil, err
 	}

@@ -148,6 +148,9 @@ func (v *Verifier) hardware(a *gcp.Attestation, now time.Time, res *verify.Resul
 		}
 	}
 	res.Debug = res.Debug || tdxverifier.Debug(td)
+	if err := tdxverifier.CheckMigration(component, td); err != nil {
+		return nil, err
+	}
 	res.Claims["hardware"] = "tdx"
 	maps.Copy(res.Claims, tdxverifier.Claims(q.Quote, nil))
 	maps.Copy(res.Claims, q.Claims)

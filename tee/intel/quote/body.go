@@ -82,6 +82,7 @@ type TD15 struct {
 const (
 	TDDebug          uint64 = 1 << 0
 	TDSEPTVEDisable  uint64 = 1 << 28
+	TDMigratable     uint64 = 1 << 29
 	TDProtectionKeys uint64 = 1 << 30
 	TDKeyLocker      uint64 = 1 << 31
 	TDPerfmon        uint64 = 1 << 63

@@ -190,12 +190,25 @@ configuration := 3 if {
 	not input.sgx.body["attributes.flags"] in query_reference_value("sgx_attributes_flags")
 }
 
+##### Unified kernel images below a vTPM
+#
+# PCR 11 alone proves nothing: whatever booted may extend it with another image's
+# values. PCR 4 has the image as the firmware loaded it, before it ran. PCR 12 takes
+# what the image's stub adds from outside of it (another command line, credentials,
+# extensions): nothing, unless that is registered.
+
+nothing_added(tpm, _) if regex.match("^0+$", tpm.pcr12)
+
+nothing_added(tpm, name) if tpm.pcr12 in query_reference_value(name)
+
 ##### Azure confidential VM on SEV-SNP
 
 executables := 3 if {
 	input["az-snp-vtpm"]
 	input["az-snp-vtpm"].measurement in query_reference_value("measurement")
+	input["az-snp-vtpm"].tpm.pcr04 in query_reference_value("snp_pcr4")
 	input["az-snp-vtpm"].tpm.pcr11 in query_reference_value("snp_pcr11")
+	nothing_added(input["az-snp-vtpm"].tpm, "snp_pcr12")
 }
 
 hardware := 2 if {
@@ -223,7 +236,9 @@ configuration := 2 if {
 
 executables := 3 if {
 	input["az-tdx-vtpm"]
+	input["az-tdx-vtpm"].tpm.pcr04 in query_reference_value("tdx_pcr4")
 	input["az-tdx-vtpm"].tpm.pcr11 in query_reference_value("tdx_pcr11")
+	nothing_added(input["az-tdx-vtpm"].tpm, "tdx_pcr12")
 }
 
 hardware := 2 if {
@@ -421,6 +436,7 @@ executables := 3 if {
 	input.gcp.measurement in query_reference_value("snp_launch_measurement")
 	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
 	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+	nothing_added(input.gcp.tpm, "gcp_pcr12")
 }
 
 hardware := 2 if {
@@ -441,6 +457,7 @@ executables := 3 if {
 	input.gcp.hardware == "tdx"
 	input.gcp.tpm.pcr04 in query_reference_value("gcp_pcr4")
 	input.gcp.tpm.pcr11 in query_reference_value("gcp_pcr11")
+	nothing_added(input.gcp.tpm, "gcp_pcr12")
 }
 
 hardware := 2 if {

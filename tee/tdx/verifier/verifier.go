@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/eventlog"
@@ -29,6 +30,7 @@ const (
 	ReasonMalformed         denial.Reason = "tdx-evidence-malformed"
 	ReasonEventLogMalformed denial.Reason = "tdx-eventlog-malformed"
 	ReasonEventLogMismatch  denial.Reason = "tdx-eventlog-mismatch"
+	ReasonMigratable        denial.Reason = "tdx-migratable"
 )
 
 // Verifier judges the published evidence of TEE "tdx".
@@ -68,6 +70,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	}
 	td := q.Quote.TD
 	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, Debug(td)
+	if err := CheckMigration(component, td); err != nil {
+		return nil, err
+	}
 	log, err := checkEventLog(e.EventLog, td, res)
 	if err != nil {
 		return nil, err
@@ -86,6 +91,16 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 // Debug reports whether the TD is under debug: any bit of the attributes' first
 // byte (TD Under Debug) makes it so.
 func Debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+
+// CheckMigration refuses a TD that may be migrated: the host chooses the migration
+// TD, which gets all of the TD's memory, and neither MRTD nor the RTMRs say so.
+// component names the caller in the denial.
+func CheckMigration(component string, td *quote.TD) error {
+	if a := td.Attributes(); a&quote.TDMigratable != 0 {
+		return verify.Mismatch(ReasonMigratable, component, "TD attributes", fmt.Sprintf("%#x", a), "MIGRATABLE (bit 29) clear", "quote")
+	}
+	return nil
+}
 
 // checkEventLog replays the log to the RTMRs; nil if none came.
 func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, error) {
@@ -107,6 +122,16 @@ func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, e
 		}
 		return nil, malformed(err)
 	}
+	onlyVouched(log)
 	res.Checked("event log", fmt.Sprintf("%d events", len(log.Events)), "RTMR 0 to 3")
 	return log, nil
+}
+
+// onlyVouched drops the digests of other banks: the header, which nobody signed,
+// may name any, and no register has taken them.
+func onlyVouched(log *eventlog.Log) {
+	for i := range log.Events {
+		e := &log.Events[i]
+		e.Digests = slices.DeleteFunc(e.Digests, func(d eventlog.Digest) bool { return d.Algorithm != eventlog.SHA384 })
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	"github.com/cofferproject/coffer/tee/intel/sim"
 	"github.com/cofferproject/coffer/tee/tdx"
@@ -81,6 +83,13 @@ func TestSimulated(t *testing.T) {
 	if r, err = mustNew(t, cfg).Verify(in); err != nil || !r[0].Debug {
 		t.Errorf("a TD under debug: %v", err)
 	}
+	in = input(t, sign(t, p, func(td *quote.TD) { td.TDAttributes[0] = 0x20 }), nil, note) // PERF_PROF, of the same byte
+	if r, err = mustNew(t, cfg).Verify(in); err != nil || !r[0].Debug || r[0].Claims["td_attributes"].(map[string]any)["debug"] != true {
+		t.Errorf("a TD that may be profiled: %v", err)
+	}
+	if _, err := mustNew(t, cfg).Verify(input(t, sign(t, p, func(td *quote.TD) { td.TDAttributes[3] |= 0x20 }), nil, note)); !denied(err, ReasonMigratable) {
+		t.Errorf("a TD that may be migrated: %v", err)
+	}
 	if _, err := mustNew(t, verify.Config{Kind: verify.Production}).Verify(in); !denied(err, verify.ReasonSimulated) {
 		t.Errorf("in production: %v", err)
 	}
@@ -89,5 +98,30 @@ func TestSimulated(t *testing.T) {
 	}
 	if _, err := mustNew(t, cfg).Verify(input(t, vector(t, "tdx_quote_4.dat"), nil, note)); !denied(err, verify.ReasonNotSimulated) {
 		t.Errorf("a quote under Intel's root: %v", err)
+	}
+}
+
+// A digest of a bank that no register took is nobody's word, whatever the log's
+// header names.
+func TestOtherBanksAreNotShown(t *testing.T) {
+	p, cfg := machine(t)
+	e := eventlog.NewEvent(1, refvalue.EFIAction, []byte("what booted"), eventlog.SHA384, eventlog.SHA256)
+	e.Digests[1].Sum = make([]byte, 32) // that of what should have booted
+	raw := e.Append(eventlog.SpecHeader(eventlog.SHA384, eventlog.SHA256))
+	log, err := eventlog.ParseCC(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registers, err := log.ReplayRTMRs(eventlog.SHA384)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := mustNew(t, cfg).Verify(input(t, sign(t, p, func(td *quote.TD) { copy(td.RTMR[0][:], registers[0]) }), raw, note))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := r[0].Claims["uefi_event_logs"].([]eventlog.Description)
+	if len(shown) != 1 || len(shown[0].Digests) != 1 || shown[0].Digests[0].Alg != "SHA-384" || !shown[0].DigestMatchesEvent {
+		t.Errorf("%+v", shown)
 	}
 }

@@ -157,8 +157,8 @@ func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
 	if cert.IsCA {
 		return deny(ReasonEKUntrusted, "EK certificate", errors.New("is a CA"))
 	}
-	if len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0 && !slices.ContainsFunc(cert.UnknownExtKeyUsage, oidEKCertificate.Equal) {
-		return deny(ReasonEKUntrusted, "EK certificate", errors.New("extended key usage is not that of an EK"))
+	if err := checkEKUsage(cert); err != nil {
+		return deny(ReasonEKUntrusted, "EK certificate", err)
 	}
 	roots, inter := x509.NewCertPool(), x509.NewCertPool()
 	trusted := v.cfg.EKRoots
@@ -185,6 +185,24 @@ func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
 	chain := chains[0]
 	r.EKFingerprint = fingerprint(cert.RawSubjectPublicKeyInfo)
 	r.EKRoot = fingerprint(chain[len(chain)-1].RawSubjectPublicKeyInfo)
+	return nil
+}
+
+// checkEKUsage demands a certificate of an endorsement key. Roots of manufacturers
+// certify other keys too, some of them outside of any TPM; whoever holds such a
+// key could answer a credential for an attestation key that he made up. Where the
+// extended key usage is left out, as older profiles allow, the key must be one
+// that decrypts.
+func checkEKUsage(c *x509.Certificate) error {
+	const decrypts = x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement
+	switch {
+	case slices.ContainsFunc(c.UnknownExtKeyUsage, oidEKCertificate.Equal):
+		return nil
+	case len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0:
+		return errors.New("extended key usage is not that of an EK")
+	case c.KeyUsage&decrypts == 0:
+		return errors.New("neither extended key usage of an EK nor key usage for encipherment or key agreement")
+	}
 	return nil
 }
 
