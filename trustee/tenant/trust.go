@@ -178,8 +178,18 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		if have != nil && string(have) != kind {
 			return fmt.Errorf("key %s is registered as %s, so it cannot be %s: %w", root.ID, have, kind, ErrConflict)
 		}
-		if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+		switch known, ok, err := store.GetJSON[trusteeapi.EKRoot](tx, Bucket(ns, ekroots), root.ID); {
+		case err != nil:
 			return err
+		case ok && known.TEE == tee && known.Intermediate == intermediate && known.Certificate == root.Certificate:
+			// Every run on a machine registers its root: nothing has changed, so
+			// nothing is prepared anew.
+			root = known
+			return nil
+		case !ok:
+			if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+				return err
+			}
 		}
 		// The mark stays when the root is deleted: what was simulated once is
 		// never genuine later.
