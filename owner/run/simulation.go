@@ -5,12 +5,15 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/tee/collateral"
 )
 
 // platformValues are the reference values that a hardware's vendor publishes of
@@ -41,6 +44,9 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 		return fmt.Errorf("registering the simulated root with the trustee: %w", err)
 	}
 	if len(sim.Collateral) > 0 {
+		if err := checkSimulatedCollateral(sim.Collateral); err != nil {
+			return err
+		}
 		if _, err := c.ImportCollateral(ctx, sim.Collateral); err != nil {
 			return fmt.Errorf("giving the simulated hardware's collateral to the trustee: %w", err)
 		}
@@ -60,6 +66,27 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	}
 	if _, err := ns.RegisterReferenceValues(ctx, "coffer-simhw-"+tee.Wire(), doc); err != nil {
 		return fmt.Errorf("registering the simulated hardware's reference values with the trustee: %w", err)
+	}
+	return nil
+}
+
+// simulatedOrigins is the domain of the origins of simulated hardware's collateral;
+// it never resolves.
+const simulatedOrigins = ".simhw.invalid"
+
+// checkSimulatedCollateral refuses what simulated hardware has no business with:
+// the trustee keeps collateral for all namespaces, and a launcher that named a
+// vendor's origin would replace that vendor's revocation list in production.
+func checkSimulatedCollateral(bundle []byte) error {
+	set, err := collateral.Parse(bundle)
+	if err != nil {
+		return fmt.Errorf("the simulated hardware's collateral: %w", err)
+	}
+	for _, it := range set.Items() {
+		u, err := url.Parse(it.Origin)
+		if err != nil || !strings.HasSuffix(u.Host, simulatedOrigins) {
+			return fmt.Errorf("the launcher's simulated hardware brings collateral of %.80q, which is not below %s", it.Origin, simulatedOrigins)
+		}
 	}
 	return nil
 }

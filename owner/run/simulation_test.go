@@ -1,0 +1,34 @@
+package run
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cofferproject/coffer/tee/collateral"
+)
+
+// The launcher is the host's: it must not reach the collateral of production.
+func TestSimulatedCollateralIsOfSimulatedOrigins(t *testing.T) {
+	for origin, good := range map[string]bool{
+		"https://0123.simhw.invalid/crl":                              true,
+		"https://kdsintf.amd.com/vcek/v1/Milan/crl":                   false,
+		"https://certificates.trustedservices.intel.com/x":            false,
+		"https://kdsintf.amd.com/.simhw.invalid":                      false,
+		"https://a.simhw.invalid@kdsintf.amd.com/crl":                 false,
+		"https://kdsintf.amd.com/vcek/v1/Milan/crl?x=a.simhw.invalid": false,
+	} {
+		b, err := collateral.NewSet(&collateral.Item{Origin: origin, Body: []byte("x"), Fetched: time.Unix(1, 0)}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkSimulatedCollateral(b); (err == nil) != good {
+			t.Errorf("%s: %v", origin, err)
+		} else if err != nil && !strings.Contains(err.Error(), "not below") {
+			t.Errorf("%s: %v", origin, err)
+		}
+	}
+	if err := checkSimulatedCollateral([]byte("{}")); err == nil {
+		t.Error("no bundle at all")
+	}
+}
