@@ -122,3 +122,32 @@ func TestRootAgainChangesNothing(t *testing.T) {
 		t.Errorf("the root for another TEE: %v", err)
 	}
 }
+
+// What anchors simulated hardware in one namespace anchors no production's in
+// another, also not by way of a document.
+func TestSimulatedRootIsNoAnchor(t *testing.T) {
+	r := newRegistry(t)
+	if _, err := r.CreateNamespace(t.Context(), trusteeapi.Namespace{Name: "sim", Simulated: true}); err != nil {
+		t.Fatal(err)
+	}
+	cert := func(name string) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tpmtest.NewCA(t, name).Root.Raw}))
+	}
+	simulated, genuine := cert("machine"), cert("maker")
+	if _, err := r.AddRoot(t.Context(), "sim", "", simulated, false); err != nil {
+		t.Fatal(err)
+	}
+	set := func(doc string) error {
+		_, err := r.SetAnchor(t.Context(), ns, "nvidiadpu", "roots", "a", []byte(doc))
+		return err
+	}
+	if err := set(genuine + simulated); !errors.Is(err, ErrConflict) {
+		t.Errorf("a simulated root as an anchor of production: %v", err)
+	}
+	if err := set(genuine); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.AddRoot(t.Context(), "sim", "", genuine, false); !errors.Is(err, ErrConflict) {
+		t.Errorf("an anchor of production as a simulated root: %v", err)
+	}
+}
