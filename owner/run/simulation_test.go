@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/tee/collateral"
 )
 
@@ -30,5 +31,17 @@ func TestSimulatedCollateralIsOfSimulatedOrigins(t *testing.T) {
 	}
 	if err := checkSimulatedCollateral([]byte("{}")); err == nil {
 		t.Error("no bundle at all")
+	}
+}
+
+// No trustee is told to expect a debug image whose evidence does not say so.
+func TestNobodyVouchesForADebugImage(t *testing.T) {
+	for tee, debug := range map[launch.TEE]bool{"tpm-sim": true, "snp-sim": false, "tdx-sim": false, "cca-sim": false, "nitro-sim": false, "snp": false} {
+		if !(&PodOptions{TEE: tee}).vouches() {
+			t.Errorf("%s: release refused", tee)
+		}
+		if got := (&PodOptions{TEE: tee, Debug: true}).vouches(); got != debug {
+			t.Errorf("%s, debug: %t", tee, got)
+		}
 	}
 }
