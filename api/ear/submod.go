@@ -5,11 +5,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // members of a submodule that are no extensions.
 var members = []string{
 	"ear.status", "ear.trustworthiness-vector", "ear.appraisal-policy-id", "ear.veraison.annotated-evidence", "ear.coffer",
+}
+
+// Reserved reports whether no extension may have a name: a member's, in whatever
+// case. Readers of JSON in Go take "Ear.Coffer" for "ear.coffer", and of two the
+// last one counts.
+func Reserved(name string) bool {
+	return slices.ContainsFunc(members, func(m string) bool { return strings.EqualFold(m, name) })
 }
 
 type plainSubmod Submod
@@ -22,8 +30,8 @@ func (s Submod) MarshalJSON() ([]byte, error) {
 	}
 	b = b[:len(b)-1] // an object with members
 	for _, name := range slices.Sorted(maps.Keys(s.Extensions)) {
-		if slices.Contains(members, name) {
-			return nil, fmt.Errorf("extension %s is a member of every submodule", name)
+		if Reserved(name) {
+			return nil, fmt.Errorf("extension %.80q is a member of every submodule", name)
 		}
 		k, err := json.Marshal(name)
 		if err != nil {
@@ -38,13 +46,19 @@ func (s Submod) MarshalJSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON takes what is no known member as an extension.
+// UnmarshalJSON takes what is no known member as an extension. A member in another
+// case is refused.
 func (s *Submod) UnmarshalJSON(b []byte) error {
-	if err := json.Unmarshal(b, (*plainSubmod)(s)); err != nil {
-		return err
-	}
 	var all map[string]any
 	if err := json.Unmarshal(b, &all); err != nil {
+		return err
+	}
+	for name := range all {
+		if Reserved(name) && !slices.Contains(members, name) {
+			return fmt.Errorf("submodule: %.80q is a member in another case", name)
+		}
+	}
+	if err := json.Unmarshal(b, (*plainSubmod)(s)); err != nil {
 		return err
 	}
 	maps.DeleteFunc(all, func(k string, _ any) bool { return slices.Contains(members, k) })

@@ -19,8 +19,14 @@ func TestExtensionsAreMembers(t *testing.T) {
 	if err := json.Unmarshal(b, &back); err != nil || len(back.Extensions) != 1 || back.Vector != s.Vector {
 		t.Errorf("%+v, %v", back, err)
 	}
-	s.Extensions = map[string]any{"ear.status": "affirming"}
-	if _, err := json.Marshal(s); err == nil {
-		t.Error("an extension replaces the status")
+	for _, name := range []string{"ear.status", "Ear.Status", "ear.\u017ftatus", "EAR.coffer", "ear.Trustworthiness-Vector"} {
+		s.Extensions = map[string]any{name: "affirming"}
+		if _, err := json.Marshal(s); err == nil {
+			t.Errorf("an extension %q is written", name)
+		}
+		doc, _ := json.Marshal(map[string]any{"ear.appraisal-policy-id": "x", name: nil})
+		if err := json.Unmarshal(doc, &back); name != "ear.status" && err == nil {
+			t.Errorf("a member spelled %q is read", name)
+		}
 	}
 }

@@ -21,7 +21,7 @@ func registerEK(ctx context.Context, ns *trusteeclient.Namespaced, ready nodeapi
 	if err != nil {
 		return fmt.Errorf("the launcher's simulated TPM root: %w", err)
 	}
-	if _, err := ns.AddEKRoot(ctx, cert); err != nil && !trusteeclient.IsConflict(err) {
+	if _, err := ns.AddEKRoot(ctx, cert); err != nil {
 		return fmt.Errorf("registering the simulated TPM root with the trustee: %w", err)
 	}
 	return nil

@@ -210,6 +210,12 @@ func (o *PodOptions) variant() string {
 	}
 }
 
+// vouches reports whether the trustee is told to expect this image. Of a debug
+// image that is safe only where the evidence says which image it is of, as a TPM's
+// event log does: a launch digest does not, so the trustee would take it for a
+// release and give it secrets.
+func (o *PodOptions) vouches() bool { return !o.Debug || o.TEE.Wire() == "tpm" }
+
 // foreignTrustee says where a sealed pod will ask for its secrets, if not at the
 // trustee in use: what is registered here does not help it then.
 func foreignTrustee(d *initdata.Document, o *PodOptions, src *sources, t *Trustee) string {
@@ -287,12 +293,14 @@ func (p *prepared) register(ctx context.Context, o *PodOptions, pf *platform.Pla
 	if _, err := t.Client.CreateNamespace(ctx, trusteeapi.Namespace{Name: ns.Name(), Simulated: o.TEE.Simulated(), InsecureAllowDebug: false}); err != nil {
 		return fmt.Errorf("registering with the trustee: %w", err)
 	}
-	name, doc, err := p.references(o, pf)
-	if err != nil {
-		return &InputError{err}
-	}
-	if _, err := ns.RegisterReferenceValues(ctx, name, doc); err != nil {
-		return fmt.Errorf("registering reference values with the trustee: %w", err)
+	if o.vouches() {
+		name, doc, err := p.references(o, pf)
+		if err != nil {
+			return &InputError{err}
+		}
+		if _, err := ns.RegisterReferenceValues(ctx, name, doc); err != nil {
+			return fmt.Errorf("registering reference values with the trustee: %w", err)
+		}
 	}
 	if p.adopted {
 		return nil // its seal was registered when it was made

@@ -44,7 +44,7 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	if err := ownCollateral(sim.Collateral, cert); err != nil {
 		return err
 	}
-	if _, err := ns.AddRoot(ctx, tee.Wire(), cert); err != nil && !trusteeclient.IsConflict(err) {
+	if _, err := ns.AddRoot(ctx, tee.Wire(), cert); err != nil {
 		return fmt.Errorf("registering the simulated root with the trustee: %w", err)
 	}
 	if len(sim.Collateral) > 0 {

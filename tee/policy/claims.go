@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/ear"
@@ -55,11 +54,6 @@ func (p *Policy) claims(binding any) (ear.Vector, error) {
 	return v, nil
 }
 
-// reserved are members of a submodule that no extension may replace.
-var reserved = []string{
-	"ear.status", "ear.trustworthiness-vector", "ear.appraisal-policy-id", "ear.veraison.annotated-evidence", "ear.coffer",
-}
-
 // extensions reads extensions: a list of {"name", "key", "value"}.
 func (p *Policy) extensions(binding any) ([]Extension, error) {
 	l, ok := binding.([]any)
@@ -84,7 +78,7 @@ func (p *Policy) extensions(binding any) ([]Extension, error) {
 	}
 	seen := map[string]bool{}
 	for _, e := range out {
-		if e.Name == "" || len(e.Name) > 128 || seen[e.Name] || slices.Contains(reserved, e.Name) || strings.HasPrefix(e.Name, "ear.coffer") {
+		if e.Name == "" || len(e.Name) > 128 || seen[e.Name] || ear.Reserved(e.Name) || strings.HasPrefix(strings.ToLower(e.Name), "ear.coffer") {
 			return nil, p.deny(ReasonExtension, "extensions", fmt.Errorf("name %.40q is empty, too long, used twice or reserved", e.Name))
 		}
 		seen[e.Name] = true

@@ -8,6 +8,7 @@
 package verifiers
 
 import (
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -144,20 +145,50 @@ func short(s string) string {
 	return s
 }
 
-// newDPU has no built-in root: without a registered one there is no verifier.
-func newDPU(t *Trust) (verify.Verifier, error) {
-	var o dpuverifier.Options
-	rest := t.anchor(nvidiadpu.WireName, "roots")
+// AnchorKeys gives the keys that a document makes trustworthy.
+func AnchorKeys(tee, name string, doc []byte) ([]crypto.PublicKey, error) {
+	var out []crypto.PublicKey
+	switch tee + "/" + name {
+	case nvidiadpu.WireName + "/roots":
+		certs, err := dpuRoots(doc)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range certs {
+			out = append(out, c.PublicKey)
+		}
+	case cca.WireName + "/trust-anchors":
+		l, err := ccaverifier.ParseTrustAnchors(doc)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range l {
+			out = append(out, a.Key)
+		}
+	}
+	return out, nil
+}
+
+func dpuRoots(rest []byte) (out []*x509.Certificate, err error) {
 	for {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			break
+			return out, nil
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("roots of DPUs: %w", err)
 		}
-		o.Roots = append(o.Roots, c)
+		out = append(out, c)
+	}
+}
+
+// newDPU has no built-in root: without a registered one there is no verifier.
+func newDPU(t *Trust) (verify.Verifier, error) {
+	var o dpuverifier.Options
+	var err error
+	if o.Roots, err = dpuRoots(t.anchor(nvidiadpu.WireName, "roots")); err != nil {
+		return nil, err
 	}
 	if t.Kind == verify.Production && len(o.Roots) == 0 {
 		return nil, &denial.Denial{

@@ -77,6 +77,7 @@ type Service struct {
 
 	mu       sync.Mutex
 	prepared map[string]*prepared
+	making   map[string]*sync.Mutex // one preparation of a namespace at a time
 }
 
 // prepared is a namespace's verifiers and policies at one generation of its trust.
@@ -92,7 +93,7 @@ func New(c Config) (*Service, error) {
 	if c.Registry == nil || c.Signer == nil || len(c.Factories) == 0 || c.Now == nil {
 		return nil, errors.New("appraisal: a part of the configuration is missing")
 	}
-	return &Service{cfg: c, prepared: map[string]*prepared{}}, nil
+	return &Service{cfg: c, prepared: map[string]*prepared{}, making: map[string]*sync.Mutex{}}, nil
 }
 
 // prepare gives what a namespace appraises with, renewed where what it trusts has
@@ -102,11 +103,16 @@ func (s *Service) prepare(ctx context.Context, ns string) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	p := s.prepared[ns]
-	s.mu.Unlock()
 	now := s.cfg.Now()
-	if p != nil && p.trust.Generation == g && (p.trust.Until.IsZero() || now.Before(p.trust.Until)) {
+	p, making := s.ready(ns, g, now)
+	if p != nil {
+		return p, nil
+	}
+	// Whoever asks meanwhile waits: all of them at once would compile the same
+	// policies and hold the same reference values many times over.
+	making.Lock()
+	defer making.Unlock()
+	if p, _ = s.ready(ns, g, now); p != nil {
 		return p, nil
 	}
 	t, err := s.cfg.Registry.Trust(ctx, ns, now)
@@ -131,6 +137,22 @@ func (s *Service) prepare(ctx context.Context, ns string) (*prepared, error) {
 	s.prepared[ns] = p
 	s.mu.Unlock()
 	return p, nil
+}
+
+// ready gives what is prepared, nil if that is out of date, and the lock to hold
+// while it is renewed.
+func (s *Service) ready(ns string, g uint64, now time.Time) (*prepared, *sync.Mutex) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.making[ns] == nil {
+		s.making[ns] = new(sync.Mutex)
+	}
+	p := s.prepared[ns]
+	// What is newer than the caller's look at the generation is good as well.
+	if p == nil || p.trust.Generation < g || !p.trust.Until.IsZero() && !now.Before(p.trust.Until) {
+		p = nil
+	}
+	return p, s.making[ns]
 }
 
 // verifier gives the verifier of a TEE.

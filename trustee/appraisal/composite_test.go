@@ -7,8 +7,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,6 +263,34 @@ func TestBuiltin(t *testing.T) {
 			if d, ok := denial.As(err); !ok || d.Component == "" || d.Claim == "" {
 				t.Errorf("%s, simulated %t: %v", tee, simulated, err)
 			}
+		}
+	}
+}
+
+// After a change everything is prepared once, however many ask at that moment.
+func TestPreparedOnce(t *testing.T) {
+	b := newBench(t, mirror{tee: "a", class: verify.ClassCPU, devices: 1})
+	var made atomic.Int32
+	b.s.cfg.Factories["slow"] = func(*tenant.Trust, collateral.Source) (verify.Verifier, error) {
+		made.Add(1)
+		time.Sleep(50 * time.Millisecond)
+		return mirror{}, nil
+	}
+	for round := int32(1); round < 3; round++ {
+		if _, err := b.r.SetAllowUnproven(t.Context(), "default", []string{fmt.Sprint("v", round)}); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				if p, err := b.s.prepare(t.Context(), "default"); err != nil || len(p.trust.Namespace.AllowUnproven) != 1 {
+					t.Errorf("%+v %v", p, err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := made.Load(); n != round {
+			t.Errorf("prepared %d times after %d changes", n, round)
 		}
 	}
 }

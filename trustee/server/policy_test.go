@@ -69,6 +69,29 @@ func TestPolicyCannotMakeSimulationGenuine(t *testing.T) {
 	}
 }
 
+// An extension in another case is read as the member of that name by encoding/json:
+// a policy could whitewash a debug guest with it.
+func TestPolicyCannotHideADebugGuest(t *testing.T) {
+	w := newWorld(t)
+	doc := document(t, "pod a")
+	w.bindSecret("default", secretName, "hunter2", doc)
+	text := yes + `extensions := [
+	{"name": "Ear.Status", "key": 1, "value": "affirming"},
+	{"name": "Ear.Trustworthiness-Vector", "key": 2, "value": {"configuration": 2}},
+	{"name": "EAR.COFFER", "key": 3, "value": {"debug": false}},
+]
+`
+	if status, b := w.admin.do("PUT", "/namespaces/default/policies/default_cpu", []byte(text)); status != 200 {
+		t.Fatalf("%d %s", status, b)
+	}
+	c := w.client("default")
+	c.auth(fakeTEE, `""`)
+	denied(t, w, c.attest(c.fake(doc, func(e *fakeEvidence) { e.Debug = true }), doc), 403, "policy-extension-invalid")
+	if a := c.get(secretName); a.status == 200 {
+		t.Error("a debug guest got the secret")
+	}
+}
+
 // A policy that says nothing releases nothing, in a simulated namespace either.
 func TestSilentPolicyReleasesNothing(t *testing.T) {
 	w := newWorld(t)

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -31,6 +32,9 @@ const bucket = "collateral"
 type Shelf struct {
 	store store.Store
 	set   atomic.Pointer[collateral.Set]
+	// change is held from a change to the end of its reload, so that no older
+	// state of the store takes the place of a newer one in memory.
+	change sync.Mutex
 }
 
 // Open loads what the store has.
@@ -70,6 +74,8 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	out := &trusteeapi.CollateralImport{}
+	h.change.Lock()
+	defer h.change.Unlock()
 	err = h.store.Update(ctx, func(tx store.Tx) error {
 		*out = trusteeapi.CollateralImport{}
 		for _, it := range set.Items() {
@@ -151,6 +157,8 @@ var (
 
 // Delete removes an item.
 func (h *Shelf) Delete(ctx context.Context, origin string) error {
+	h.change.Lock()
+	defer h.change.Unlock()
 	if _, ok := h.Get(origin); !ok || strings.TrimSpace(origin) == "" {
 		return ErrNotFound
 	}

@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -127,11 +128,29 @@ func (r *Registry) SetAnchor(ctx context.Context, ns, tee, name, actor string, d
 	if err := verifiers.CheckAnchor(tee, name, doc); err != nil {
 		return nil, invalid(err)
 	}
+	keys, err := verifiers.AnchorKeys(tee, name, doc)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	var ids []string
+	for _, k := range keys {
+		spki, err := x509.MarshalPKIXPublicKey(k)
+		if err != nil {
+			return nil, invalid(fmt.Errorf("anchor: %w", err))
+		}
+		id := sha256.Sum256(spki)
+		ids = append(ids, hex.EncodeToString(id[:]))
+	}
 	sum := sha256.Sum256(doc)
 	a := &trusteeapi.Anchor{TEE: tee, Name: name, SHA256: hex.EncodeToString(sum[:]), Size: len(doc), Actor: actor, Registered: r.now().UTC()}
-	err := r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
 		if n.Simulated {
 			return invalid(errors.New("a simulated namespace takes roots of simulated hardware only"))
+		}
+		for _, id := range ids {
+			if err := markKind(tx, id, false); err != nil {
+				return err
+			}
 		}
 		if err := room(tx, Bucket(ns, anchors), maxAnchors); err != nil {
 			return err

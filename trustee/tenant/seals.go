@@ -44,7 +44,14 @@ func (r *Registry) AddOwner(ctx context.Context, ns, name, publicPEM string) (*t
 		if err := room(tx, Bucket(ns, owners), maxOwners); err != nil {
 			return err
 		}
-		return store.PutJSON(tx, Bucket(ns, owners), id, k)
+		if err := store.PutJSON(tx, Bucket(ns, owners), id, k); err != nil {
+			return err
+		}
+		// What the key signed before it was withdrawn counts again.
+		if err := (&Trust{}).loadReferences(tx, ns, r.now()); err != nil {
+			return invalid(err)
+		}
+		return bump(tx, ns)
 	})
 	if err != nil {
 		return nil, err

@@ -167,24 +167,21 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		if !n.Simulated && tee != "" && tee != "tpm" {
 			return invalid(fmt.Errorf("root: production takes the vendor's roots of %s, which are built in", tee))
 		}
-		kind := "production"
-		if n.Simulated {
-			kind = "simulated"
-		}
-		have, err := tx.Get(rootKinds, root.ID)
-		if err != nil {
+		if err := markKind(tx, root.ID, n.Simulated); err != nil {
 			return err
 		}
-		if have != nil && string(have) != kind {
-			return fmt.Errorf("key %s is registered as %s, so it cannot be %s: %w", root.ID, have, kind, ErrConflict)
-		}
-		if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+		switch known, ok, err := store.GetJSON[trusteeapi.EKRoot](tx, Bucket(ns, ekroots), root.ID); {
+		case err != nil:
 			return err
-		}
-		// The mark stays when the root is deleted: what was simulated once is
-		// never genuine later.
-		if err := tx.Put(rootKinds, root.ID, []byte(kind)); err != nil {
-			return err
+		case ok && known.TEE == tee && known.Intermediate == intermediate && known.Certificate == root.Certificate:
+			// Every run on a machine registers its root: nothing has changed, so
+			// nothing is prepared anew.
+			root = known
+			return nil
+		case !ok:
+			if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+				return err
+			}
 		}
 		if err := store.PutJSON(tx, Bucket(ns, ekroots), root.ID, root); err != nil {
 			return err
@@ -195,6 +192,24 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		return nil, err
 	}
 	return root, nil
+}
+
+// markKind notes that a key, named by its SPKI, anchors simulated hardware or
+// genuine, and refuses what was the other kind anywhere. The mark stays when the
+// key is deleted: what was simulated once is never genuine later.
+func markKind(tx store.Tx, id string, simulated bool) error {
+	kind := "production"
+	if simulated {
+		kind = "simulated"
+	}
+	have, err := tx.Get(rootKinds, id)
+	if err != nil {
+		return err
+	}
+	if have != nil && string(have) != kind {
+		return fmt.Errorf("key %s is registered as %s, so it cannot be %s: %w", id, have, kind, ErrConflict)
+	}
+	return tx.Put(rootKinds, id, []byte(kind))
 }
 
 func parseCert(p string) (*x509.Certificate, error) {
