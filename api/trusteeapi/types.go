@@ -142,7 +142,7 @@ type CollateralImport struct {
 // EKRoot is a certificate: in production of TPM endorsement keys, a root or an
 // intermediate; in a simulated namespace a root of simulated hardware.
 type EKRoot struct {
-	ID           string    `json:"id"`            // hex SHA-256 of the SubjectPublicKeyInfo
+	ID           string    `json:"id"`            // hex SHA-256 of the SubjectPublicKeyInfo, and "." and TEE if that is set
 	TEE          string    `json:"tee,omitempty"` // simulated only: the one TEE that it counts for
 	Subject      string    `json:"subject"`
 	Certificate  string    `json:"certificate"` // PEM

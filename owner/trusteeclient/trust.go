@@ -23,7 +23,7 @@ func (n *Namespaced) ListRoots(ctx context.Context) ([]trusteeapi.EKRoot, error)
 	return list[trusteeapi.EKRoot](ctx, n.c, n.path+"/roots", nil)
 }
 
-// DeleteRoot removes a certificate by the SHA-256 of its key.
+// DeleteRoot removes a certificate by its id.
 func (n *Namespaced) DeleteRoot(ctx context.Context, id string) error {
 	return n.c.del(ctx, n.path+"/roots/"+url.PathEscape(id))
 }

@@ -151,3 +151,38 @@ func TestSimulatedRootIsNoAnchor(t *testing.T) {
 		t.Errorf("an anchor of production as a simulated root: %v", err)
 	}
 }
+
+// One machine's root serves several TEEs, each registered by its own run.
+func TestRootOfSeveralTEEs(t *testing.T) {
+	r := newRegistry(t)
+	if _, err := r.CreateNamespace(t.Context(), trusteeapi.Namespace{Name: "sim", Simulated: true}); err != nil {
+		t.Fatal(err)
+	}
+	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tpmtest.NewCA(t, "machine").Root.Raw}))
+	for _, tee := range []string{"snp", "az-snp-vtpm"} {
+		if _, err := r.AddRoot(t.Context(), "sim", tee, cert, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roots := func(tee string) int {
+		t.Helper()
+		trust, err := r.Trust(t.Context(), "sim", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(trust.SimulatedRoots(tee))
+	}
+	if a, b, c := roots("snp"), roots("az-snp-vtpm"), roots("tdx"); a != 1 || b != 1 || c != 0 {
+		t.Errorf("%d, %d, %d roots", a, b, c)
+	}
+	l, err := r.EKRoots(t.Context(), "sim")
+	if err != nil || len(l) != 2 {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if err := r.DeleteEKRoot(t.Context(), "sim", l[0].ID); err != nil || roots(l[0].TEE) != 0 || roots(l[1].TEE) != 1 {
+		t.Errorf("after one is deleted: %v", err)
+	}
+	if _, err := r.AddRoot(t.Context(), ns, "", cert, false); !errors.Is(err, ErrConflict) {
+		t.Errorf("in production: %v", err)
+	}
+}

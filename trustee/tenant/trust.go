@@ -157,7 +157,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 	}
 	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	root := &trusteeapi.EKRoot{
-		ID: hex.EncodeToString(sum[:]), TEE: tee, Subject: c.Subject.String(), Intermediate: intermediate, Registered: r.now().UTC(),
+		TEE: tee, Subject: c.Subject.String(), Intermediate: intermediate, Registered: r.now().UTC(),
 		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
@@ -167,8 +167,14 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		if !n.Simulated && tee != "" && tee != "tpm" {
 			return invalid(fmt.Errorf("root: production takes the vendor's roots of %s, which are built in", tee))
 		}
+		root.ID = hex.EncodeToString(sum[:])
 		if err := markKind(tx, root.ID, n.Simulated); err != nil {
 			return err
+		}
+		if n.Simulated && tee != "" {
+			// One machine's root may serve several TEEs (SNP, and SNP below
+			// Azure's vTPM): one registration takes nothing from another.
+			root.ID += "." + tee
 		}
 		switch known, ok, err := store.GetJSON[trusteeapi.EKRoot](tx, Bucket(ns, ekroots), root.ID); {
 		case err != nil:
