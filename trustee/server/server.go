@@ -194,7 +194,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	for tee, f := range c.Verifiers {
 		factories[tee] = f
 	}
-	items, err := shelf.Open(ctx, s.store)
+	items, err := shelf.Open(ctx, s.store, c.Now)
 	if err != nil {
 		return nil, err
 	}

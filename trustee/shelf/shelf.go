@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
@@ -31,15 +32,19 @@ const bucket = "collateral"
 // Shelf is a collateral.Source. It is safe for concurrent use.
 type Shelf struct {
 	store store.Store
+	now   func() time.Time
 	set   atomic.Pointer[collateral.Set]
 	// change is held from a change to the end of its reload, so that no older
 	// state of the store takes the place of a newer one in memory.
 	change sync.Mutex
 }
 
-// Open loads what the store has.
-func Open(ctx context.Context, s store.Store) (*Shelf, error) {
-	h := &Shelf{store: s}
+// maxSkew is how far ahead of the trustee's clock the fetcher's may be.
+const maxSkew = time.Hour
+
+// Open loads what the store has; now is the trustee's clock.
+func Open(ctx context.Context, s store.Store, now func() time.Time) (*Shelf, error) {
+	h := &Shelf{store: s, now: now}
 	h.set.Store(collateral.NewSet())
 	return h, h.reload(ctx)
 }
@@ -72,6 +77,12 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 	set, err := collateral.Parse(bundle)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	for _, it := range set.Items() {
+		// Such an item would keep every newer one out.
+		if at := h.now(); it.Fetched.After(at.Add(maxSkew)) {
+			return nil, fmt.Errorf("%w: %s was fetched at %s, and it is %s", ErrMalformed, it.Origin, it.Fetched.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		}
 	}
 	out := &trusteeapi.CollateralImport{}
 	h.change.Lock()

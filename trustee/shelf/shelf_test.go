@@ -2,6 +2,7 @@ package shelf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -36,7 +37,7 @@ func TestImportsAtOnceLoseNothing(t *testing.T) {
 	}
 	t.Cleanup(func() { st.Close() })
 	slow := &slowView{Store: st}
-	h, err := Open(t.Context(), slow)
+	h, err := Open(t.Context(), slow, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,5 +60,30 @@ func TestImportsAtOnceLoseNothing(t *testing.T) {
 		if _, ok := h.Get(item(i)); !ok {
 			t.Errorf("%s was acknowledged and is not at hand", item(i))
 		}
+	}
+}
+
+func TestNothingFromTheFuture(t *testing.T) {
+	st, err := bolt.Open(filepath.Join(t.TempDir(), "db"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	h, err := Open(t.Context(), st, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := func(at time.Time) []byte {
+		return fmt.Appendf(nil, `{"version":1,"items":[{"origin":"https://vendor.example/crl","body":"AAAA","fetched":%q}]}`, at.Format(time.RFC3339))
+	}
+	if _, err := h.Import(t.Context(), doc(now.Add(24*time.Hour))); !errors.Is(err, ErrMalformed) {
+		t.Errorf("from tomorrow: %v", err)
+	}
+	if _, ok := h.Get("https://vendor.example/crl"); ok {
+		t.Error("refused, and at hand")
+	}
+	if _, err := h.Import(t.Context(), doc(now)); err != nil {
+		t.Error(err)
 	}
 }
