@@ -211,7 +211,7 @@ func (s *supervisor) once(ctx context.Context, c containerSpec) (exit, error) {
 	late := s.stopped // meanwhile: stop() has not seen this one
 	s.mu.Unlock()
 	if late {
-		go s.end(c.name)
+		go s.end(context.WithoutCancel(ctx), c.name) // outlives what waits for the container
 	}
 	s.set(c.name, func(st *ContainerStatus) { st.State, st.ID, st.Reason, st.ExitCode = "running", cid, "", 0 })
 
@@ -342,12 +342,11 @@ func (s *supervisor) stop() {
 	s.stopped = true
 	close(s.stopCh)
 	s.mu.Unlock()
-	go s.end("")
+	go s.end(context.Background(), "")
 }
 
 // end ends one container, or with "" those that run now.
-func (s *supervisor) end(only string) {
-	ctx := context.Background()
+func (s *supervisor) end(ctx context.Context, only string) {
 	s.signalOnly(ctx, 0, only)
 	deadline := time.Now().Add(s.grace)
 	for time.Now().Before(deadline) && !s.atOnce() {
