@@ -48,7 +48,7 @@ func (s *sample) until(name string) float64 {
 func (c *config) fullRun(i int, inspect func(console string) error, extra ...string) (*sample, error) {
 	timings := c.file(fmt.Sprintf("timings-%d.json", i))
 	args := append([]string{"run", "--tee", "tpm-sim", "--platform", c.platform, "--timings", timings,
-		"--registries", c.file("registries.conf"), "--memory", fmt.Sprint(c.memory)}, extra...)
+		"--registries", c.file("registries.conf"), "--memory", fmt.Sprint(c.memory), "--cpus", fmt.Sprint(c.cpus)}, extra...)
 	cmd := c.command("coffer", append(args, c.pod)...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -26,7 +26,7 @@ type config struct {
 	bin, platform, layouts string
 	bareInitrd             string
 	runs                   int
-	memory                 int
+	memory, cpus           int
 	jsonOut                string
 	keep                   bool
 	pod                    string // sealed manifest
@@ -43,6 +43,7 @@ func main() {
 	flag.StringVar(&c.bareInitrd, "bare-initrd", "", "initrd of the bare init (default: beside platform.json)")
 	flag.IntVar(&c.runs, "runs", 5, "runs of each")
 	flag.IntVar(&c.memory, "memory", 256, "MiB of both VMs")
+	flag.IntVar(&c.cpus, "cpus", 1, "vCPUs of both VMs")
 	flag.StringVar(&c.jsonOut, "json", "", "file for the figures as JSON")
 	flag.BoolVar(&c.keep, "keep", false, "keep the consoles and timings of all runs")
 	flag.Parse()
@@ -108,7 +109,7 @@ func (c *config) run(w io.Writer) (err error) {
 
 // bareBoot gives the seconds from the request to the bare init's line.
 func (c *config) bareBoot(p *platform.Platform, i int) (float64, error) {
-	spec, err := p.Spec(launch.TPMSim, platform.Sim, c.memory, 1)
+	spec, err := p.Spec(launch.TPMSim, platform.Sim, c.memory, c.cpus)
 	if err != nil {
 		return 0, err
 	}
