@@ -93,6 +93,11 @@ const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notes
 // depends on the size, so a free choice would make measurements innumerable.
 var MemoryLadderMiB = []int{256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768}
 
+// DefaultVCPUs is how many vCPUs a pod's VM has at least. A start is parallel
+// work (attesting, pulling, decrypting, unpacking), and a pod without a limit
+// may use what there is; a container's own limit holds by its control group.
+const DefaultVCPUs = 2
+
 // RungFor gives the smallest rung of MemoryLadderMiB that holds mib MiB.
 func RungFor(mib int) (int, error) {
 	for _, r := range MemoryLadderMiB {

@@ -35,7 +35,7 @@ func (f *podFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.opts.AllowExec, "allow-exec", false, "seal so that whoever runs the pod may start any command in it (coffer exec)")
 	fl.BoolVar(&f.opts.HideLogs, "hide-logs", false, "seal so that whoever runs the pod cannot read its output")
 	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
-	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits)")
+	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits, at least 2)")
 	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions(strings.Split(teeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -118,6 +118,21 @@ func serve(ctx context.Context, server *agent.Server) error {
 }
 
 func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
+	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log}
+	// Processes that need neither module nor TEE to start do so now: a VM with two
+	// vCPUs has one to spare, and the first container waits for all of them.
+	var keys *keyHolder
+	var err error
+	if opt.Simulated || boot.OnlyTPM() {
+		if keys, err = startKeyHolder(ctx, sup, opt, ""); err != nil {
+			return err
+		}
+	}
+	if opt.Images == nil {
+		if opt.Images, err = startUnpacker(sup, log); err != nil {
+			return err
+		}
+	}
 	if err := boot.Modules(); err != nil {
 		return err
 	}
@@ -131,22 +146,16 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if in.Policy == nil {
 		log.Warn("no pod policy in initdata: no container will start")
 	}
-	g := &Guest{
-		Initdata: in,
-		TEE:      tee,
-		Log:      log,
-		Supervisor: &proc.Supervisor{
-			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
-		},
+	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log}
+	if keys == nil {
+		if keys, err = startKeyHolder(ctx, sup, opt, tee); err != nil {
+			return err
+		}
 	}
-	keys, err := startHelpers(ctx, g, opt)
-	if err != nil {
+	if err := keys.give(g, opt); err != nil {
 		return err
 	}
 	g.LayerKey = keys.LayerKey
-	if opt.Images == nil {
-		opt.Images = pullImages
-	}
 	images, err := opt.Images(g)
 	if err != nil {
 		return err
