@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +44,8 @@ type PodOptions struct {
 	HideLogs     bool // the host may not read the containers' output
 	MemoryMiB    int
 	VCPUs        int
-	Unregistered bool // seal: leave the trustee's records alone
+	Devices      []string // kinds of devices beside the CPU whose evidence the pod is sealed to
+	Unregistered bool     // seal: leave the trustee's records alone
 }
 
 // prepared is a pod ready to be started.
@@ -180,6 +182,15 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
+	demanded, err := d.AdditionalDevices()
+	if err != nil {
+		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)}
+	}
+	for _, k := range o.Devices {
+		if !slices.Contains(demanded, k) {
+			return nil, &InputError{fmt.Errorf("the pod was sealed without demanding evidence of device %.40q: seal it again (coffer seal --attest-device)", k)}
+		}
+	}
 	if note := foreignTrustee(d, o, src, t); note != "" {
 		plan.Notes = append(plan.Notes, note)
 	}
@@ -262,7 +273,7 @@ func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
 	if err != nil {
 		return seal.Settings{}, err
 	}
-	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM}
+	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices}
 	s.Image.ExtraRootCertificates = src.roots
 	s.Image.AuthenticatedRegistryCredentialsURI = o.Images.GuestAuthURI
 	if rc := registryConfig(src.guestConf()); rc != nil {
