@@ -135,6 +135,8 @@ func (d *Document) AA() (*AAConfig, error) {
 // maxDevices bounds additional_devices, as the KBS protocol bounds evidence.
 const maxDevices = 16
 
+const devicesKey = "additional_devices"
+
 var deviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 
 // AdditionalDevices gives the kinds of devices whose evidence the owner demands,
@@ -152,8 +154,15 @@ func (d *Document) AdditionalDevices() ([]string, error) {
 	var c struct {
 		Devices []string `toml:"additional_devices"`
 	}
-	if _, err := toml.Decode(s, &c); err != nil {
+	md, err := toml.Decode(s, &c)
+	if err != nil {
 		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
+	// The decoder takes any case, and of two spellings one at random.
+	for _, k := range md.Keys() {
+		if len(k) == 1 && k[0] != devicesKey && strings.EqualFold(k[0], devicesKey) {
+			return nil, fmt.Errorf("initdata: %s: %.40q is spelled %s", KeyAA, k[0], devicesKey)
+		}
 	}
 	if err := CheckDevices(c.Devices); err != nil {
 		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)

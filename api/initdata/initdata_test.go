@@ -214,7 +214,7 @@ func TestAdditionalDevices(t *testing.T) {
 	for name, aa := range map[string]string{
 		"no list": "additional_devices = 'nvidia'", "a number": "additional_devices = [1]", "twice": "additional_devices = ['nvidia', 'nvidia']",
 		"no name": "additional_devices = ['']", "a path": "additional_devices = ['../x']", "too many": "additional_devices = ['a'" + strings.Repeat(", 'a'", 16) + "]",
-		"not TOML": "additional_devices = [",
+		"not TOML": "additional_devices = [", "another case": "Additional_Devices = ['nvidia']", "two cases": "additional_devices = []\nADDITIONAL_DEVICES = ['nvidia']",
 	} {
 		if l, err := list(aa); err == nil {
 			t.Errorf("%s: %v", name, l)

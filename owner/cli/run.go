@@ -74,7 +74,7 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.StringArrayVarP(&publish, "publish", "p", nil, "forward a port of this machine to the pod: [IP:]HOSTPORT:PORT[/tcp|udp] (repeatable)")
-	fl.StringArrayVar(&simDevices, "sim-device", nil, "simulate a device beside a simulated TEE: "+strings.Join(simulatedDevices, ", ")+" (repeatable; protects nothing); an unsealed pod is sealed to demand its evidence")
+	fl.StringArrayVar(&simDevices, "sim-device", nil, "simulate a device beside a simulated TEE: "+strings.Join(simulatedDevices, ", ")+" (repeatable; protects nothing); an unsealed pod is sealed to demand its evidence. The namespace must allow nvidia-rim (coffer namespace allow-unproven)")
 	fl.StringArrayVar(&f.images, "image", nil, "take an image from disk: NAME=oci:DIR, oci-archive:FILE or docker-archive:FILE (repeatable)")
 	fl.IntVar(&maxRestarts, "max-restarts", -1, "end after so many restarts of a container (default: as the pod's restartPolicy says)")
 	fl.BoolVarP(&detach, "detach", "d", false, "return when the pod runs, and print its id")

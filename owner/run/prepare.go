@@ -182,14 +182,8 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
-	demanded, err := d.AdditionalDevices()
-	if err != nil {
-		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)}
-	}
-	for _, k := range o.Devices {
-		if !slices.Contains(demanded, k) {
-			return nil, &InputError{fmt.Errorf("the pod was sealed without demanding evidence of device %.40q: seal it again (coffer seal --attest-device)", k)}
-		}
+	if err := demands(d, o.Devices); err != nil {
+		return nil, &InputError{err}
 	}
 	if note := foreignTrustee(d, o, src, t); note != "" {
 		plan.Notes = append(plan.Notes, note)
@@ -205,6 +199,21 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 		pod: p, policy: policy, plan: plan, images: images, document: doc,
 		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
 	}, nil
+}
+
+// demands reports whether a sealed document demands evidence of all these kinds of
+// devices: what the user asks for must not be left out because it was sealed so.
+func demands(d *initdata.Document, devices []string) error {
+	list, err := d.AdditionalDevices()
+	if err != nil {
+		return fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)
+	}
+	for _, k := range devices {
+		if !slices.Contains(list, k) {
+			return fmt.Errorf("the pod was sealed without demanding evidence of device %.40q: seal it again (coffer seal --attest-device)", k)
+		}
+	}
+	return nil
 }
 
 // variant gives the guest image to run in.
