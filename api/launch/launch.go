@@ -127,6 +127,9 @@ type Spec struct {
 	// OVMF.inteltdx.fd). A simulator measures it and boots Firmware, since
 	// emulation can run none of them.
 	TEEFirmware File `json:"tee_firmware,omitzero"`
+	// SimDevices are the kinds of devices beside the TEE that coffer-simhw plays, by
+	// wire name ("nvidia"), one of each. They are in no measurement of the launch.
+	SimDevices []string `json:"sim_devices,omitempty"`
 	// SNP holds what only SEV-SNP, SEV-ES and SEV take.
 	SNP *SNPParams `json:"snp,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
@@ -180,6 +183,9 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("launch spec: memory_mib: %d is not one of the sizes %v", s.MemoryMiB, MemoryLadderMiB)
 	case len(s.Initdata) > MaxInitdata:
 		return fmt.Errorf("launch spec: initdata: %d bytes, at most %d", len(s.Initdata), MaxInitdata)
+	}
+	if len(s.SimDevices) > 0 && !s.TEE.Played() {
+		return fmt.Errorf("launch spec: sim_devices: only beside a TEE that coffer-simhw plays, which %s is not", s.TEE)
 	}
 	for i, p := range s.Publish {
 		if p.HostPort < 1 || p.HostPort > 65535 || p.GuestPort < 1 || p.GuestPort > 65535 {

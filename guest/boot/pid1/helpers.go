@@ -273,7 +273,7 @@ func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, _ []str
 			}
 			return a, err
 		},
-		Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
+		OpenDevices: opt.OpenDevices, Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
 	})
 	if err != nil {
 		return err

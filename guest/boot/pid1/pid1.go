@@ -43,6 +43,9 @@ type Options struct {
 	Simulated bool
 	// OpenAttester opens the TEE's device in the key holder.
 	OpenAttester func(log *slog.Logger) (keyholder.Attester, error)
+	// OpenDevices opens the devices beside the CPU, by their TEEs' wire names, after
+	// OpenAttester and in the same process.
+	OpenDevices map[string]func() (keyholder.Attester, error)
 	// Register opens what initdata is bound to; a nil Register: this machine has no
 	// TEE. What can be closed is closed when initdata is bound. A nil function: the
 	// TPM, if there is one.
