@@ -356,8 +356,10 @@ func (x *GetResourceRequest) GetResourcePath() string {
 }
 
 type GetResourceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resource      []byte                 `protobuf:"bytes,1,opt,name=Resource,proto3" json:"Resource,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Resource []byte                 `protobuf:"bytes,1,opt,name=Resource,proto3" json:"Resource,omitempty"`
+	// Coffer's addition: the version of a secret, 0 where the trustee names none.
+	CofferVersion uint64 `protobuf:"varint,1000,opt,name=coffer_version,json=cofferVersion,proto3" json:"coffer_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +401,13 @@ func (x *GetResourceResponse) GetResource() []byte {
 	return nil
 }
 
+func (x *GetResourceResponse) GetCofferVersion() uint64 {
+	if x != nil {
+		return x.CofferVersion
+	}
+	return 0
+}
+
 var File_api_cdhpb_cdh_proto protoreflect.FileDescriptor
 
 const file_api_cdhpb_cdh_proto_rawDesc = "" +
@@ -426,9 +435,10 @@ const file_api_cdhpb_cdh_proto_rawDesc = "" +
 	"\x11ImagePullResponse\x12'\n" +
 	"\x0fmanifest_digest\x18\x01 \x01(\tR\x0emanifestDigest\"8\n" +
 	"\x12GetResourceRequest\x12\"\n" +
-	"\fResourcePath\x18\x01 \x01(\tR\fResourcePath\"1\n" +
+	"\fResourcePath\x18\x01 \x01(\tR\fResourcePath\"Y\n" +
 	"\x13GetResourceResponse\x12\x1a\n" +
-	"\bResource\x18\x01 \x01(\fR\bResource2V\n" +
+	"\bResource\x18\x01 \x01(\fR\bResource\x12&\n" +
+	"\x0ecoffer_version\x18\xe8\a \x01(\x04R\rcofferVersion2V\n" +
 	"\x13SealedSecretService\x12?\n" +
 	"\fUnsealSecret\x12\x16.api.UnsealSecretInput\x1a\x17.api.UnsealSecretOutput2V\n" +
 	"\x12SecureMountService\x12@\n" +

@@ -87,7 +87,11 @@ type Resource struct {
 	Size     int       `json:"size"`
 	Created  time.Time `json:"created"`  // of the first version
 	Modified time.Time `json:"modified"` // of this version
-	Binding  *Binding  `json:"binding,omitempty"`
+	// Expires, Deleted and Labels are the newest version's.
+	Expires time.Time         `json:"expires,omitzero"`
+	Deleted time.Time         `json:"deleted,omitzero"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Binding *Binding          `json:"binding,omitempty"`
 }
 
 // ReferenceValues describes a registered bundle.

@@ -159,7 +159,12 @@ func printable(r rune) rune {
 
 // do sends one request and gives the body of a 200 answer, at most limit bytes.
 func (c *client) do(ctx context.Context, method, path string, body []byte, limit int64, header http.Header) ([]byte, http.Header, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	return c.doFor(ctx, requestTimeout, method, path, body, limit, header)
+}
+
+// doFor is do with a time of its own, for requests that wait at the trustee.
+func (c *client) doFor(ctx context.Context, most time.Duration, method, path string, body []byte, limit int64, header http.Header) ([]byte, http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	u := strings.TrimRight(c.base.String(), "/") + kbs.PathPrefix + path
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))

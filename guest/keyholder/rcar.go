@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -186,22 +187,39 @@ func cookies(h http.Header) []string {
 	return []string{line}
 }
 
+// fetched is a resource, and the version of it that the trustee names; 0: none.
+type fetched struct {
+	content []byte
+	version uint64
+}
+
 // resource fetches and opens one resource. A token that the trustee no longer
 // takes is replaced once.
-func (c *client) resource(ctx context.Context, u *resource.URI) ([]byte, error) {
+func (c *client) resource(ctx context.Context, u *resource.URI) (*fetched, error) {
+	v, err := kbs.ParseVersionQuery(u.Query)
+	if err != nil {
+		return nil, fmt.Errorf("resource %s: %w", u.Name(), err)
+	}
 	var stale *session
 	for attempt := 0; ; attempt++ {
 		s, err := c.session(ctx, stale)
 		if err != nil {
 			return nil, err
 		}
-		raw, _, err := c.do(ctx, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
+		raw, header, err := c.doFor(ctx, requestTimeout+v.Wait, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
 		if err == nil {
 			plain, err := kbs.Open(s.key, raw)
 			if err != nil {
 				return nil, c.protocol("%v", err)
 			}
-			return plain, nil
+			out := &fetched{content: plain}
+			if n, err := strconv.ParseUint(header.Get(kbs.VersionHeader), 10, 64); err == nil {
+				out.version = n
+			}
+			return out, nil
+		}
+		if httpStatus(err) == http.StatusNotModified {
+			return nil, errNotNewer
 		}
 		if httpStatus(err) == http.StatusUnauthorized && attempt == 0 {
 			stale = s
@@ -210,6 +228,9 @@ func (c *client) resource(ctx context.Context, u *resource.URI) ([]byte, error) 
 		return nil, explain(err, u)
 	}
 }
+
+// errNotNewer says that the trustee has no version after the one that is known.
+var errNotNewer = errors.New("there is no newer version")
 
 // explain names the resource in refusals that came without a typed reason.
 func explain(err error, u *resource.URI) error {

@@ -30,6 +30,8 @@ func rpcError(err error) error {
 		code = codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled
+	case errors.Is(err, errNotNewer):
+		code = codes.OutOfRange
 	case errors.As(err, &a) && a.code == http.StatusNotFound:
 		code = codes.NotFound
 	case errors.As(err, &a) && a.code == http.StatusUnauthorized:
@@ -45,7 +47,7 @@ func rpcError(err error) error {
 }
 
 // resource parses a URI and fetches it.
-func (s *Server) resource(ctx context.Context, uri string) ([]byte, error) {
+func (s *Server) resource(ctx context.Context, uri string) (*fetched, error) {
 	u, err := resource.Parse(uri)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -61,14 +63,14 @@ type dataHub struct{ s *Server }
 
 // GetResource fetches a resource by its URI.
 func (h *dataHub) GetResource(ctx context.Context, r *cdhpb.GetResourceRequest) (*cdhpb.GetResourceResponse, error) {
-	b, err := h.s.resource(ctx, r.GetResourcePath())
+	f, err := h.s.resource(ctx, r.GetResourcePath())
 	if err != nil {
 		if _, ok := status.FromError(err); ok {
 			return nil, err
 		}
 		return nil, rpcError(err)
 	}
-	return &cdhpb.GetResourceResponse{Resource: b}, nil
+	return &cdhpb.GetResourceResponse{Resource: f.content, CofferVersion: f.version}, nil
 }
 
 // UnsealSecret is refused until sealed secrets are built: passing a sealed text

@@ -66,8 +66,8 @@ func (s *Server) unwrap(ctx context.Context, g *gate, packet []byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	defer clear(kek)
-	return p.Open(kek)
+	defer clear(kek.content)
+	return p.Open(kek.content)
 }
 
 // serveControl takes hand-overs from the agent until it is gone.

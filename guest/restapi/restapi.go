@@ -1,8 +1,10 @@
 // Package restapi is the workload's door to its resources: HTTP on loopback, as
 // the published api-server-rest (shared spec guest-components, section 5).
 //
-// Served now: GET /cdh/resource/<repository>/<type>/<tag>. Known paths of the
-// attestation part answer 404 as a server without that feature does.
+// Served now: GET /cdh/resource/<repository>/<type>/<tag>, and as an addition of
+// ours its query version=, after= and wait= (api/kbs), the answer 304 where nothing
+// newer came, and the header that names the version. Known paths of the attestation
+// part answer 404 as a server without that feature does.
 //
 // Invariants: only loopback peers, and none of the image parser's; every request is bounded in size, time and
 // number; the process holds no key and no token, it passes questions on to the
@@ -20,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +32,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/cofferproject/coffer/api/cdhpb"
+	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/resource"
 )
 
@@ -80,7 +84,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // getter asks the key holder for a resource.
 type getter interface {
-	GetResource(ctx context.Context, uri string) ([]byte, error)
+	GetResource(ctx context.Context, uri string) (*cdhpb.GetResourceResponse, error)
 }
 
 func newHandler(g getter) http.Handler {
@@ -109,21 +113,42 @@ func serveResource(w http.ResponseWriter, r *http.Request, g getter) {
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	// The escaped path, so that nothing is a slash that was not sent as one. The
-	// query is dropped, as published.
+	v, err := kbs.ParseVersionQuery(r.URL.RawQuery)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	// The escaped path, so that nothing is a slash that was not sent as one. Of the
+	// query only what names versions goes on; the rest is dropped, as published.
 	uri, err := resource.Parse("kbs://" + strings.TrimPrefix(r.URL.EscapedPath(), resourcePrefix))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+	uri.Query = v.Encode()
+	if v.Wait > 0 {
+		rc, until := http.NewResponseController(w), time.Now().Add(callTimeout+v.Wait)
+		if err := errors.Join(rc.SetReadDeadline(until), rc.SetWriteDeadline(until)); err != nil {
+			http.Error(w, "cannot wait on this connection", http.StatusInternalServerError)
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout+v.Wait)
 	defer cancel()
-	b, err := g.GetResource(ctx, uri.String())
+	rsp, err := g.GetResource(ctx, uri.String())
+	if status.Code(err) == codes.OutOfRange {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	if err != nil {
 		http.Error(w, status.Convert(err).Message(), httpCode(err))
 		return
 	}
+	b := rsp.GetResource()
 	defer clear(b)
+	if n := rsp.GetCofferVersion(); n != 0 {
+		w.Header().Set(kbs.VersionHeader, strconv.FormatUint(n, 10))
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = w.Write(b) // the workload hung up
@@ -155,7 +180,7 @@ type hub struct {
 }
 
 // GetResource asks, a second time if the connection turned out to be dead.
-func (h *hub) GetResource(ctx context.Context, uri string) ([]byte, error) {
+func (h *hub) GetResource(ctx context.Context, uri string) (*cdhpb.GetResourceResponse, error) {
 	for attempt := 0; ; attempt++ {
 		c, err := h.connect(ctx)
 		if err != nil {
@@ -163,7 +188,7 @@ func (h *hub) GetResource(ctx context.Context, uri string) ([]byte, error) {
 		}
 		rsp, err := cdhpb.NewGetResourceServiceClient(c).GetResource(ctx, &cdhpb.GetResourceRequest{ResourcePath: uri})
 		if err == nil {
-			return rsp.GetResource(), nil
+			return rsp, nil
 		}
 		if attempt > 0 || !errors.Is(err, ttrpc.ErrClosed) {
 			return nil, err

@@ -28,6 +28,10 @@ func (keyHolder) GetResource(_ context.Context, r *cdhpb.GetResourceRequest) (*c
 	switch r.GetResourcePath() {
 	case "kbs:///default/secret/1":
 		return &cdhpb.GetResourceResponse{Resource: []byte{0, 's', 0xff}}, nil
+	case "kbs:///default/secret/1?version=7":
+		return &cdhpb.GetResourceResponse{Resource: []byte("seventh"), CofferVersion: 7}, nil
+	case "kbs:///default/secret/1?after=7&wait=3":
+		return nil, status.Error(codes.OutOfRange, "there is no newer version")
 	case "kbs:///default/secret/other":
 		return nil, status.Error(codes.PermissionDenied, "denied by kbs: not-bound [record r-1]")
 	}
@@ -72,6 +76,9 @@ func TestServedPaths(t *testing.T) {
 	}
 	check("GET", "/cdh/resource/default/secret/1", 200, "\x00s\xff")
 	check("GET", "/cdh/resource/default/secret/1?x=y", 200, "\x00s\xff")
+	check("GET", "/cdh/resource/default/secret/1?x=y&version=7", 200, "seventh")
+	check("GET", "/cdh/resource/default/secret/1?after=7&wait=3", 304, "")
+	check("GET", "/cdh/resource/default/secret/1?after=7&wait=300", 400, "at most 30 seconds")
 	check("GET", "/cdh/resource/default/secret/2", 404, "resource-not-found")
 	check("GET", "/cdh/resource/default/secret/other", 403, "record r-1")
 	check("POST", "/cdh/resource/default/secret/1", 405, "")

@@ -28,7 +28,7 @@ func NewSecretCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretPut(), newSecretLs(), newSecretRm())
+	cmd.AddCommand(newSecretPut(), newSecretRotate(), newSecretLs(), newSecretHistory(), newSecretRollback(), newSecretExpire(), newSecretUndelete(), newSecretRm())
 	return cmd
 }
 
@@ -57,6 +57,7 @@ func newSecretPut() *cobra.Command {
 	var f secretFlags
 	var seals []string
 	var from string
+	var meta versionFlags
 	cmd := &cobra.Command{
 		Use:   "put NAME --for SEAL [--from-file FILE]",
 		Short: "Store a secret and bind it to a sealed pod",
@@ -71,6 +72,10 @@ seal. Without --for the secret is stored, and nobody gets it until it is bound.`
   printf %s "$PASSWORD" | coffer secret put default/db/password --for web.seal`,
 		Args: exactArgs(1, "the secret's name: repository/type/tag"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := meta.options(time.Now())
+			if err != nil {
+				return Exit(ExitUsage, err)
+			}
 			secret, err := readSecret(from, cmd.InOrStdin())
 			if err != nil {
 				return Exit(ExitInput, err)
@@ -81,10 +86,11 @@ seal. Without --for the secret is stored, and nobody gets it until it is bound.`
 				return err
 			}
 			defer t.Release()
-			return putSecret(cmd, t.Client, f.namespace, args[0], seals, secret)
+			return putSecret(cmd, t.Client, f.namespace, args[0], seals, secret, *o)
 		},
 	}
 	f.add(cmd)
+	meta.add(cmd)
 	cmd.Flags().StringArrayVar(&seals, "for", nil, "seal of the pod that may have the secret: id, beginning of the id, or file (repeatable)")
 	cmd.Flags().StringVar(&from, "from-file", "-", "file with the secret, every byte of it; - is standard input")
 	return cmd
@@ -113,13 +119,13 @@ func readSecret(from string, stdin io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-func putSecret(cmd *cobra.Command, c *trusteeclient.Client, namespace, name string, seals []string, secret []byte) error {
+func putSecret(cmd *cobra.Command, c *trusteeclient.Client, namespace, name string, seals []string, secret []byte, o trusteeclient.PutOptions) error {
 	ctx := cmd.Context()
 	n, ids, err := findSeals(ctx, c, namespace, seals)
 	if err != nil {
 		return Exit(ExitInput, err)
 	}
-	r, err := n.PutResource(ctx, name, secret)
+	r, err := n.PutVersion(ctx, name, secret, o)
 	if err != nil {
 		return err
 	}
@@ -250,9 +256,10 @@ func newSecretLs() *cobra.Command {
 				return PrintJSON(cmd.OutOrStdout(), rows)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-			fmt.Fprintln(w, "NAMESPACE\tNAME\tVERSION\tBYTES\tMODIFIED\tBOUND TO")
+			fmt.Fprintln(w, "NAMESPACE\tNAME\tVERSION\tBYTES\tMODIFIED\tSTATE\tBOUND TO")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", r.Namespace, r.Name, r.Version, r.Size, r.Modified.Local().Format(time.DateTime), boundTo(r.Binding))
+				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", r.Namespace, r.Name, r.Version, r.Size, r.Modified.Local().Format(time.DateTime),
+					state(r.Deleted, time.Time{}, r.Expires, time.Now()), boundTo(r.Binding))
 			}
 			return w.Flush()
 		},
@@ -307,45 +314,26 @@ func boundTo(b *trusteeapi.Binding) string {
 }
 
 func newSecretRm() *cobra.Command {
-	var f secretFlags
-	cmd := &cobra.Command{
-		Use:   "rm NAME",
-		Short: "Delete a secret with all its versions and its binding",
-		Args:  exactArgs(1, "the secret's name: repository/type/tag"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name := strings.TrimPrefix(args[0], "kbs:///")
-			t, err := f.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer t.Release()
-			rows, err := listSecrets(cmd.Context(), t.Client, f.namespace)
-			if err != nil {
-				return err
-			}
-			var in []string
-			for _, r := range rows {
-				if r.Name == name {
-					in = append(in, r.Namespace)
+	var version uint64
+	var destroy bool
+	cmd := onSecret("rm NAME", "Delete a secret with all its versions and its binding, or softly one version of it",
+		func(cmd *cobra.Command, n *trusteeclient.Namespaced, name string) (any, error) {
+			switch {
+			case version == 0 && destroy:
+				return nil, Exit(ExitUsage, errors.New("--destroy is for one --version; without it everything goes"))
+			case version == 0:
+				if err := n.DeleteResource(cmd.Context(), name); err != nil {
+					return nil, err
 				}
+				return secretDone{n.Name(), name, "", 0}, nil
 			}
-			switch len(in) {
-			case 0:
-				return Exit(ExitInput, fmt.Errorf("no secret %q", name))
-			case 1:
-			default:
-				return Exit(ExitInput, fmt.Errorf("secret %q is in namespaces %s: choose one with --namespace", name, strings.Join(in, " and ")))
+			change := trusteeapi.ChangeDelete
+			if destroy {
+				change = trusteeapi.ChangeDestroy
 			}
-			if err := t.Client.Namespace(in[0]).DeleteResource(cmd.Context(), name); err != nil {
-				return err
-			}
-			if Output(cmd) == "json" {
-				return PrintJSON(cmd.OutOrStdout(), map[string]string{"namespace": in[0], "deleted": name})
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), name)
-			return nil
-		},
-	}
-	f.add(cmd)
+			return secretDone{n.Name(), name, change, version}, n.ChangeVersion(cmd.Context(), name, version, change, time.Time{})
+		})
+	cmd.Flags().Uint64Var(&version, "version", 0, "delete this version only, so that coffer secret undelete can take it back")
+	cmd.Flags().BoolVar(&destroy, "destroy", false, "with --version: its content goes for good")
 	return cmd
 }

@@ -69,6 +69,13 @@ type devices = map[string]func() (keyholder.Attester, error)
 // runPod boots a software TPM with a document and starts the key holder.
 func runPod(t *testing.T, ca *tpmtest.CA, doc []byte, beside devices) cdhpb.GetResourceServiceService {
 	t.Helper()
+	p, _ := runPodAt(t, ca, doc, beside)
+	return p
+}
+
+// runPodAt is runPod that gives the key holder's socket as well.
+func runPodAt(t *testing.T, ca *tpmtest.CA, doc []byte, beside devices) (cdhpb.GetResourceServiceService, string) {
+	t.Helper()
 	conn := tpmtest.Start(t)
 	ca.Provision(t, conn, 0)
 	log := tpmtest.Boot(t, conn, tpmtest.Events())
@@ -98,7 +105,7 @@ func runPod(t *testing.T, ca *tpmtest.CA, doc []byte, beside devices) cdhpb.GetR
 		if err == nil {
 			cl := ttrpc.NewClient(c)
 			t.Cleanup(func() { _ = cl.Close() })
-			return cdhpb.NewGetResourceServiceClient(cl)
+			return cdhpb.NewGetResourceServiceClient(cl), filepath.Join(dir, "c")
 		}
 		if time.Now().After(deadline) {
 			t.Fatal(err)

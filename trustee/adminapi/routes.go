@@ -16,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/shelf"
 )
 
@@ -60,6 +61,8 @@ func routes() []route {
 		{"GET", ns + "/resources", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Gate.List(c.ctx(), c.ns()) }},
 		{"PUT", ns + "/resources" + res, WriteSecrets, kbs.MaxResource, (*call).putResource},
 		{"DELETE", ns + "/resources" + res, WriteSecrets, 0, (*call).deleteResource},
+		{"GET", ns + "/resources" + res + "/versions", ReadTenant, 0, (*call).history},
+		{"POST", ns + "/resources" + res + "/versions/{version}/{change}", WriteSecrets, small, (*call).changeVersion},
 
 		{"GET", ns + "/bindings" + res, ReadTenant, 0, (*call).binding},
 		{"POST", ns + "/bindings" + res, WriteBindings, small, (*call).bind},
@@ -156,15 +159,6 @@ func (c *call) registerSeal() (any, error) {
 		return nil, err
 	}
 	return c.cfg.Registry.RegisterSeal(c.ctx(), c.ns(), s.JWS)
-}
-
-func (c *call) putResource() (any, error) {
-	name, err := c.resource()
-	if err != nil {
-		return nil, err
-	}
-	defer clear(c.body)
-	return c.cfg.Gate.Put(c.ctx(), c.ns(), name, c.body)
 }
 
 func (c *call) deleteResource() (any, error) {
@@ -301,7 +295,7 @@ func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, 
 		defer done()
 		defer clear(body)
 		if err = h.record(r, ns, actor, "POST /kbs/v0/resource"); err == nil {
-			_, err = h.cfg.Gate.Put(r.Context(), ns, name, body)
+			_, err = h.cfg.Gate.Put(r.Context(), ns, name, body, release.PutOptions{Actor: actor})
 		}
 	}
 	if err != nil {

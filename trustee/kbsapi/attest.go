@@ -170,7 +170,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
 	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
-	case release.ReasonAbsent:
+	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
 	case release.ReasonAudit:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -238,13 +239,31 @@ func (c *call) read(name string) error {
 		httpio.WriteError(c.w, http.StatusUnauthorized, httpio.TypeToken, "Attestation Token not found")
 		return nil
 	}
-	jwe, err := c.h.cfg.Gate.Release(ctx, release.Request{Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr})
+	v, err := kbs.ParseVersionQuery(c.r.URL.RawQuery)
 	if err != nil {
+		return httpio.BadRequest(httpio.TypePath, err.Error())
+	}
+	if v.Wait > 0 {
+		c.patient(v.Wait)
+	}
+	out, err := c.h.cfg.Gate.Await(ctx, release.Request{
+		Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr, Version: v.Version, After: v.After,
+	}, v.Wait)
+	switch {
+	case errors.Is(err, release.ErrNotNewer):
+		c.w.WriteHeader(http.StatusNotModified)
+		return nil
+	case errors.Is(err, release.ErrBusy):
+		c.w.Header().Set("Retry-After", "5")
+		httpio.WriteError(c.w, http.StatusTooManyRequests, httpio.TypePlugin, err.Error())
+		return nil
+	case err != nil:
 		return err
 	}
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
-	c.w.Write(jwe)
+	c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
+	c.w.Write(out.JWE)
 	return nil
 }
 
@@ -258,6 +277,16 @@ func (c *call) token(ctx context.Context) (string, error) {
 	}
 	t, _ := strings.CutPrefix(c.r.Header.Get("Authorization"), "Bearer ")
 	return t, nil
+}
+
+// patient gives a connection the time that its request may wait. Where the server
+// below has no deadlines there is nothing to move.
+func (c *call) patient(wait time.Duration) {
+	const margin = 10 * time.Second
+	rc, until := http.NewResponseController(c.w), time.Now().Add(wait+margin)
+	if err := errors.Join(rc.SetReadDeadline(until), rc.SetWriteDeadline(until)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		c.h.cfg.Log.Debug("moving deadlines failed", "error", err)
+	}
 }
 
 // fail answers an error. What is neither a denial nor the peer's mistake is a

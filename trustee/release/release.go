@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -44,6 +45,8 @@ const (
 	ReasonUnbound      denial.Reason = "secret-unbound"
 	ReasonStatus       denial.Reason = "status-unacceptable"
 	ReasonAbsent       denial.Reason = "secret-absent"
+	ReasonDeleted      denial.Reason = "secret-deleted"
+	ReasonExpired      denial.Reason = "secret-expired"
 	ReasonAudit        denial.Reason = "audit-unavailable"
 )
 
@@ -62,6 +65,9 @@ type Config struct {
 type Gate struct {
 	cfg   Config
 	vault *vault.Vault
+
+	drain   sync.Once
+	closing chan struct{} // closed: nobody waits any more
 }
 
 // New refuses a configuration with a part missing.
@@ -69,17 +75,7 @@ func New(c Config) (*Gate, error) {
 	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || len(c.TokenKeys) == 0 || c.Now == nil {
 		return nil, errors.New("release: a part of the configuration is missing")
 	}
-	return &Gate{c, vault.New(c.Store, c.KEK, c.Now)}, nil
-}
-
-// Put stores a new version of a secret. Without a binding nobody gets it.
-func (g *Gate) Put(ctx context.Context, ns, name string, secret []byte) (*trusteeapi.Resource, error) {
-	return g.vault.Put(ctx, ns, name, secret)
-}
-
-// Delete removes a secret and its binding.
-func (g *Gate) Delete(ctx context.Context, ns, name string) error {
-	return g.vault.Delete(ctx, ns, name)
+	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Now), closing: make(chan struct{})}, nil
 }
 
 // List gives the metadata of the secrets.
@@ -93,25 +89,34 @@ type Request struct {
 	Resource  string // repository/type/tag
 	Token     string // attestation result, compact JWT
 	Peer      string
+	// Version asks for that version; else After, if not 0, for a newer one than that.
+	Version, After uint64
+}
+
+// Released is one secret on its way out.
+type Released struct {
+	JWE     []byte // to the attested TEE key
+	Version uint64
 }
 
 // Release gives the secret as a JWE to the attested TEE key. A refusal is a
-// *denial.Denial with its record; another error is a fault of the trustee.
-func (g *Gate) Release(ctx context.Context, req Request) ([]byte, error) {
+// *denial.Denial with its record; ErrNotNewer says that all is well and there is
+// nothing after Request.After; another error is a fault of the trustee.
+func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 	r := trusteeapi.Record{ID: record.NewID(), Kind: "release", Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}
-	jwe, err := g.release(ctx, req, &r)
+	out, err := g.release(ctx, req, &r)
 	if d, ok := denial.As(err); ok {
 		return nil, g.cfg.Book.Deny(ctx, r, d)
 	}
-	return jwe, err
+	return out, err
 }
 
-func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) ([]byte, error) {
+func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
 	sub, all, jti, err := g.token(req, r)
 	if err != nil {
 		return nil, err
 	}
-	var meta *trusteeapi.Resource
+	var meta *trusteeapi.SecretVersion
 	var box []byte
 	var sealID string
 	err = g.cfg.Store.View(ctx, func(tx store.Tx) error {
@@ -126,23 +131,17 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 		if err := acceptable(n, all); err != nil {
 			return explained(tx, err, jti)
 		}
-		meta, box, err = g.vault.Sealed(tx, req.Namespace, req.Resource)
+		meta, box, err = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
 		return err
 	})
 	if err != nil {
-		return nil, err
-	}
-	if meta == nil {
-		return nil, &denial.Denial{
-			Reason: ReasonAbsent, Component: Component, Claim: req.Resource, Measured: "no secret of that name",
-			Source: "namespace " + req.Namespace,
-		}
+		return nil, req.explain(err)
 	}
 	key, keyID, err := teeKey(sub)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := g.vault.Open(ctx, req.Namespace, meta, box)
+	secret, err := g.vault.Open(ctx, req.Namespace, req.Resource, meta.Version, box)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +157,7 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	}); err != nil {
 		return nil, &denial.Denial{Reason: ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
 	}
-	return jwe, nil
+	return &Released{jwe, meta.Version}, nil
 }
 
 // token verifies the attestation result and gives its primary submodule.

@@ -78,6 +78,7 @@ type Server struct {
 	keys     *keyring.Keys
 	audit    *audit.Log
 	sessions *session.Manager
+	gate     *release.Gate
 	admin    string // path of the admin key
 	ln       net.Listener
 	http     *http.Server
@@ -221,6 +222,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.gate = gate
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
@@ -327,6 +329,7 @@ func (s *Server) Wait(ctx context.Context) error {
 // state.
 func (s *Server) Close(ctx context.Context) error {
 	s.stop()
+	s.gate.Drain()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, s.http.Close())

@@ -2,7 +2,8 @@
 // but the gate can read one: Go refuses the import everywhere else.
 //
 // Invariants: a secret's content is in the store only encrypted, bound to its
-// namespace, name and version; every put makes a new version.
+// namespace, name and version; every put makes a new version, and no number is
+// ever used twice.
 //
 // Trust zone: trustee.
 package vault
@@ -10,7 +11,6 @@ package vault
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -30,10 +30,13 @@ type Vault struct {
 	store store.Store
 	kek   keyring.KEK
 	now   func() time.Time
+	watch *watch
 }
 
 // New makes a Vault.
-func New(s store.Store, kek keyring.KEK, now func() time.Time) *Vault { return &Vault{s, kek, now} }
+func New(s store.Store, kek keyring.KEK, now func() time.Time) *Vault {
+	return &Vault{s, kek, now, newWatch()}
+}
 
 func contentKey(name string, version uint64) string {
 	return name + "@" + fmt.Sprintf("%020d", version)
@@ -43,113 +46,96 @@ func place(ns, name string, version uint64) string {
 	return "secret/" + ns + "/" + name + "@" + strconv.FormatUint(version, 10)
 }
 
+// PutOptions say more about a new version.
+type PutOptions struct {
+	Actor   string
+	Expires time.Time // zero: never
+	Labels  map[string]string
+	// ExpirePrevious is when the older versions expire that would live longer.
+	ExpirePrevious time.Time
+	// IfVersion, if set, must be the newest version's number, 0 if there is none.
+	IfVersion *uint64
+
+	restoredFrom uint64
+}
+
 // Put stores a new version. The version is settled before encrypting, because
 // the ciphertext is bound to it; two puts at once settle by trying again.
-func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte) (*trusteeapi.Resource, error) {
+func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte, o PutOptions) (*trusteeapi.Resource, error) {
+	if err := o.check(v.now()); err != nil {
+		return nil, err
+	}
 	for {
-		m, err := v.meta(ctx, ns, name)
+		last, err := v.last(ctx, ns, name)
 		if err != nil {
 			return nil, err
 		}
-		now := v.now().UTC()
-		next := trusteeapi.Resource{Name: name, Version: 1, Size: len(secret), Created: now, Modified: now}
-		last := uint64(0)
-		if m != nil {
-			last = m.Version
-			next.Version, next.Created = last+1, m.Created
-		}
-		box, err := keyring.Encrypt(ctx, v.kek, place(ns, name, next.Version), secret)
+		box, err := keyring.Encrypt(ctx, v.kek, place(ns, name, last+1), secret)
 		if err != nil {
 			return nil, fmt.Errorf("storing secret: %w", err)
 		}
-		raced := false
+		next := trusteeapi.SecretVersion{
+			Version: last + 1, Size: len(secret), Created: v.now().UTC(), Actor: o.Actor, Expires: utc(o.Expires),
+			RestoredFrom: o.restoredFrom, Labels: o.Labels,
+		}
+		var out *trusteeapi.Resource
 		err = v.store.Update(ctx, func(tx store.Tx) error {
-			raced = false
+			out = nil
 			if _, err := tenant.GetNamespace(tx, ns); err != nil {
 				return err
 			}
-			have, ok, err := store.GetJSON[trusteeapi.Resource](tx, tenant.Bucket(ns, metas), name)
-			if err != nil {
+			now, err := lastIn(tx, ns, name)
+			if err != nil || now != last {
 				return err
 			}
-			if ok && have.Version != last || !ok && last != 0 {
-				raced = true
-				return nil
-			}
-			if last != 0 {
-				if err := tx.Delete(tenant.Bucket(ns, content), contentKey(name, last)); err != nil {
-					return err
-				}
-			}
-			if err := tx.Put(tenant.Bucket(ns, content), contentKey(name, next.Version), box); err != nil {
-				return err
-			}
-			return store.PutJSON(tx, tenant.Bucket(ns, metas), name, next)
+			out, err = v.add(tx, ns, name, next, box, o)
+			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if !raced {
-			return &next, nil
+		if out != nil {
+			v.watch.changed(ns, name)
+			return out, nil
 		}
 	}
-}
-
-func (v *Vault) meta(ctx context.Context, ns, name string) (m *trusteeapi.Resource, err error) {
-	err = v.store.View(ctx, func(tx store.Tx) error {
-		var ok bool
-		m, ok, err = store.GetJSON[trusteeapi.Resource](tx, tenant.Bucket(ns, metas), name)
-		if !ok {
-			m = nil
-		}
-		return err
-	})
-	return m, err
-}
-
-// Sealed gives a secret's metadata and ciphertext inside of a transaction; nil
-// where there is none.
-func (v *Vault) Sealed(tx store.Tx, ns, name string) (*trusteeapi.Resource, []byte, error) {
-	m, ok, err := store.GetJSON[trusteeapi.Resource](tx, tenant.Bucket(ns, metas), name)
-	if err != nil || !ok {
-		return nil, nil, err
-	}
-	box, err := tx.Get(tenant.Bucket(ns, content), contentKey(name, m.Version))
-	if err != nil {
-		return nil, nil, err
-	}
-	if box == nil {
-		return nil, nil, fmt.Errorf("secret %s has no content of version %d", name, m.Version)
-	}
-	return m, slices.Clone(box), nil
 }
 
 // Open decrypts what Sealed gave.
-func (v *Vault) Open(ctx context.Context, ns string, m *trusteeapi.Resource, box []byte) ([]byte, error) {
-	return keyring.Decrypt(ctx, v.kek, place(ns, m.Name, m.Version), box)
+func (v *Vault) Open(ctx context.Context, ns, name string, version uint64, box []byte) ([]byte, error) {
+	return keyring.Decrypt(ctx, v.kek, place(ns, name, version), box)
 }
 
-// Delete removes a secret and its binding.
+// Delete removes a secret with all its versions and its binding.
 func (v *Vault) Delete(ctx context.Context, ns, name string) error {
-	return v.store.Update(ctx, func(tx store.Tx) error {
-		if _, err := tenant.GetNamespace(tx, ns); err != nil {
-			return err
-		}
-		m, ok, err := store.GetJSON[trusteeapi.Resource](tx, tenant.Bucket(ns, metas), name)
+	err := v.store.Update(ctx, func(tx store.Tx) error {
+		m, err := metaOf(tx, ns, name)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			return fmt.Errorf("secret %s: %w", name, tenant.ErrNotFound)
-		}
-		if err := tx.Delete(tenant.Bucket(ns, content), contentKey(name, m.Version)); err != nil {
+		// Its numbers are not used again: an old ciphertext of the same place would
+		// pass for the new one's.
+		if err := setLast(tx, ns, name, m.Version); err != nil {
 			return err
+		}
+		all, err := versionsOf(tx, ns, m)
+		if err != nil {
+			return err
+		}
+		for _, x := range all {
+			if err := forget(tx, ns, name, x.Version); err != nil {
+				return err
+			}
 		}
 		if err := tx.Delete(tenant.Bucket(ns, metas), name); err != nil {
 			return err
 		}
 		return tenant.DropBinding(tx, ns, name)
 	})
+	if err == nil {
+		v.watch.changed(ns, name)
+	}
+	return err
 }
 
 // List gives the metadata of a namespace's secrets with their bindings.
