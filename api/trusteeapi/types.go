@@ -45,8 +45,11 @@ type Namespace struct {
 	// AllowUnproven names verifiers and versions ("nitro", "snp-report-v5") that
 	// no outside vector has shown to be right and that count all the same; tokens
 	// repeat the names.
-	AllowUnproven []string  `json:"allow_unproven,omitempty"`
-	Created       time.Time `json:"created"`
+	AllowUnproven []string `json:"allow_unproven,omitempty"`
+	// AppraisalPolicy is the id of the policies that judge evidence: <id>_cpu,
+	// <id>_gpu, ...; "" is "default".
+	AppraisalPolicy string    `json:"appraisal_policy,omitempty"`
+	Created         time.Time `json:"created"`
 }
 
 // AllowUnproven is the body that replaces a namespace's list.
@@ -110,7 +113,8 @@ type ReferenceValues struct {
 // Policy is an appraisal policy in Rego, named <id>_<class>.
 type Policy struct {
 	Name       string    `json:"name"`
-	Digest     string    `json:"digest"` // "sha256:<hex>" of the text, as in tokens
+	Version    uint64    `json:"version,omitempty"` // counts up; 0: from before there were versions, or embedded
+	Digest     string    `json:"digest"`            // "sha256:<hex>" of the text, as in tokens
 	Text       string    `json:"text,omitempty"`
 	Embedded   bool      `json:"embedded,omitempty"` // the built-in default
 	Actor      string    `json:"actor,omitempty"`
@@ -196,13 +200,18 @@ type Record struct {
 
 // Appraisal is what one device's evidence was found to be worth.
 type Appraisal struct {
-	Submod   string   `json:"submod"` // "cpu0"
-	TEE      string   `json:"tee"`
-	Policy   string   `json:"policy"` // name
-	Digest   string   `json:"policy_digest"`
-	Status   string   `json:"status"`
-	Unproven []string `json:"unproven,omitempty"`
-	Checks   []Check  `json:"checks"`
+	Submod string `json:"submod"` // "cpu0"
+	TEE    string `json:"tee"`
+	Policy string `json:"policy"` // name
+	Digest string `json:"policy_digest"`
+	Status string `json:"status"`
+	// Vector, Simulated and Debug are the result's; with the recorded evidence they
+	// let another policy judge it.
+	Vector    map[string]int `json:"trustworthiness_vector,omitempty"`
+	Simulated bool           `json:"simulated,omitempty"`
+	Debug     bool           `json:"debug,omitempty"`
+	Unproven  []string       `json:"unproven,omitempty"`
+	Checks    []Check        `json:"checks"`
 	// Findings say why claims were not affirmed by the policy.
 	Findings []Finding `json:"findings,omitempty"`
 }

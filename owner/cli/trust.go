@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -200,16 +201,7 @@ func NewPolicyCommand() *cobra.Command {
 			l, err := n.ListPolicies(cmd.Context())
 			return policies(l), err
 		}),
-		inNamespace("get NAME", "Print a policy's text", exactArgs(1, "the policy's name"), func(cmd *cobra.Command, n *trusteeclient.Namespaced, args []string) (any, error) {
-			p, err := n.Policy(cmd.Context(), args[0])
-			if err != nil {
-				return nil, err
-			}
-			if Output(cmd) == "json" {
-				return p, nil
-			}
-			return strings.TrimSuffix(p.Text, "\n"), nil
-		}),
+		newPolicyGet(), newPolicyVersions(), newPolicyTest(), newPolicyUse(),
 		inNamespace("rm NAME", "Remove a policy; the embedded one of that name takes its place", exactArgs(1, "the policy's name"),
 			func(cmd *cobra.Command, n *trusteeclient.Namespaced, args []string) (any, error) {
 				return args[0], n.DeletePolicy(cmd.Context(), args[0])
@@ -217,13 +209,16 @@ func NewPolicyCommand() *cobra.Command {
 }
 
 func policies(l []trusteeapi.Policy) table {
-	t := table{head: []string{"NAME", "DIGEST", "ORIGIN", "REGISTERED"}, doc: l}
+	t := table{head: []string{"NAME", "VERSION", "DIGEST", "ORIGIN", "REGISTERED"}, doc: l}
 	for _, p := range l {
-		origin := "this namespace"
+		origin, version := "this namespace", "-"
+		if p.Version != 0 {
+			version = strconv.FormatUint(p.Version, 10)
+		}
 		if p.Embedded {
 			origin = "embedded"
 		}
-		t.rows = append(t.rows, []string{p.Name, fmt.Sprintf("%.19s", p.Digest), origin, day(p.Registered)})
+		t.rows = append(t.rows, []string{p.Name, version, fmt.Sprintf("%.19s", p.Digest), origin, day(p.Registered)})
 	}
 	return t
 }

@@ -52,17 +52,24 @@ func (p *Policy) Appraise(ctx context.Context, r *verify.Result, runtime map[str
 			return nil, err
 		}
 	}
-	if r.Debug {
-		out.Vector.Configuration = capped(out.Vector.Configuration, ear.UnsafeConfig)
-	}
-	if r.Simulated {
-		out.Vector.Hardware = capped(out.Vector.Hardware, ear.UnsafeHardware) // last of all
-	}
+	out.Vector = Capped(out.Vector, r.Debug, r.Simulated) // last of all
 	evidence[r.TEE] = trim(claims)
 	if m, ok := evidence["init_data_claims"].(map[string]any); ok {
 		evidence["init_data_claims"] = trim(m)
 	}
 	return out, nil
+}
+
+// Capped applies the two rules that are no policy's: the configuration of a debug
+// guest and the hardware of a simulated one are below affirming.
+func Capped(v ear.Vector, debug, simulated bool) ear.Vector {
+	if debug {
+		v.Configuration = capped(v.Configuration, ear.UnsafeConfig)
+	}
+	if simulated {
+		v.Hardware = capped(v.Hardware, ear.UnsafeHardware)
+	}
+	return v
 }
 
 // capped lowers a claim to a limit that warns. What the policy itself objected to

@@ -18,10 +18,12 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -36,6 +38,7 @@ type Config struct {
 	Audit    *audit.Log
 	Bodies   *httpio.Budget
 	Shelf    *shelf.Shelf
+	Policies *respolicy.Policies
 	Log      *slog.Logger
 	Info     trusteeapi.Info
 	Now      func() time.Time
@@ -49,7 +52,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Log == nil || c.Now == nil {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil
@@ -174,10 +177,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			}, d)
 		}
 		status, text := http.StatusUnauthorized, "administration: not authenticated"
-		switch d.Reason {
-		case ReasonForbidden:
+		switch {
+		case d.Reason == ReasonForbidden:
 			status, text = http.StatusForbidden, "administration: not allowed"
-		case release.ReasonAudit:
+		case d.Component == policy.ResourceComponent:
+			status, text = http.StatusForbidden, "administration: denied by resource policy"
+		case d.Reason == release.ReasonAudit:
 			status, text = http.StatusServiceUnavailable, "audit log unavailable, so nothing is changed"
 		}
 		httpio.Write(w, status, kbs.ErrorInfo{

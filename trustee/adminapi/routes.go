@@ -25,6 +25,8 @@ const (
 	maxSeal    = 1 << 20 // a seal as a JSON string
 	auditLines = 1000
 	auditBytes = 1 << 20
+	// a policy's text as a JSON string, with room for what surrounds it
+	maxPolicyTest = 2*policy.MaxSize + small
 )
 
 // routes lists every operation.
@@ -92,13 +94,33 @@ func routes() []route {
 
 		{"GET", ns + "/policies", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Policies(c.ctx(), c.ns()) }},
 		{"GET", ns + "/policies/{name}", ReadTenant, 0, func(c *call) (any, error) {
-			return c.cfg.Registry.Policy(c.ctx(), c.ns(), c.r.PathValue("name"))
+			version, err := c.version()
+			if err != nil {
+				return nil, err
+			}
+			return c.cfg.Registry.PolicyVersion(c.ctx(), c.ns(), c.r.PathValue("name"), version)
 		}},
 		{"PUT", ns + "/policies/{name}", WriteTrust, policy.MaxSize, func(c *call) (any, error) {
 			return c.cfg.Registry.SetPolicy(c.ctx(), c.ns(), c.r.PathValue("name"), c.actor, string(c.body))
 		}},
 		{"DELETE", ns + "/policies/{name}", WriteTrust, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Registry.DeletePolicy(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+
+		{"GET", ns + "/policies/{name}/versions", ReadTenant, 0, func(c *call) (any, error) {
+			return c.cfg.Registry.PolicyVersions(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+		{"PUT", ns + "/appraisal-policy", WriteTrust, small, (*call).chooseAppraisal},
+		{"POST", ns + "/policy-tests", WriteTrust, maxPolicyTest, (*call).testPolicy},
+
+		{"GET", ns + "/resource-policies", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Policies.List(c.ctx(), c.ns()) }},
+		{"GET", ns + "/resource-policies/{name}", ReadTenant, 0, (*call).resourcePolicy},
+		{"GET", ns + "/resource-policies/{name}/versions", ReadTenant, 0, func(c *call) (any, error) {
+			return c.cfg.Policies.History(c.ctx(), c.ns(), c.r.PathValue("name"))
+		}},
+		{"PUT", ns + "/resource-policies/{name}", WriteTrust, maxPolicyTest, (*call).putResourcePolicy},
+		{"DELETE", ns + "/resource-policies/{name}", WriteTrust, 0, func(c *call) (any, error) {
+			return nil, c.cfg.Policies.Delete(c.ctx(), c.ns(), c.r.PathValue("name"))
 		}},
 
 		{"GET", ns + "/anchors", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Anchors(c.ctx(), c.ns()) }},
@@ -164,6 +186,9 @@ func (c *call) registerSeal() (any, error) {
 func (c *call) deleteResource() (any, error) {
 	name, err := c.resource()
 	if err != nil {
+		return nil, err
+	}
+	if err := c.mayChange(name, trusteeapi.MethodDelete); err != nil {
 		return nil, err
 	}
 	return nil, c.cfg.Gate.Delete(c.ctx(), c.ns(), name)
@@ -284,6 +309,9 @@ func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, 
 	}
 	if r.Method == http.MethodDelete {
 		if err = h.record(r, ns, actor, "DELETE /kbs/v0/resource"); err == nil {
+			err = h.cfg.Gate.MayChange(r.Context(), ns, name, trusteeapi.MethodDelete, actor, r.RemoteAddr)
+		}
+		if err == nil {
 			err = h.cfg.Gate.Delete(r.Context(), ns, name)
 		}
 	} else {
@@ -295,6 +323,9 @@ func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, 
 		defer done()
 		defer clear(body)
 		if err = h.record(r, ns, actor, "POST /kbs/v0/resource"); err == nil {
+			err = h.cfg.Gate.MayChange(r.Context(), ns, name, trusteeapi.MethodPut, actor, r.RemoteAddr)
+		}
+		if err == nil {
 			_, err = h.cfg.Gate.Put(r.Context(), ns, name, body, release.PutOptions{Actor: actor})
 		}
 	}

@@ -22,6 +22,9 @@ func (c *call) putResource() (any, error) {
 		return nil, err
 	}
 	o.Actor = c.actor
+	if err := c.mayChange(name, trusteeapi.MethodPut); err != nil {
+		return nil, err
+	}
 	return c.cfg.Gate.Put(c.ctx(), c.ns(), name, c.body, *o)
 }
 
@@ -94,8 +97,20 @@ func (c *call) changeVersion() (any, error) {
 	if !in.Expires.IsZero() && change != trusteeapi.ChangeExpiry {
 		return nil, httpio.BadRequest(httpio.TypeSerde, "expires is for "+trusteeapi.ChangeExpiry+" alone")
 	}
+	method := trusteeapi.MethodPut
+	if change == trusteeapi.ChangeDelete || change == trusteeapi.ChangeDestroy {
+		method = trusteeapi.MethodDelete
+	}
+	if err := c.mayChange(name, method); err != nil {
+		return nil, err
+	}
 	if change == trusteeapi.ChangeRollback {
 		return c.cfg.Gate.Rollback(c.ctx(), c.ns(), name, version, c.actor)
 	}
 	return c.cfg.Gate.Change(c.ctx(), c.ns(), name, version, change, in.Expires)
+}
+
+// mayChange asks the resource policies.
+func (c *call) mayChange(name, method string) error {
+	return c.cfg.Gate.MayChange(c.ctx(), c.ns(), name, method, c.actor, c.r.RemoteAddr)
 }

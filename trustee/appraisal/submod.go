@@ -14,6 +14,9 @@ import (
 func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now time.Time) (*ear.Submod, *trusteeapi.Appraisal, error) {
 	id := a.Policy
 	if id == "" {
+		id = p.trust.Namespace.AppraisalPolicy
+	}
+	if id == "" {
 		id = policy.DefaultID
 	}
 	r := d.result
@@ -37,7 +40,10 @@ func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now t
 		}
 		sub.Extensions[e.Name] = e.Value
 	}
-	rec := &trusteeapi.Appraisal{TEE: r.TEE, Policy: pol.ID(), Digest: pol.Digest(), Status: string(sub.Status), Unproven: r.Unproven}
+	rec := &trusteeapi.Appraisal{
+		TEE: r.TEE, Policy: pol.ID(), Digest: pol.Digest(), Status: string(sub.Status), Unproven: r.Unproven,
+		Vector: v.Vector.Map(), Simulated: r.Simulated, Debug: r.Debug,
+	}
 	for _, c := range r.Checks {
 		rec.Checks = append(rec.Checks, trusteeapi.Check(c))
 	}

@@ -10,11 +10,13 @@ import (
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -168,12 +170,15 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed: session"
 	case release.ReasonTokenExpired, release.ReasonTokenInvalid, release.ReasonNamespace:
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
-	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus:
+	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, respolicy.ReasonDenied:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
 	case release.ReasonAudit:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
+	}
+	if d.Component == policy.ResourceComponent { // one that failed allows nothing
+		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	}
 	return http.StatusForbidden, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed"
 }

@@ -247,7 +247,7 @@ func (c *call) read(name string) error {
 		c.patient(v.Wait)
 	}
 	out, err := c.h.cfg.Gate.Await(ctx, release.Request{
-		Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr, Version: v.Version, After: v.After,
+		Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr, Version: v.Version, After: v.After, Query: parameters(c.r),
 	}, v.Wait)
 	switch {
 	case errors.Is(err, release.ErrNotNewer):
@@ -277,6 +277,16 @@ func (c *call) token(ctx context.Context) (string, error) {
 	}
 	t, _ := strings.CutPrefix(c.r.Header.Get("Authorization"), "Bearer ")
 	return t, nil
+}
+
+// parameters gives the query as resource policies see it: of a name that is given
+// twice the last value, as published.
+func parameters(r *http.Request) map[string]string {
+	out := map[string]string{}
+	for k, v := range r.URL.Query() {
+		out[k] = v[len(v)-1]
+	}
+	return out
 }
 
 // patient gives a connection the time that its request may wait. Where the server

@@ -29,6 +29,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release/internal/vault"
+	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -56,6 +57,8 @@ type Config struct {
 	KEK   keyring.KEK
 	Audit *audit.Log
 	Book  *record.Book
+	// Policies are asked beside the bindings.
+	Policies *respolicy.Policies
 	// TokenKeys are the keys whose tokens count.
 	TokenKeys []crypto.PublicKey
 	Now       func() time.Time
@@ -72,7 +75,7 @@ type Gate struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Gate, error) {
-	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || len(c.TokenKeys) == 0 || c.Now == nil {
+	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || c.Policies == nil || len(c.TokenKeys) == 0 || c.Now == nil {
 		return nil, errors.New("release: a part of the configuration is missing")
 	}
 	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Now), closing: make(chan struct{})}, nil
@@ -91,6 +94,7 @@ type Request struct {
 	Peer      string
 	// Version asks for that version; else After, if not 0, for a newer one than that.
 	Version, After uint64
+	Query          map[string]string // for resource policies
 }
 
 // Released is one secret on its way out.
@@ -112,13 +116,16 @@ func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 }
 
 func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
-	sub, all, jti, err := g.token(req, r)
+	sub, claims, err := g.token(req, r)
 	if err != nil {
 		return nil, err
 	}
+	jti := claims.ID
 	var meta *trusteeapi.SecretVersion
 	var box []byte
 	var sealID string
+	var policies *respolicy.Set
+	var absent error
 	err = g.cfg.Store.View(ctx, func(tx store.Tx) error {
 		n, err := tenant.GetNamespace(tx, req.Namespace)
 		if err != nil {
@@ -128,14 +135,26 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 		if sealID, err = g.bound(tx, req, sub.Coffer.Initdata); err != nil {
 			return err
 		}
-		if err := acceptable(n, all); err != nil {
+		if err := acceptable(n, claims.Submods); err != nil {
 			return explained(tx, err, jti)
 		}
-		meta, box, err = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
-		return err
+		if policies, err = g.cfg.Policies.In(tx, req.Namespace); err != nil {
+			return err
+		}
+		meta, box, absent = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
+		return nil
 	})
 	if err != nil {
-		return nil, req.explain(err)
+		return nil, err
+	}
+	// Policies can only narrow what the rules above allow, and have their say before
+	// anybody hears whether there is a secret.
+	asked, err := g.ask(ctx, policies, &req, claims)
+	if err != nil {
+		return nil, err
+	}
+	if absent != nil {
+		return nil, req.explain(absent)
 	}
 	key, keyID, err := teeKey(sub)
 	if err != nil {
@@ -153,7 +172,7 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if err := g.cfg.Audit.Append(ctx, &audit.Entry{
 		Kind: audit.KindRelease, Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, TEE: sub.Coffer.TEE, Simulated: sub.Coffer.Simulated,
 		Status: string(sub.Status), Initdata: sub.Coffer.Initdata.String(), Token: jti, TEEKey: keyID, Resource: req.Resource,
-		Version: meta.Version, Seal: sealID,
+		Version: meta.Version, Seal: sealID, Policy: asked,
 	}); err != nil {
 		return nil, &denial.Denial{Reason: ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
 	}
@@ -161,27 +180,27 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 }
 
 // token verifies the attestation result and gives its primary submodule.
-func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, map[string]ear.Submod, string, error) {
+func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, *ear.Claims, error) {
 	c, err := ear.Verify(req.Token, g.cfg.Now(), g.cfg.TokenKeys...)
 	if err != nil {
 		reason := ReasonTokenInvalid
 		if errors.Is(err, ear.ErrExpired) {
 			reason = ReasonTokenExpired
 		}
-		return nil, nil, "", &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
+		return nil, nil, &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
 	}
 	sub, ok := c.Submods["cpu0"]
 	if !ok || sub.Coffer == nil {
-		return nil, nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
+		return nil, nil, &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
 	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
-		return nil, nil, "", &denial.Denial{
+		return nil, nil, &denial.Denial{
 			Reason: ReasonNamespace, Component: Component, Claim: "token audience", Measured: sub.Coffer.Namespace,
 			Expected: req.Namespace, Source: "URL of the request",
 		}
 	}
-	return &sub, c.Submods, c.ID, nil
+	return &sub, c, nil
 }
 
 // bound checks the binding and gives the seal by which it holds.

@@ -33,6 +33,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
+	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
@@ -182,8 +183,9 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		}
 	}
 	book := record.New(s.store, s.audit, c.Log, c.Now)
+	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -212,7 +214,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	bodies := httpio.NewBudget(bodyMemory)
 	admin, err := adminapi.New(adminapi.Config{
-		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Log: c.Log, Now: c.Now,
+		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
 	})
 	if err != nil {

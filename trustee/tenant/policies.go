@@ -48,6 +48,9 @@ func (r *Registry) SetPolicy(ctx context.Context, ns, name, actor, text string) 
 				return err
 			}
 		}
+		if err := keepVersion(tx, ns, have, p); err != nil {
+			return err
+		}
 		if err := store.PutJSON(tx, Bucket(ns, policies), name, p); err != nil {
 			return err
 		}

@@ -74,6 +74,9 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 	if err := checkUnproven(n.AllowUnproven); err != nil {
 		return nil, invalid(err)
 	}
+	if n.AppraisalPolicy != "" {
+		return nil, invalid(errors.New("appraisal_policy: a new namespace has no policies yet"))
+	}
 	n.Created = r.now().UTC()
 	var out *trusteeapi.Namespace
 	err := r.store.Update(ctx, func(tx store.Tx) error {

@@ -1,0 +1,56 @@
+package release
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/resource"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/respolicy"
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+// ask gives a read to the resource policies that select it, as published: the
+// claims of the token are the input, the request is data.
+func (g *Gate) ask(ctx context.Context, s *respolicy.Set, req *Request, c *ear.Claims) (string, error) {
+	if !s.Asks(req.Resource, trusteeapi.MethodGet) {
+		return "", nil
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("claims for resource policies: %w", err)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(b, &claims); err != nil {
+		return "", fmt.Errorf("claims for resource policies: %w", err)
+	}
+	return s.Decide(ctx, &policy.ResourceInput{
+		Claims: claims, Plugin: resource.PluginResource, Path: strings.Split(req.Resource, "/"), Query: req.Query, Method: trusteeapi.MethodGet, Now: g.cfg.Now(),
+	})
+}
+
+// MayChange asks the resource policies whether an administrator, whose role allows
+// it, may change a secret. The input is {"admin": {"key_id": actor}}.
+func (g *Gate) MayChange(ctx context.Context, ns, name, method, actor, peer string) error {
+	var s *respolicy.Set
+	err := g.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
+		s, err = g.cfg.Policies.In(tx, ns)
+		return err
+	})
+	if err != nil || !s.Asks(name, method) {
+		return err
+	}
+	_, err = s.Decide(ctx, &policy.ResourceInput{
+		Claims: map[string]any{"admin": map[string]any{"key_id": actor}}, Plugin: resource.PluginResource, Path: strings.Split(name, "/"), Method: method, Now: g.cfg.Now(),
+	})
+	if d, ok := denial.As(err); ok {
+		return g.cfg.Book.Deny(ctx, trusteeapi.Record{ID: record.NewID(), Kind: "admin", Namespace: ns, Peer: peer, Resource: name}, d)
+	}
+	return err
+}

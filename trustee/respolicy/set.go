@@ -1,0 +1,118 @@
+package respolicy
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// generation counts the changes, so that what is prepared knows when it is out of
+// date, on every replica.
+func generation(tx store.Tx, ns string) (uint64, error) {
+	b, err := tx.Get(tenant.Bucket(ns, meta), counter)
+	if err != nil || b == nil {
+		return 0, err
+	}
+	if len(b) != 8 {
+		return 0, fmt.Errorf("namespace %s: %s is malformed", ns, counter)
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func bump(tx store.Tx, ns string) error {
+	g, err := generation(tx, ns)
+	if err != nil {
+		return err
+	}
+	return tx.Put(tenant.Bucket(ns, meta), counter, binary.BigEndian.AppendUint64(nil, g+1))
+}
+
+// Set is the policies of one namespace at one generation, compiled.
+type Set struct {
+	generation uint64
+	rules      []rule
+}
+
+type rule struct {
+	policy   *policy.Resource
+	version  uint64
+	resource string
+	methods  []string
+}
+
+// In gives the set in force inside of a transaction. It compiles only after a
+// change.
+func (p *Policies) In(tx store.Tx, ns string) (*Set, error) {
+	g, err := generation(tx, ns)
+	if err != nil {
+		return nil, err
+	}
+	if g == 0 {
+		return &Set{}, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sets[ns]; s != nil && s.generation >= g {
+		return s, nil // a newer one than this transaction sees is good as well
+	}
+	all, err := store.List[trusteeapi.ResourcePolicy](tx, tenant.Bucket(ns, current))
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{generation: g}
+	for _, v := range all {
+		c, err := policy.CompileResource(v.Name, v.Text)
+		if err != nil {
+			return nil, fmt.Errorf("preparing resource policies of namespace %s: %w", ns, err)
+		}
+		s.rules = append(s.rules, rule{c, v.Version, v.Resources, v.Methods})
+	}
+	p.sets[ns] = s
+	return s, nil
+}
+
+// selects reports whether a rule is asked about a request.
+func (r *rule) selects(resource, method string) bool {
+	if !slices.Contains(r.methods, method) {
+		return false
+	}
+	return r.resource == "*" || r.resource == resource || strings.HasPrefix(resource, r.resource+"/")
+}
+
+// Asks reports whether any policy is asked about a request.
+func (s *Set) Asks(resource, method string) bool {
+	return slices.ContainsFunc(s.rules, func(r rule) bool { return r.selects(resource, method) })
+}
+
+// Decide asks every policy that selects the request, and gives their names and
+// versions ("prod@3,audit@1"). A refusal is a *denial.Denial.
+func (s *Set) Decide(ctx context.Context, in *policy.ResourceInput) (string, error) {
+	var asked []string
+	name := strings.Join(in.Path, "/")
+	for _, r := range s.rules {
+		if !r.selects(name, in.Method) {
+			continue
+		}
+		ok, err := r.policy.Allows(ctx, in)
+		if err != nil {
+			return "", err
+		}
+		id := fmt.Sprintf("%s@%d", r.policy.ID(), r.version)
+		if !ok {
+			return "", &denial.Denial{
+				Reason: ReasonDenied, Component: policy.ResourceComponent, Claim: "resource " + name, Measured: "allow is not true", Expected: "true",
+				Source: "resource policy " + id + " (" + r.policy.Digest() + ")",
+			}
+		}
+		asked = append(asked, id)
+	}
+	return strings.Join(asked, ","), nil
+}
