@@ -24,6 +24,7 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 
 Usage:
   coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
+                       [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
 
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
@@ -61,6 +62,12 @@ func run(args []string) error {
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
 	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
+	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
+	f.Float64Var(&c.Operations.PeerRate, "rate-peer", 0, "requests a second of one network address; 0 is 5000, below 0 no limit")
+	f.Float64Var(&c.Operations.NamespaceRate, "rate-namespace", 0, "requests a second to one namespace; 0 is 20000, below 0 no limit")
+	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is 5000")
+	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
+	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
 	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")
@@ -94,7 +101,7 @@ func run(args []string) error {
 			return err
 		}
 	}
-	return serve(ctx, c, *readyFD, *lease)
+	return serve(ctx, c, *readyFD, *lease, *drain)
 }
 
 func defaultState() (string, error) {
@@ -108,7 +115,7 @@ func defaultState() (string, error) {
 	return filepath.Join(home, ".local", "share", "coffer", "trustee"), nil
 }
 
-func serve(ctx context.Context, c server.Config, readyFD int, leaseSocket string) error {
+func serve(ctx context.Context, c server.Config, readyFD int, leaseSocket string, drain time.Duration) error {
 	s, err := server.Start(ctx, c)
 	if err != nil {
 		return err
@@ -132,7 +139,8 @@ func serve(ctx context.Context, c server.Config, readyFD int, leaseSocket string
 	}
 	// Before the state is closed: then another server may have its socket there.
 	lease.Close()
-	grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	s.Drain(context.Background())
+	grace, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	return errors.Join(err, s.Close(grace))
 }

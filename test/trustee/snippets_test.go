@@ -10,7 +10,7 @@ import (
 )
 
 // pages are the documents whose blocks of sh run, each in a world of its own.
-var pages = []string{"secrets.md", "policies.md"}
+var pages = []string{"secrets.md", "policies.md", "operations.md"}
 
 // TestSnippets runs what the documents of the trustee tell people to type.
 func TestSnippets(t *testing.T) {
@@ -38,7 +38,7 @@ func runPage(t *testing.T, bin, page string) {
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state")
 	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "COFFER_STATE="+state, "HOME="+dir)
-	server := exec.Command(filepath.Join(bin, "coffer-trustee"), "serve", "--die-with-parent")
+	server := exec.Command(filepath.Join(bin, "coffer-trustee"), "serve", "--die-with-parent", "--ops-listen", "127.0.0.1:19464")
 	server.Env, server.Dir = env, dir
 	ready, err := server.StdoutPipe()
 	if err != nil {

@@ -71,6 +71,9 @@ type Config struct {
 	Now func() time.Time
 	// MaxFile is the size at which a new file is begun; 0: 64 MiB.
 	MaxFile int64
+	// Observe, if set, hears after every write which kinds of records were in it, and
+	// its outcome.
+	Observe func(kinds []string, err error)
 	// open replaces os.OpenFile in fault tests.
 	open func(path string, flag int) (file, error)
 }
@@ -99,7 +102,7 @@ type Log struct {
 }
 
 type pending struct {
-	entry *Entry
+	entry *Entry // nil: only a check
 	err   chan error
 }
 
@@ -129,7 +132,10 @@ func Open(cfg Config) (*Log, error) {
 
 // Append records e durably. e.Seq is set on return.
 func (l *Log) Append(ctx context.Context, e *Entry) error {
-	p := &pending{e, make(chan error, 1)}
+	return l.push(ctx, &pending{e, make(chan error, 1)})
+}
+
+func (l *Log) push(ctx context.Context, p *pending) error {
 	l.mu.RLock()
 	if l.closed {
 		l.mu.RUnlock()
@@ -143,6 +149,12 @@ func (l *Log) Append(ctx context.Context, e *Entry) error {
 		return ctx.Err()
 	}
 	return <-p.err
+}
+
+// Check reports whether the log is in step with its disk, and tries to bring it
+// there after an error. It appends nothing.
+func (l *Log) Check(ctx context.Context) error {
+	return l.push(ctx, &pending{err: make(chan error, 1)})
 }
 
 // AppendDenial records a refusal if the budget allows it, and counts it if not.
@@ -195,10 +207,25 @@ func (l *Log) writeLoop() {
 				break gather
 			}
 		}
-		err := l.w.write(group, l.cfg.Now())
-		for _, p := range group {
-			p.err <- err
+		l.commit(group)
+	}
+}
+
+// commit writes what a group has to be written and tells everybody.
+func (l *Log) commit(group []*pending) {
+	var entries []*pending
+	var kinds []string
+	for _, p := range group {
+		if p.entry != nil { // else a check
+			entries, kinds = append(entries, p), append(kinds, p.entry.Kind)
 		}
+	}
+	err := l.w.write(entries, l.cfg.Now())
+	if l.cfg.Observe != nil && (len(entries) > 0 || err != nil) {
+		l.cfg.Observe(kinds, err)
+	}
+	for _, p := range group {
+		p.err <- err
 	}
 }
 

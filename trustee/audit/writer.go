@@ -114,6 +114,9 @@ func (w *writer) write(group []*pending, now time.Time) error {
 		}
 		w.bad = false
 	}
+	if len(group) == 0 {
+		return nil
+	}
 	if err := w.append(group, now.UTC()); err != nil {
 		w.bad = true
 		return fmt.Errorf("audit: %w", err)

@@ -107,6 +107,9 @@ func NewBudget(n int64) *Budget {
 	return b
 }
 
+// Left gives the bytes that are not taken.
+func (b *Budget) Left() int64 { return b.left.Load() }
+
 // Read reads a body of at most limit bytes. done gives its memory back.
 func (b *Budget) Read(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, done func(), err error) {
 	if r.ContentLength > limit {

@@ -41,6 +41,9 @@ var ErrNotFound = errors.New("no such record, or it was too long ago")
 
 // Book keeps records.
 type Book struct {
+	// Observe, if set before the first request, hears of every denial's reason.
+	Observe func(reason string)
+
 	store store.Store
 	audit *audit.Log
 	log   *slog.Logger
@@ -71,6 +74,9 @@ func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) 
 		r.ID = NewID()
 	}
 	full.RecordID = r.ID
+	if b.Observe != nil {
+		b.Observe(string(full.Reason))
+	}
 	r.Time, r.Outcome, r.Denial = b.now().UTC(), trusteeapi.OutcomeDenied, &full
 	e := &audit.Entry{
 		Record: r.ID, Namespace: r.Namespace, Action: r.Kind, Peer: r.Peer, TEE: r.TEE, Simulated: r.Simulated, Initdata: r.Initdata,

@@ -31,6 +31,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
@@ -67,6 +68,7 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	Operations Operations
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -80,6 +82,11 @@ type Server struct {
 	audit    *audit.Log
 	sessions *session.Manager
 	gate     *release.Gate
+	bodies   *httpio.Budget
+	metrics  *ops.Metrics
+	ready    *ops.Ready
+	opsLn    net.Listener
+	opsHTTP  *http.Server
 	admin    string // path of the admin key
 	ln       net.Listener
 	http     *http.Server
@@ -106,13 +113,19 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("trustee: a part of the configuration is missing")
 	}
-	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
+	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1), metrics: ops.NewMetrics(Version(), c.Now())}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
 	h, err := s.handler(ctx)
 	if err == nil {
+		h, err = s.front(h)
+	}
+	if err == nil {
 		err = s.listen(ctx, h)
+	}
+	if err == nil {
+		err = s.listenOps(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
@@ -158,7 +171,7 @@ func (s *Server) open(ctx context.Context) error {
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
 	}
-	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now}); err != nil {
+	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited}); err != nil {
 		return err
 	}
 	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
@@ -183,6 +196,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		}
 	}
 	book := record.New(s.store, s.audit, c.Log, c.Now)
+	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
@@ -213,6 +227,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	bodies := httpio.NewBudget(bodyMemory)
+	s.bodies = bodies
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
@@ -234,6 +249,10 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
+	s.ready = s.readiness()
+	mux.Handle("GET /readyz", s.ready)
+	s.metrics.Gauge("waiting", "Guests that wait for a new version of a secret.", func() float64 { return float64(gate.Waiting()) })
+	s.metrics.Gauge("body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(bodyMemory - bodies.Left()) })
 	kbs.Routes(mux)
 	admin.Routes(mux)
 	return mux, nil
@@ -249,7 +268,13 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	if err != nil {
 		return err
 	}
-	s.ln = newLimited(ln, maxConns)
+	share := s.cfg.Operations.PeerConns
+	if share == 0 {
+		share = defaultPeerConns
+	}
+	conns := newLimited(ln, maxConns, share, s.metrics.Refused)
+	s.metrics.Gauge("connections", "Open connections.", func() float64 { return float64(conns.open()) })
+	s.ln = conns
 	s.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
@@ -331,17 +356,24 @@ func (s *Server) Wait(ctx context.Context) error {
 // state.
 func (s *Server) Close(ctx context.Context) error {
 	s.stop()
+	s.ready.Drain()
 	s.gate.Drain()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
 	<-s.tasks
+	if s.opsHTTP != nil {
+		err = errors.Join(err, s.opsHTTP.Close())
+	}
 	return errors.Join(err, s.closeState())
 }
 
 func (s *Server) closeState() error {
 	var errs []error
+	if s.opsLn != nil {
+		s.opsLn.Close()
+	}
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless
 	}

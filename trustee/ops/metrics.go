@@ -1,0 +1,93 @@
+package ops
+
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/metrics"
+)
+
+const (
+	scopePeer      = "peer"
+	scopeNamespace = "namespace"
+)
+
+// reasons are the denials that have a line of their own; verifiers have many more,
+// which count together. A test checks that docs/denials.md has them.
+var reasons = []string{
+	"admin-forbidden", "admin-unauthenticated", "audit-unavailable", "device-missing", "initdata-mismatch", "initdata-unbound", "nonce-mismatch",
+	"policy-failed", "policy-timeout", "policy-unknown", "resource-policy-denied", "secret-absent", "secret-deleted", "secret-expired", "secret-unbound",
+	"session-expired", "session-invalid", "session-used", "status-unacceptable", "tee-unsupported", "token-expired", "token-invalid", "token-namespace", "verifier-fault",
+}
+
+// Metrics are what the trustee counts. docs/trustee/operations.md lists them.
+type Metrics struct {
+	Set *metrics.Set
+
+	requests  *metrics.Counter
+	durations *metrics.Histogram
+	limited   *metrics.Counter
+	denials   *metrics.Counter
+	records   *metrics.Counter
+	syncs     *metrics.Counter
+	failures  *metrics.Counter
+	refused   *metrics.Counter
+	inFlight  atomic.Int64
+}
+
+const prefix = "coffer_trustee_"
+
+// NewMetrics makes the metrics of a server.
+func NewMetrics(version string, started time.Time) *Metrics {
+	s := metrics.New()
+	m := &Metrics{
+		Set: s,
+		requests: s.Counter(prefix+"requests_total", "Requests that were answered.", metrics.Label{Name: "route", Values: routes},
+			metrics.Label{Name: "code", Values: []string{"2xx", "3xx", "4xx", "5xx", "401", "403", "429"}}),
+		durations: s.Histogram(prefix+"request_duration_seconds", "From a request's header to the end of its answer.", metrics.Label{Name: "route", Values: routes},
+			0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+		limited: s.Counter(prefix+"rate_limited_total", "Requests that came too soon.", metrics.Label{Name: "scope", Values: []string{scopePeer, scopeNamespace}}),
+		denials: s.Counter(prefix+"denials_total", "Refusals by their reason.", metrics.Label{Name: "reason", Values: reasons}),
+		records: s.Counter(prefix+"audit_records_total", "Records in the audit log.", metrics.Label{Name: "kind", Values: []string{
+			audit.KindStart, audit.KindAttest, audit.KindRelease, audit.KindAdmin, audit.KindDenied, audit.KindSuppressed,
+		}}),
+		syncs:    s.Counter(prefix+"audit_syncs_total", "Writes of the audit log, each synced to disk once."),
+		failures: s.Counter(prefix+"audit_failures_total", "Writes of the audit log that failed."),
+		refused:  s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
+	}
+	s.Gauge(prefix+"requests_in_flight", "Requests that are being answered.", func() float64 { return float64(m.inFlight.Load()) })
+	s.Gauge(prefix+"goroutines", "Goroutines.", func() float64 { return float64(runtime.NumGoroutine()) })
+	s.Gauge(prefix+"heap_bytes", "Bytes of live and dead objects on the heap.", func() float64 {
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return float64(ms.HeapAlloc)
+	})
+	s.Gauge(prefix+"start_time_seconds", "When the server started, Unix time.", func() float64 { return float64(started.Unix()) })
+	s.Constant(prefix+"build_info", "The build.", "version", version)
+	return m
+}
+
+// Denied counts a refusal.
+func (m *Metrics) Denied(reason string) { m.denials.Inc(reason) }
+
+// Audited counts what was written to the audit log at once.
+func (m *Metrics) Audited(kinds []string, err error) {
+	if err != nil {
+		m.failures.Inc()
+		return
+	}
+	m.syncs.Inc()
+	for _, k := range kinds {
+		m.records.Inc(k)
+	}
+}
+
+// Refused counts a connection above its peer's share.
+func (m *Metrics) Refused() { m.refused.Inc() }
+
+// Gauge adds a value that a part of the server knows.
+func (m *Metrics) Gauge(name, help string, value func() float64) {
+	m.Set.Gauge(prefix+name, help, value)
+}
