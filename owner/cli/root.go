@@ -34,7 +34,7 @@ Exit codes: docs/exit-codes.md.`,
 	root.AddCommand(
 		NewRunCommand(), NewSealCommand(), NewPsCommand(), NewLogsCommand(), NewExecCommand(), NewStopCommand(),
 		NewGuestCommand(), NewMeasureCommand(), NewImageCommand(), NewSecretCommand(), NewExplainCommand(),
-		NewVerifyCommand(), NewNamespaceCommand(), NewReferenceValuesCommand(), NewPolicyCommand(), NewResourcePolicyCommand(), NewCollateralCommand(), NewRootCommand(), NewAnchorCommand(),
+		NewVerifyCommand(), NewNamespaceCommand(), NewReferenceValuesCommand(), NewPolicyCommand(), NewResourcePolicyCommand(), NewAuditCommand(), NewCollateralCommand(), NewRootCommand(), NewAnchorCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Exit(ExitUsage, err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 )
 
@@ -76,4 +77,12 @@ func (n *Namespaced) ListResourcePolicies(ctx context.Context) ([]trusteeapi.Res
 // DeleteResourcePolicy takes a resource policy out of force.
 func (n *Namespaced) DeleteResourcePolicy(ctx context.Context, name string) error {
 	return n.c.del(ctx, n.resourcePolicy(name))
+}
+
+// Client gives the client of the whole trustee.
+func (n *Namespaced) Client() *Client { return n.c }
+
+// AuditCheckpoint gives a signed checkpoint of the audit log as it is now.
+func (c *Client) AuditCheckpoint(ctx context.Context) (*auditlog.Signed, error) {
+	return get[auditlog.Signed](ctx, c, "/audit/checkpoint", nil)
 }

@@ -36,12 +36,14 @@ type Config struct {
 	Gate     *release.Gate
 	Book     *record.Book
 	Audit    *audit.Log
-	Bodies   *httpio.Budget
-	Shelf    *shelf.Shelf
-	Policies *respolicy.Policies
-	Log      *slog.Logger
-	Info     trusteeapi.Info
-	Now      func() time.Time
+	// Checkpoints signs the end of the audit log.
+	Checkpoints *audit.Checkpointer
+	Bodies      *httpio.Budget
+	Shelf       *shelf.Shelf
+	Policies    *respolicy.Policies
+	Log         *slog.Logger
+	Info        trusteeapi.Info
+	Now         func() time.Time
 }
 
 // Handler serves the API.
@@ -52,7 +54,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Log == nil || c.Now == nil {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil

@@ -38,6 +38,10 @@ func routes() []route {
 	return []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
 		{"GET", "/audit", ReadAudit, 0, (*call).auditTail},
+		{"GET", "/audit/checkpoint", ReadAudit, 0, func(c *call) (any, error) {
+			s, _, err := c.cfg.Checkpoints.Now(c.ctx())
+			return s, err
+		}},
 		{"GET", "/attestations/{id}", ReadRecords, 0, func(c *call) (any, error) { return c.cfg.Book.Get(c.ctx(), c.r.PathValue("id")) }},
 
 		{"GET", "/namespaces", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespaces(c.ctx()) }},

@@ -102,8 +102,10 @@ type Log struct {
 }
 
 type pending struct {
-	entry *Entry // nil: only a check
+	entry *Entry // nil: only a check, which is told where the log ends
 	err   chan error
+	seq   uint64
+	hash  string
 }
 
 // Open checks the newest file's chain, cuts off a line that a crash left
@@ -132,7 +134,7 @@ func Open(cfg Config) (*Log, error) {
 
 // Append records e durably. e.Seq is set on return.
 func (l *Log) Append(ctx context.Context, e *Entry) error {
-	return l.push(ctx, &pending{e, make(chan error, 1)})
+	return l.push(ctx, &pending{entry: e, err: make(chan error, 1)})
 }
 
 func (l *Log) push(ctx context.Context, p *pending) error {
@@ -225,6 +227,7 @@ func (l *Log) commit(group []*pending) {
 		l.cfg.Observe(kinds, err)
 	}
 	for _, p := range group {
+		p.seq, p.hash = l.w.seq, l.w.prev
 		p.err <- err
 	}
 }

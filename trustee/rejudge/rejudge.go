@@ -32,6 +32,9 @@ const (
 	maxLimit     = 100
 )
 
+// Unknown is the verdict about a record that is not kept any more.
+const Unknown = "unknown"
+
 // Config is what a test reads.
 type Config struct {
 	Registry *tenant.Registry
@@ -53,6 +56,10 @@ func Run(ctx context.Context, c Config, ns string, t *trusteeapi.PolicyTest) ([]
 	for _, r := range records {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if r.Kind == "" {
+			out = append(out, trusteeapi.PolicyVerdict{Record: r.ID, After: Unknown, Error: record.ErrNotFound.Error()})
+			continue
 		}
 		out = append(out, judge(ctx, r)...)
 	}
@@ -123,6 +130,10 @@ func (c Config) records(ctx context.Context, ns string, t *trusteeapi.PolicyTest
 	out := []*trusteeapi.Record{}
 	for _, id := range t.Records {
 		r, err := c.Book.Get(ctx, id)
+		if errors.Is(err, record.ErrNotFound) {
+			out = append(out, &trusteeapi.Record{ID: id, Namespace: ns}) // says so in its place
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("record %.40q: %w", id, err)
 		}

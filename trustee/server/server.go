@@ -81,19 +81,22 @@ type Server struct {
 	keys     *keyring.Keys
 	audit    *audit.Log
 	sessions *session.Manager
-	gate     *release.Gate
-	bodies   *httpio.Budget
-	metrics  *ops.Metrics
-	ready    *ops.Ready
-	opsLn    net.Listener
-	opsHTTP  *http.Server
-	admin    string // path of the admin key
-	ln       net.Listener
-	http     *http.Server
-	cert     atomic.Pointer[tls.Certificate]
-	stop     context.CancelFunc
-	tasks    chan struct{}
-	served   chan error
+
+	checkpoints *audit.Checkpointer
+
+	gate    *release.Gate
+	bodies  *httpio.Budget
+	metrics *ops.Metrics
+	ready   *ops.Ready
+	opsLn   net.Listener
+	opsHTTP *http.Server
+	admin   string // path of the admin key
+	ln      net.Listener
+	http    *http.Server
+	cert    atomic.Pointer[tls.Certificate]
+	stop    context.CancelFunc
+	tasks   chan struct{}
+	served  chan error
 }
 
 // Version of the build, from the module's build information.
@@ -177,6 +180,13 @@ func (s *Server) open(ctx context.Context) error {
 	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
 		return err
 	}
+	auditKey, err := keyring.AuditKey(ctx, s.store, s.kek)
+	if err != nil {
+		return err
+	}
+	if s.checkpoints, err = audit.NewCheckpointer(s.audit, auditKey, s.keys.Instance); err != nil {
+		return err
+	}
 	if s.admin, err = firstAdmin(ctx, s.store, c.State, c.Now()); err != nil {
 		return err
 	}
@@ -229,7 +239,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	bodies := httpio.NewBudget(bodyMemory)
 	s.bodies = bodies
 	admin, err := adminapi.New(adminapi.Config{
-		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
+		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
 	})
 	if err != nil {
@@ -300,8 +310,9 @@ func (s *Server) renewTLS(ctx context.Context) error {
 // housekeeping forgets what has ended and renews the certificate in time.
 func (s *Server) housekeeping(ctx context.Context) {
 	defer close(s.tasks)
-	sweep, renew := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour)
+	sweep, renew, checkpoint := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour), time.NewTicker(5*time.Minute)
 	defer sweep.Stop()
+	defer checkpoint.Stop()
 	defer renew.Stop()
 	for {
 		var err error
@@ -314,6 +325,8 @@ func (s *Server) housekeeping(ctx context.Context) {
 			}
 		case <-renew.C:
 			err = s.renewTLS(ctx)
+		case <-checkpoint.C:
+			err = s.checkpoints.Write(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.cfg.Log.Error("housekeeping failed", "error", err)
@@ -363,6 +376,9 @@ func (s *Server) Close(ctx context.Context) error {
 		err = errors.Join(err, s.http.Close())
 	}
 	<-s.tasks
+	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
+		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
+	}
 	if s.opsHTTP != nil {
 		err = errors.Join(err, s.opsHTTP.Close())
 	}

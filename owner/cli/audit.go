@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/owner/auditcheck"
+	"github.com/cofferproject/coffer/owner/run"
+	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/tee/policy"
+)
+
+// NewAuditCommand checks and looks through the trustee's audit log.
+func NewAuditCommand() *cobra.Command {
+	return group("audit", "Check the trustee's audit log, and judge what it records by another policy", newAuditVerify(), newAuditReplay())
+}
+
+func newAuditVerify() *cobra.Command {
+	var o run.TrusteeOptions
+	var dir, witness string
+	cmd := &cobra.Command{
+		Use:   "verify [--witness FILE] [--dir DIR]",
+		Short: "Check that the audit log is whole: its chain, its signed checkpoints, and against what was seen the last time",
+		Long: `Check the audit log from the first record to the last: that every record follows
+the one before, and that signed checkpoints fit. The chain alone does not tell a log
+that was cut off or written anew by whoever owns the trustee's disk; the witness does:
+a checkpoint of the last time, in a file that you keep elsewhere. It is made at the
+first time and renewed after each check that finds nothing wrong.
+
+Without --dir the log is read from the trustee. With --dir it is a folder with its
+files and checkpoints.jsonl, and the witness's key is the one that counts.`,
+		Example: "  coffer audit verify --witness audit-witness.json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var known *auditlog.Signed
+			var err error
+			if witness != "" {
+				if known, err = auditcheck.ReadWitness(witness); err != nil {
+					return Exit(ExitInput, err)
+				}
+			}
+			source, key, done, err := auditSource(cmd, o, dir, known != nil)
+			if err != nil {
+				return err
+			}
+			defer done()
+			r, err := auditcheck.Run(cmd.Context(), source, known, key)
+			if err != nil {
+				return fmt.Errorf("audit log: %w", err)
+			}
+			if witness != "" {
+				if err := auditcheck.WriteWitness(witness, &r.Witness); err != nil {
+					return err
+				}
+			}
+			if Output(cmd) == "json" {
+				return PrintJSON(cmd.OutOrStdout(), r)
+			}
+			since := "nothing is known from an earlier time"
+			if r.Since > 0 {
+				since = fmt.Sprintf("as it was up to record %d, where the witness stands", r.Since)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d records, chain whole, %d signed checkpoints; %s\n", r.Records, r.Checkpoints, since)
+			return nil
+		},
+	}
+	addTrusteeFlags(cmd, &o)
+	cmd.Flags().StringVar(&dir, "dir", "", "folder with the log's files instead of the trustee")
+	cmd.Flags().StringVar(&witness, "witness", "", "file with the checkpoint of the last time; made if it is not there")
+	return cmd
+}
+
+// auditSource gives where the log is, and the key for it if there is no witness.
+func auditSource(cmd *cobra.Command, o run.TrusteeOptions, dir string, known bool) (auditcheck.Source, string, func(), error) {
+	if dir != "" {
+		if !known {
+			return nil, "", nil, Exit(ExitUsage, errors.New("--dir needs a --witness that is there: whose signature counts?"))
+		}
+		return auditcheck.Folder(dir), "", func() {}, nil
+	}
+	t, err := openTrustee(cmd, o)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	s, err := t.Client.AuditCheckpoint(cmd.Context())
+	if err != nil {
+		t.Release()
+		return nil, "", nil, err
+	}
+	return &auditcheck.Remote{Page: t.Client.Audit, Checkpoint: t.Client.AuditCheckpoint}, s.PublicKey, t.Release, nil
+}
+
+// replayed is the outcome of a replay.
+type replayed struct {
+	Audited  int                        `json:"audited"` // attestations in the log
+	Judged   int                        `json:"judged"`  // of which evidence is kept
+	Changed  int                        `json:"changed"` // that come out otherwise
+	Verdicts []trusteeapi.PolicyVerdict `json:"verdicts"`
+}
+
+func newAuditReplay() *cobra.Command {
+	var last int
+	var resource string
+	cmd := inNamespace("replay NAME FILE", "Judge the attestations in the audit log by another policy; nothing is changed", exactArgs(2, "a policy's name and its file"),
+		func(cmd *cobra.Command, n *trusteeclient.Namespaced, args []string) (any, error) {
+			if last < 1 || last > 10_000 {
+				return nil, Exit(ExitUsage, errors.New("--last is between 1 and 10000"))
+			}
+			b, err := readFile(args[1], cmd.InOrStdin(), policy.MaxSize)
+			if err != nil {
+				return nil, Exit(ExitInput, err)
+			}
+			test := trusteeapi.PolicyTest{Kind: trusteeapi.TestAttestation, Name: args[0], Text: string(b)}
+			if resource != "" {
+				test.Kind, test.Resource = trusteeapi.TestResource, strings.TrimPrefix(resource, "kbs:///")
+			}
+			r, err := replay(cmd.Context(), n, test, last)
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "coffer: %d attestations audited, the evidence of %d is kept, %d come out otherwise\n", r.Audited, r.Judged, r.Changed)
+			t := verdicts(r.Verdicts)
+			t.doc = r
+			return t, nil
+		})
+	cmd.Long = `Take the attestations that the audit log records in a namespace and say what another
+policy would make of them. NAME is an attestation policy's, <id>_<class>, or with
+--resource any name of a resource policy. Judged is what the trustee has kept of the
+verified evidence: that of the newest 1,000 decisions of the namespace.`
+	cmd.Flags().IntVar(&last, "last", 1000, "how many of the newest attestations")
+	cmd.Flags().StringVar(&resource, "resource", "", "judge by a resource policy who could have had this secret")
+	return cmd
+}
+
+func replay(ctx context.Context, n *trusteeclient.Namespaced, test trusteeapi.PolicyTest, last int) (*replayed, error) {
+	ids, err := auditedAttestations(ctx, n, last)
+	if err != nil {
+		return nil, err
+	}
+	r := &replayed{Audited: len(ids), Verdicts: []trusteeapi.PolicyVerdict{}}
+	const batch = 100
+	for len(ids) > 0 {
+		test.Records = ids[:min(batch, len(ids))]
+		ids = ids[len(test.Records):]
+		l, err := n.TestPolicy(ctx, test)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range l {
+			if v.After == "unknown" {
+				continue
+			}
+			r.Judged++
+			if v.After != v.Before && test.Kind == trusteeapi.TestAttestation || v.After == "denied" {
+				r.Changed++
+			}
+			r.Verdicts = append(r.Verdicts, v)
+		}
+	}
+	return r, nil
+}
+
+// auditedAttestations gives the records of the newest attestations of a namespace in
+// the audit log, the oldest first.
+func auditedAttestations(ctx context.Context, n *trusteeclient.Namespaced, last int) ([]string, error) {
+	var ids []string
+	src := &auditcheck.Remote{Page: n.Client().Audit}
+	err := src.Lines(ctx, func(line []byte) error {
+		var e struct{ Kind, Record, Namespace string }
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("audit log: %w", err)
+		}
+		if e.Kind == "attest" && e.Namespace == n.Name() {
+			ids = append(ids, e.Record)
+		}
+		if len(ids) > 2*last {
+			ids = append(ids[:0], ids[len(ids)-last:]...)
+		}
+		return nil
+	})
+	return ids[max(0, len(ids)-last):], err
+}
