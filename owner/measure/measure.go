@@ -30,6 +30,8 @@ type Result struct {
 	Sets  []refvalue.Set    `json:"sets,omitempty"`
 	Files map[string]string `json:"files"` // what was measured: name to SHA-256
 	Notes []string          `json:"notes,omitempty"`
+	// Launch is what the values were computed from.
+	Launch *launch.Inputs `json:"launch"`
 }
 
 // Row is one measured field.
@@ -67,7 +69,7 @@ func Launch(spec *launch.Spec) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Result{TEE: spec.TEE, Values: map[string]any{}, Files: in.digests}
+	r := &Result{TEE: spec.TEE, Values: map[string]any{}, Files: in.digests, Launch: in.of(spec)}
 	if err := calc(spec, in, r); err != nil {
 		return nil, fmt.Errorf("measuring %s: %w", spec.TEE, err)
 	}
@@ -114,7 +116,7 @@ func (r *Result) accept(name string, values ...any) {
 // Bundle gives the reference values; expires zero: they never cease to count.
 func (r *Result) Bundle(tool string, expires time.Time) (*refvalue.Bundle, error) {
 	b := &refvalue.Bundle{
-		Version: refvalue.Version, Provenance: refvalue.Provenance{Tool: tool, Files: r.Files},
+		Version: refvalue.Version, Provenance: refvalue.Provenance{Tool: tool, Files: r.Files, Launch: r.Launch},
 		Sets: r.Sets, Values: r.Values, Expires: expires.UTC().Truncate(time.Second),
 	}
 	if expires.IsZero() {
