@@ -163,16 +163,16 @@ func TestEveryChangedInputIsNamed(t *testing.T) {
 // TestALyingLauncherExplainsNothing: the launcher's word counts only if the
 // measurement bears it out.
 func TestALyingLauncherExplainsNothing(t *testing.T) {
-	base := baseOf(t, "snp-sim", "OVMF.amdsev.fd")
+	base := baseOf(t, "cca-sim", "")
 	evil, lie := *base, *base
 	evil.Cmdline += " evil=1"
 	lie.Cmdline += " harmless=1"
 	q := &Question{
-		TEE: "snp", Claims: claimsOf(t, &evil), References: []Reference{referenceOf(t, "values", base)},
+		TEE: "cca", Claims: claimsOf(t, &evil), References: []Reference{referenceOf(t, "values", base)},
 		Candidates: []Candidate{{Spec: base, Source: "asked for"}, {Spec: &lie, Source: "the launcher's word"}},
 	}
 	e := Explain(t.Context(), q)
-	if e == nil || len(e.Differences) > 0 || len(e.Proof) > 0 || len(e.Unexplained) != 1 || e.Unexplained[0].Field != "snp.measurement" {
+	if e == nil || len(e.Differences) > 0 || len(e.Proof) > 0 || len(e.Unexplained) != 1 || e.Unexplained[0].Field != "cca.realm.cca-realm-initial-measurement" || e.Tried < 64 {
 		t.Fatalf("%+v", e)
 	}
 	if words := fmt.Sprint(e.Facts()); !strings.Contains(words, "no input that coffer knows of explains it (") || strings.Contains(words, "harmless") {
@@ -268,6 +268,20 @@ func TestSeveralReferences(t *testing.T) {
 	q.Claims = claimsOf(t, &evil)
 	e := Explain(t.Context(), q)
 	if e == nil || e.Against == nil || e.Against.Bundle != "base" || len(e.Differences) != 1 || e.Differences[0].Input != Cmdline || len(e.Proof) != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
+// Values that somebody registered by hand name no launch to compare with.
+func TestReferencesWithoutALaunch(t *testing.T) {
+	base := baseOf(t, "tdx-sim", "OVMF.inteltdx.ms.fd")
+	partly := referenceOf(t, "partly", base)
+	delete(partly.Values, "rtmr_2")
+	e := Explain(t.Context(), &Question{
+		TEE: "tdx", Claims: claimsOf(t, base), Candidates: []Candidate{{Spec: base, Source: "asked for"}},
+		References: []Reference{partly, {Bundle: "by hand", Values: map[string]any{"rtmr_2": []any{"00"}}}},
+	})
+	if e == nil || e.Against != nil || len(e.Proof) != 1 || e.Proof[0].Field != "tdx.quote.body.rtmr_2" || !strings.Contains(fmt.Sprint(e.Notes), "no reference values that count say") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -1,9 +1,12 @@
 // Package measure says what TEE hardware will measure of a launch, for people and
 // for the trustee: a table, and reference values under the names that the default
-// policies query. The digests themselves are computed by tee/*/measure.
+// policies query. The digests themselves are computed by tee/*/measure. And the
+// way back: Explain finds the launch that a measurement is of, and the inputs in
+// which it is not the expected one.
 //
-// Invariants: nothing is booted or fetched; files are read once, bounded; a
-// launch that cannot be measured is an error, never a partial result.
+// Invariants: nothing is booted or fetched; files are bounded; a launch that cannot
+// be measured is an error, never a partial result; no launch explains a measurement
+// unless it gives exactly that.
 //
 // Trust zone: owner.
 package measure
