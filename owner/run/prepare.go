@@ -41,6 +41,7 @@ type PodOptions struct {
 	Images       ImageOptions
 	AllowExec    bool // the host may start any command in any container
 	HideLogs     bool // the host may not read the containers' output
+	EventLog     bool // the guest records run-time events
 	MemoryMiB    int
 	VCPUs        int
 	Unregistered bool // seal: leave the trustee's records alone
@@ -262,7 +263,7 @@ func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
 	if err != nil {
 		return seal.Settings{}, err
 	}
-	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM}
+	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, EventLog: o.EventLog}
 	s.Image.ExtraRootCertificates = src.roots
 	s.Image.AuthenticatedRegistryCredentialsURI = o.Images.GuestAuthURI
 	if rc := registryConfig(src.guestConf()); rc != nil {

@@ -34,6 +34,8 @@ type Settings struct {
 	// KBSCert is the PEM of the CA that its certificate chains to.
 	KBSURL  string
 	KBSCert string
+	// EventLog has the guest record run-time events (aa.toml, enable_eventlog).
+	EventLog bool
 	// Image configures the guest's image pulls.
 	Image initdata.CDHImage
 }
@@ -63,6 +65,9 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 	}
 	var aa initdata.AAConfig
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: s.KBSURL, Cert: s.KBSCert}
+	if s.EventLog {
+		aa.EventlogConfig = &initdata.AAEventlog{EnableEventlog: true}
+	}
 	aaText, err := initdata.EncodeConfig(aa)
 	if err != nil {
 		return nil, fmt.Errorf("sealing: writing %s: %w", initdata.KeyAA, err)
