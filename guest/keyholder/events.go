@@ -33,7 +33,7 @@ const (
 	maxEvents    = 64
 	// What the guest's own components can still record when workloads have used up
 	// their part.
-	guestEventCost = 3 << 10
+	guestEventCost = 5 << 10
 	guestEvents    = 16
 	// Workloads may record a burst of events, then one in each interval: every event
 	// is an extend, and makes the next request attest anew.
@@ -41,8 +41,8 @@ const (
 	eventInterval = time.Second
 )
 
-// guestDomain is the domain of the guest's own events ("PullImage").
-const guestDomain = "github.com/confidential-containers"
+// GuestDomain is the domain of the guest's own events ("PullImage").
+const GuestDomain = "github.com/confidential-containers"
 
 // caller is who asks for an event to be recorded.
 type caller int
@@ -169,7 +169,7 @@ func (e *events) extend(ctx context.Context, from caller, ev aael.Event, registe
 	if _, err := ev.Text(); err != nil {
 		return 0, &denial.Denial{Reason: ReasonEventMalformed, Component: Component, Claim: "run-time event", Detail: err.Error()}
 	}
-	if from == callerWorkload && ev.Domain == guestDomain {
+	if from == callerWorkload && ev.Domain == GuestDomain {
 		return 0, &denial.Denial{
 			Reason: ReasonEventReserved, Component: Component, Claim: "run-time event", Measured: ev.Domain, Expected: "another domain",
 			Source: "events of the guest itself",

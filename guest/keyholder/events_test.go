@@ -125,7 +125,7 @@ func TestEventsAreRecordedAndAttestedTo(t *testing.T) {
 			t.Fatalf("%v, %v", r, err)
 		}
 	}
-	if r, err := extendBy(p.aa, guestDomain, "{}", 15); err != nil || r != aapb.RuntimeMeasurementResult_OK {
+	if r, err := extendBy(p.aa, GuestDomain, "{}", 15); err != nil || r != aapb.RuntimeMeasurementResult_OK {
 		t.Errorf("the guest's own event in the register by its number: %v, %v", r, err)
 	}
 	if _, err := p.get(t, "kbs:///default/secret/1"); err != nil {
@@ -157,7 +157,7 @@ func TestEventsAreDenied(t *testing.T) {
 		"no domain":          {"", "x", codes.InvalidArgument, string(ReasonEventMalformed)},
 		"line break":         {"example.org", "a\nb", codes.InvalidArgument, string(ReasonEventMalformed)},
 		"space":              {"example org", "x", codes.InvalidArgument, string(ReasonEventMalformed)},
-		"the guest's domain": {guestDomain, "x", codes.PermissionDenied, string(ReasonEventReserved)},
+		"the guest's domain": {GuestDomain, "x", codes.PermissionDenied, string(ReasonEventReserved)},
 		"too large":          {"example.org", strings.Repeat("x", maxEventCost), codes.ResourceExhausted, string(ReasonEventLogFull)},
 	} {
 		if _, err := extendBy(p.ev, c.domain, c.content); status.Code(err) != c.code || !strings.Contains(err.Error(), c.reason) {

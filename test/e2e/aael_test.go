@@ -84,10 +84,11 @@ func TestRuntimeEvents(t *testing.T) {
 					last = events
 				}
 			}
-			if !seen[0] || !seen[1] || len(last) != 1+recorded {
-				t.Fatalf("tokens with %v events; %d were recorded", seen, 1+recorded)
+			if !seen[1] || !seen[2] || len(last) != 2+recorded {
+				t.Fatalf("tokens with %v events; %d were recorded", seen, 2+recorded)
 			}
-			if last[0] != "example.org open a door" || last[1] != "example.org fill "+strings.Repeat("<", 300) {
+			if !strings.HasPrefix(last[0], `github.com/confidential-containers PullImage {"digest":"sha256:`) || !strings.Contains(last[0], "busybox") ||
+				last[1] != "example.org open a door" || last[2] != "example.org fill "+strings.Repeat("<", 300) {
 				t.Errorf("events %q", last)
 			}
 		})

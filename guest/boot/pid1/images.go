@@ -55,12 +55,12 @@ func pullImages(g *Guest) (agent.Images, error) {
 			}
 		}()
 	}
-	return &unpacker.Images{
+	return recordPulls(g, &unpacker.Images{
 		Service:   svc,
 		Log:       g.Log,
 		Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
 		KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
-	}, nil
+	})
 }
 
 func registryConfig(ctx context.Context, g *Guest) (registry.Config, error) {
