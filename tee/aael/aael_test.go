@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/test/vectors"
 )
 
 // registers is a TEE's run-time registers in memory. They outlive the process
@@ -406,6 +407,28 @@ func TestExplain(t *testing.T) {
 		if _, _, err := Explain(b, register, eventlog.SHA256); err == nil {
 			t.Errorf("%s: explained", name)
 		}
+	}
+}
+
+// The entries that the published agent wrote on a machine pass the strict check.
+func TestCheckTakesThePublishedVector(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(vectors.Dir(t, "eventlog"), "CCEL_AAEL_alibabacloud"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := eventlog.ParseCC(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range l.Events {
+		if e := &l.Events[i]; Is(e) {
+			if err := Check(e, eventlog.SHA384); err != nil {
+				t.Errorf("entry %d: %v", i, err)
+			}
+		}
+	}
+	if texts := Texts(l.Events); len(texts) != 2 {
+		t.Errorf("%q", texts)
 	}
 }
 
