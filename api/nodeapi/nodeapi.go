@@ -72,4 +72,6 @@ type Simulation struct {
 	// Collateral is what the hardware's vendor would publish, as a bundle of
 	// tee/collateral; nil: nothing.
 	Collateral []byte `json:"collateral,omitempty"`
+	// Devices are those beside the TEE; their TEE is the wire name ("nvidia").
+	Devices []Simulation `json:"devices,omitempty"`
 }

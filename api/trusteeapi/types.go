@@ -154,6 +154,7 @@ type EKRoot struct {
 type EnrolledAK struct {
 	Name       string    `json:"name"` // TPM name, hex: 000b and the SHA-256 of the public area
 	Note       string    `json:"note,omitempty"`
+	Kind       string    `json:"kind,omitempty"` // "production": of which kind of namespace it is a key, for good
 	Registered time.Time `json:"registered"`
 }
 

@@ -39,6 +39,9 @@ func openAttester(log *slog.Logger) (attest.Attester, error) {
 	if r, ok := a.(attest.Recorder); ok {
 		return recorder{owner{a, d}, r}, nil
 	}
+	hardware.Lock()
+	hardware.device = d
+	hardware.Unlock()
 	return owner{a, d}, nil
 }
 
@@ -62,7 +65,12 @@ type owner struct {
 }
 
 // Close implements attest.Attester.
-func (o owner) Close() error { return o.device.Close() }
+func (o owner) Close() error {
+	hardware.Lock()
+	hardware.device = nil
+	hardware.Unlock()
+	return o.device.Close()
+}
 
 // recorder is an owner whose attester records run-time events.
 type recorder struct {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/host/vmm"
 )
 
 // What tells the hostile node what to do.
@@ -32,7 +33,64 @@ var hostileChanges = map[string]func(r *nodeapi.Request) error{
 		r.Launch.Initdata = append(r.Launch.Initdata, "# evil\n"...)
 		return nil
 	},
-	"vcpus": func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
+	"vcpus":  func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
+	noDevice: func(r *nodeapi.Request) error { r.Launch.SimDevices = nil; return nil },
+	// The host's own vendor, of which it does not tell the owner.
+	forgedDevice: func(r *nodeapi.Request) error { return otherVendor(r, "nvidia.json") },
+}
+
+// Changes to the devices beside the TEE.
+const (
+	noDevice     = "no device"
+	forgedDevice = "forged device"
+)
+
+// otherVendor lets the node find all of the cache's simulated vendors but one, so
+// that it makes that one anew.
+func otherVendor(r *nodeapi.Request, file string) error {
+	cache, err := vmm.CacheDir()
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(filepath.Dir(r.RunDir), "othercache")
+	const ca = "simhw-ca"
+	if err := os.MkdirAll(filepath.Join(to, ca), 0o700); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(filepath.Join(cache, ca))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if !e.Type().IsRegular() || e.Name() == file {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(cache, ca, e.Name()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, ca, e.Name()), b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.Setenv("COFFER_CACHE", to)
+}
+
+// tellNothing hands events on without what they say of devices.
+func tellNothing(w io.Writer, r io.Reader) {
+	d, e := json.NewDecoder(r), json.NewEncoder(w)
+	for {
+		ev := new(nodeapi.Event)
+		if d.Decode(ev) != nil {
+			return
+		}
+		if ev.Simulation != nil {
+			ev.Simulation.Devices = nil
+		}
+		if e.Encode(ev) != nil {
+			return
+		}
+	}
 }
 
 // replaceFile puts a changed copy in the place of a file.
@@ -63,6 +121,14 @@ func hostileNode() int {
 	}
 	cmd := exec.Command(node, os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	told := make(chan struct{})
+	if os.Getenv(envChange) == forgedDevice {
+		events, w, perr := os.Pipe()
+		err = errors.Join(err, perr)
+		cmd.Stdout = w
+		go func() { tellNothing(os.Stdout, events); close(told) }()
+		defer func() { _ = w.Close(); <-told }()
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	in, perr := cmd.StdinPipe()
 	if err = errors.Join(err, perr); err == nil {

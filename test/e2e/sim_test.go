@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/owner/trusteeclient"
 )
 
 // simTEE is one TEE that coffer-simhw plays.
@@ -15,12 +18,15 @@ type simTEE struct {
 	refused map[string][]string
 	// unproven is what the namespace must allow.
 	unproven []string
+	// device is a kind of device that the pod demands beside the TEE.
+	device string
 }
 
 var simTEEs = []simTEE{
 	{tee: "snp-sim", refused: map[string][]string{
 		"kernel": {"snp.measurement"}, "argument": {"snp.measurement"}, "vcpus": {"snp.measurement"}, "initdata": {"initdata"},
-	}},
+		noDevice: {"device-missing", "device nvidia"}, forgedDevice: {"nvidia-chain-untrusted"},
+	}, device: "nvidia", unproven: []string{"nvidia-rim"}},
 	{tee: "tdx-sim", refused: map[string][]string{
 		"kernel": {"tdx.quote.body.rtmr_1"}, "argument": {"tdx.quote.body.rtmr_2"}, "vcpus": {"tdx.quote.body.rtmr_0"}, "initdata": {"initdata"},
 	}},
@@ -48,10 +54,15 @@ func TestSimulatedTEEs(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			file := sealedVictim(t, home, "--tee", c.tee)
+			sealing, running := []string{"--tee", c.tee}, []string{"--tee", c.tee}
+			if c.device != "" {
+				sealing, running = append(sealing, "--attest-device", c.device), append(running, "--sim-device", c.device)
+			}
+			file := sealedVictim(t, home, sealing...)
 			before := measured(t, home, c.tee, file)
 
-			p := shared.run(t, home, "--tee", c.tee, file)
+			running = append(running, file)
+			p := shared.run(t, home, running...)
 			p.waitOutput(fmt.Sprintf("app | secret sha256 %x", sha256.Sum256([]byte("for the victim alone"))))
 			contains(t, "what coffer says", p.stderr(), "WARNING: "+c.tee+" is simulated", "of the running QEMU")
 			list := shared.ps(t, home)
@@ -66,24 +77,35 @@ func TestSimulatedTEEs(t *testing.T) {
 			if code := p.stop(); code != 0 {
 				t.Logf("the pod was stopped: exit code %d", code)
 			}
+			if c.device != "" {
+				attestedDevices(t, trustee.sim, c.device)
+			}
 			released := trustee.releases()
 			if released == 0 {
 				t.Error("no release in the audit log")
 			}
 			evil := shared.hostileBin(t)
-			for _, change := range []string{"kernel", "argument", "initdata", "vcpus"} {
+			for _, change := range []string{"kernel", "argument", "initdata", "vcpus", noDevice, forgedDevice} {
 				want, ok := c.refused[change]
 				if !ok {
 					continue
 				}
 				t.Run(change, func(t *testing.T) {
+					if change == noDevice || change == forgedDevice {
+						full(t)
+					}
 					host := *evil
 					host.vars = append([]string{envChange + "=" + change}, evil.vars...)
-					p := host.run(t, home, "--tee", c.tee, file)
+					p := host.run(t, home, running...)
 					if code := p.wait(); code != 123 {
 						t.Errorf("exit code %d, want 123: denied", code)
 					}
-					contains(t, "the refusal", p.stderr(), append([]string{"denied: ", "measured", "expected"}, want...)...)
+					contains(t, "the refusal", p.stderr(), append([]string{"denied: "}, want...)...)
+					// A chain that leads nowhere is compared with nothing, and what the
+					// guest refused is for its public part to say.
+					if change != forgedDevice && change != noDevice {
+						contains(t, "the refusal", p.stderr(), "measured", "expected")
+					}
 					if strings.Contains(p.stdout(), "secret sha256") {
 						t.Error("the workload has the secret")
 					}
@@ -94,6 +116,20 @@ func TestSimulatedTEEs(t *testing.T) {
 				t.Errorf("%d releases to a changed machine", n-released)
 			}
 		})
+	}
+}
+
+// attestedDevices demands that a token was granted that speaks of the CPU and of a
+// device beside it.
+func attestedDevices(t *testing.T, n *trusteeclient.Namespaced, device string) {
+	t.Helper()
+	l, err := n.Attestations(t.Context(), trusteeclient.AttestationFilter{Outcome: trusteeapi.OutcomeGranted, Kind: "attest"})
+	if err != nil || len(l) == 0 {
+		t.Fatalf("attestations: %+v, %v", l, err)
+	}
+	a := l[0].Appraisals
+	if len(a) != 2 || a[0].Submod != "cpu0" || a[1].TEE != device || a[1].Submod != "gpu0" {
+		t.Errorf("the token speaks of %+v", a)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -82,6 +83,11 @@ func (r *Registry) Trust(ctx context.Context, ns string, now time.Time) (*Trust,
 			return err
 		}
 		for _, k := range aks {
+			// What carries the mark of the other kind came here past EnrollAK and does
+			// not count. Keys from before there was a mark could only be production's.
+			if n.Simulated || k.Kind != "" && k.Kind != kindOf(false) {
+				continue
+			}
 			t.EnrolledAKs = append(t.EnrolledAKs, k.Name)
 		}
 		if err := t.loadReferences(tx, ns, now); err != nil {
@@ -121,7 +127,7 @@ func (t *Trust) loadRoots(tx store.Tx, ns string) error {
 		}
 		switch {
 		case t.Namespace.Simulated:
-			t.simulated = append(t.simulated, root{e.TEE, c})
+			t.simulated = append(t.simulated, root{verifiers.Canonical(e.TEE), c})
 		case e.Intermediate:
 			t.EKIntermediates = append(t.EKIntermediates, c)
 		default:

@@ -83,7 +83,7 @@ func recordPull(ctx context.Context, image, manifest string) (aapb.RuntimeMeasur
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTime)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", keyholder.AASocket)
+	conn, err := dialPatiently(ctx, keyholder.AASocket)
 	if err != nil {
 		return 0, err
 	}
@@ -93,4 +93,19 @@ func recordPull(ctx context.Context, image, manifest string) (aapb.RuntimeMeasur
 		Domain: keyholder.GuestDomain, Operation: "PullImage", Content: string(content),
 	})
 	return rsp.GetResult(), err
+}
+
+// dialPatiently waits for a key holder that starts, or starts anew.
+func dialPatiently(ctx context.Context, socket string) (net.Conn, error) {
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }

@@ -3,8 +3,11 @@ package pid1
 import (
 	"context"
 	"errors"
+	"net"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/agent"
@@ -58,5 +61,25 @@ func TestPulledImagesAreRecordedOnce(t *testing.T) {
 	}
 	if want := []string{"a sha256:1", "b sha256:3"}; !slices.Equal(recorded, want) {
 		t.Errorf("recorded %q", recorded)
+	}
+}
+
+func TestDialingWaitsForTheKeyHolder(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "aa.sock")
+	late := time.AfterFunc(50*time.Millisecond, func() {
+		if _, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", sock); err != nil {
+			t.Error(err)
+		}
+	})
+	defer late.Stop()
+	conn, err := dialPatiently(t.Context(), sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := dialPatiently(ctx, sock+".none"); err == nil {
+		t.Error("dialled nobody")
 	}
 }
