@@ -50,6 +50,11 @@ var QuotedPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14}
 // PCRInitdata is the register that the guest extends with the initdata digest.
 const PCRInitdata = 8
 
+// PCREvents is the register of run-time events (package tee/aael). No firmware or
+// kernel of ours extends it, software cannot reset it, and a reset of the machine,
+// which does, resets the registers of the measured boot with it.
+const PCREvents = 15
+
 // Bundle is one measurements.json.
 type Bundle struct {
 	Version    int        `json:"version"`

@@ -36,6 +36,7 @@ const QualifyingSize = 32
 const (
 	MaxEvidence = 4 << 20
 	MaxEventLog = 1 << 20
+	MaxEntries  = 64 << 10
 	maxField    = 8 << 10
 	maxNote     = 1 << 10
 )
@@ -50,6 +51,9 @@ type Evidence struct {
 	AKArea []byte `json:"ak_tpmt_public,omitempty"`
 	// EventLog is the firmware's event log, crypto-agile format (addition).
 	EventLog []byte `json:"event_log,omitempty"`
+	// Entries are the attestation agent's entries for PCR 15, without a header
+	// (addition; tee/aael/SPEC.md).
+	Entries []byte `json:"aael,omitempty"`
 	// CredentialMAC is HMAC-SHA256(s, runtime-data hash), where s came out of
 	// ActivateCredential (addition).
 	CredentialMAC []byte `json:"credential_hmac,omitempty"`
@@ -107,6 +111,8 @@ func Parse(b []byte) (*Evidence, error) {
 		return nil, errors.New("tpm evidence: ak_tpmt_public or credential_hmac too long")
 	case len(e.EventLog) > MaxEventLog:
 		return nil, fmt.Errorf("tpm evidence: event log of %d bytes, at most %d", len(e.EventLog), MaxEventLog)
+	case len(e.Entries) > MaxEntries:
+		return nil, fmt.Errorf("tpm evidence: aael of %d bytes, at most %d", len(e.Entries), MaxEntries)
 	case len(e.Simulation) > maxNote || strings.ContainsAny(e.Simulation, "\r\n"):
 		return nil, errors.New("tpm evidence: simulation note too long or of several lines")
 	}

@@ -46,6 +46,11 @@ const (
 	ClassDPU    = "nvidia-dpu"
 )
 
+// ClaimRuntimeEvents is the claim (addition) with the texts of what the guest
+// recorded after its boot, a list of "<domain> <operation> <content>" in order
+// (tee/aael/SPEC.md); absent without events. uefi_event_logs has the events whole.
+const ClaimRuntimeEvents = "runtime_events"
+
 // Reasons that all verifiers share. Others carry their TEE's name in front.
 const (
 	ReasonSimulated           denial.Reason = "simulated-evidence"   // in a production namespace

@@ -14,10 +14,12 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
 	"github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/tee/tpm/quote"
 	"github.com/cofferproject/coffer/tee/tpm/sim"
 	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
 	"github.com/cofferproject/coffer/tee/tpm/verifier"
@@ -86,16 +88,20 @@ func tpmField(name string, part func(*tpm.Evidence) *[]byte) Field {
 }
 
 func tpmEdit(f func(*tpm.Evidence)) func(testing.TB, *verify.Input) {
-	return func(t testing.TB, in *verify.Input) {
-		e, err := tpm.Parse(in.Evidence)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f(e)
-		if in.Evidence, err = json.Marshal(e); err != nil {
-			t.Fatal(err)
-		}
+	return func(t testing.TB, in *verify.Input) { in.Evidence = tpmEdited(t, in.Evidence, f) }
+}
+
+func tpmEdited(t testing.TB, evidence json.RawMessage, f func(*tpm.Evidence)) json.RawMessage {
+	e, err := tpm.Parse(evidence)
+	if err != nil {
+		t.Fatal(err)
 	}
+	f(e)
+	b, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // tpmFields are all binary parts of the evidence.
@@ -115,6 +121,8 @@ func tpmFields() []Field {
 	// Of an event's 54 bytes the last 4 are the size of its data, here none; the
 	// header of 65 bytes names the one bank.
 	log.From, log.Every = 65, 3
+	entries := tpmField("aael", func(e *tpm.Evidence) *[]byte { return &e.Entries })
+	entries.Every, entries.Reasons = 3, azReasons(quote.ReasonEventsMalformed, quote.ReasonEventsMismatch)
 	log.Reasons = azReasons(appraise.ReasonLogMalformed, appraise.ReasonLogReplay, appraise.ReasonEventUnexplained, appraise.ReasonEventMissing)
 	pcrs := Field{
 		Name: "PCR values", Every: 13, Reasons: azReasons(verifier.ReasonQuoteDigest),
@@ -140,7 +148,7 @@ func tpmFields() []Field {
 			return json.Marshal(e)
 		},
 	}
-	return []Field{sig, msg, ak, area, mac, log, pcrs}
+	return []Field{sig, msg, ak, area, mac, log, entries, pcrs}
 }
 
 // TestTPM bends the evidence of a software TPM under a test root.
@@ -160,7 +168,15 @@ func TestTPM(t *testing.T) {
 	cfg := verify.Config{Kind: verify.InsecureSimulated, SimulatedRoots: roots}
 	tee := newTEE(cfg, verifier.Trust{References: refs})
 	doc := azureDocument(t, initdata.SHA256, "mine")
-	g := tpmBoot(t, ca, tee, doc, tpmtest.Events(), nil)
+	g := tpmBoot(t, ca, tee, doc, tpmtest.Events(), func(c *device.Conn) {
+		for _, e := range runtimeEvents(refvalue.PCREvents) {
+			sum, _ := e.Sum(eventlog.SHA256)
+			if err := device.Extend(c, refvalue.PCREvents, [32]byte(sum)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	g.in.Evidence = tpmEdited(t, g.in.Evidence, func(e *tpm.Evidence) { e.Entries = runtimeLog(runtimeEvents(refvalue.PCREvents)) })
 	from := func(o *tpmGuest) func(testing.TB, *verify.Input) {
 		return func(_ testing.TB, in *verify.Input) { *in = *o.in }
 	}
@@ -183,7 +199,14 @@ func TestTPM(t *testing.T) {
 		Verifier: tee,
 		Good:     func(testing.TB) *verify.Input { in := *g.in; return &in },
 		Fields:   tpmFields(),
-		Cases: []Case{
+		Cases: append(runtimeCases(func(log []byte) func(testing.TB, *verify.Input) {
+			return tpmEdit(func(e *tpm.Evidence) { e.Entries = log })
+		}), []Case{
+			{Name: "run-time register extended without a log", Reason: quote.ReasonEventsMismatch, Mutate: booted(doc, nil, extend(refvalue.PCREvents))},
+			{Name: "run-time log without an extend", Reason: quote.ReasonEventsMismatch, Mutate: func(t testing.TB, in *verify.Input) {
+				*in = *victim.in
+				tpmEdit(func(e *tpm.Evidence) { e.Entries = runtimeLog(runtimeEvents(refvalue.PCREvents)) })(t, in)
+			}},
 			{Name: "in production", Verifier: newTEE(verify.Config{Kind: verify.Production}, verifier.Trust{EKRoots: roots, References: refs}), Reason: verify.ReasonSimulated},
 			{Name: "without the simulation note", Reason: verify.ReasonNotSimulated, Mutate: tpmEdit(func(e *tpm.Evidence) { e.Simulation = "" })},
 			{Name: "another machine's root", Verifier: newTEE(verify.Config{Kind: verify.InsecureSimulated}, verifier.Trust{References: refs}), Reason: verifier.ReasonEKUntrusted},
@@ -213,8 +236,13 @@ func TestTPM(t *testing.T) {
 			{Name: "no initdata", Reason: verify.ReasonInitdataMissing, Mutate: func(_ testing.TB, in *verify.Input) { in.Initdata = nil }},
 			{Name: "initdata of another algorithm", Reason: verify.ReasonInitdataMalformed, Mutate: booted(azureDocument(t, initdata.SHA384, "mine"), nil, nil)},
 			{Name: "initdata that is none", Reason: verify.ReasonInitdataMalformed, Mutate: booted([]byte("x"), nil, nil)},
-		},
+		}...),
 	})
+	r, err := tee.Verify(g.in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown(t, r[0])
 }
 
 // tpmStale pairs an old quote with a credential activated for other runtime data.
@@ -334,9 +362,10 @@ func TestTPMSelection(t *testing.T) {
 			return &verify.Input{Evidence: good, ReportData: rd[:], Initdata: doc, Now: time.Now()}
 		},
 		Cases: []Case{
-			{Name: "PCR 16 for PCR 9", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 11, 14))},
-			{Name: "PCR 23 for PCR 8", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 23))},
-			{Name: "PCR 11 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14))},
+			{Name: "PCR 16 for PCR 9", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 11, 14, 15))},
+			{Name: "PCR 23 for PCR 8", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 15, 23))},
+			{Name: "PCR 15 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14))},
+			{Name: "PCR 11 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14, 15))},
 			{Name: "no PCR", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection())},
 			{Name: "bank SHA-1", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 				Hash: tpm2.TPMAlgSHA1, PCRSelect: tpm2.PCClientCompatible.PCRs(all...),

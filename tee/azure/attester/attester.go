@@ -26,6 +26,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/tpm/device"
@@ -51,12 +52,11 @@ type Attester struct {
 	tee  string
 	ak   *tpm2.NamedHandle
 	vcek *certificates // the last fetched
+	// entries gives the run-time events (attest.Recorder); nil: none are recorded.
+	entries func() ([]byte, error)
 }
 
-var (
-	_ attest.Attester = (*Attester)(nil)
-	_ attest.Extender = (*Attester)(nil)
-)
+var _ attest.Attester = (*Attester)(nil)
 
 // Detect tells from the vTPM which TEE this is; attest.ErrNotPresent where its
 // memory has no such report.
@@ -142,6 +142,19 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	if len(reportData) == 0 || len(reportData) > azure.UserDataSize {
 		return nil, fmt.Errorf("azure evidence: %d bytes of report data, at most %d", len(reportData), azure.UserDataSize)
 	}
+	var e *azure.Evidence
+	entries, err := aael.Around(a.entries, func() (err error) {
+		e, err = a.collect(ctx, reportData)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.Entries = entries
+	return e.Encode()
+}
+
+func (a *Attester) collect(ctx context.Context, reportData []byte) (*azure.Evidence, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	raw, h, err := a.boundReport(ctx, initdata.Fit(reportData, azure.UserDataSize))
@@ -171,7 +184,7 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	if err != nil {
 		return nil, err
 	}
-	return e.Encode()
+	return e, nil
 }
 
 // boundReport has the paravisor make a report over user data and waits for it.

@@ -104,6 +104,12 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err := v.checkInitdata(pcrs, in, res); err != nil {
 		return nil, err
 	}
+	events, err := quote.Events(v.component, e.Entries, pcrs[refvalue.PCREvents])
+	if err != nil {
+		return nil, err
+	}
+	quote.EventClaims(res.Claims, events)
+	res.Checked("run-time events", fmt.Sprintf("%d events", len(events)), fmt.Sprintf("PCR %d", refvalue.PCREvents))
 	res.Claims["evidence_version"] = e.Version
 	if rc.VMConfiguration != nil {
 		res.Claims["vm_configuration"] = rc.VMConfiguration

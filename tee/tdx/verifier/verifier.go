@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/intel"
 	"github.com/cofferproject/coffer/tee/intel/quote"
@@ -30,6 +31,7 @@ const (
 	ReasonMalformed         denial.Reason = "tdx-evidence-malformed"
 	ReasonEventLogMalformed denial.Reason = "tdx-eventlog-malformed"
 	ReasonEventLogMismatch  denial.Reason = "tdx-eventlog-mismatch"
+	ReasonEventLogMissing   denial.Reason = "tdx-eventlog-missing"
 	ReasonMigratable        denial.Reason = "tdx-migratable"
 )
 
@@ -79,6 +81,11 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	}
 	res.Claims = Claims(q.Quote, log)
 	maps.Copy(res.Claims, q.Claims)
+	if log != nil {
+		if texts := aael.Texts(log.Events); texts != nil {
+			res.Claims[verify.ClaimRuntimeEvents] = texts
+		}
+	}
 	if err := verify.CheckReportData(component, td.ReportData[:], in, res); err != nil {
 		return nil, err
 	}
@@ -102,9 +109,16 @@ func CheckMigration(component string, td *quote.TD) error {
 	return nil
 }
 
-// checkEventLog replays the log to the RTMRs; nil if none came.
+// rtmrEvents is the register of run-time events.
+const rtmrEvents = 3
+
+// checkEventLog replays the log to the RTMRs; nil if none came, which only a TD
+// that recorded nothing may do: no policy would know the value of RTMR 3.
 func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, error) {
 	if len(b) == 0 {
+		if r := td.RTMR[rtmrEvents]; r != [tdx.RTMRSize]byte{} {
+			return nil, verify.Mismatch(ReasonEventLogMissing, component, fmt.Sprintf("RTMR %d", rtmrEvents), hex.EncodeToString(r[:]), "zero, or the events that explain it", "cc_eventlog")
+		}
 		return nil, nil
 	}
 	malformed := func(err error) error { return verify.Deny(ReasonEventLogMalformed, component, "cc_eventlog", err) }
@@ -121,6 +135,15 @@ func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, e
 			return nil, verify.Mismatch(ReasonEventLogMismatch, component, fmt.Sprintf("RTMR %d", e.Register), hex.EncodeToString(e.Quoted), hex.EncodeToString(e.Replayed), "replay of the event log")
 		}
 		return nil, malformed(err)
+	}
+	// The register vouches for a digest only; a text that is not the digest's would
+	// tell a policy of an event that never was.
+	for i := range log.Events {
+		if e := &log.Events[i]; aael.Is(e) {
+			if err := aael.Check(e, eventlog.SHA384); err != nil {
+				return nil, malformed(fmt.Errorf("entry %d: %w", i, err))
+			}
+		}
 	}
 	onlyVouched(log)
 	res.Checked("event log", fmt.Sprintf("%d events", len(log.Events)), "RTMR 0 to 3")

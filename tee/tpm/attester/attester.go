@@ -25,6 +25,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
@@ -49,6 +50,8 @@ type Attester struct {
 	logger *slog.Logger
 	log    []byte // event log
 	note   string
+	// entries gives the run-time events (attest.Recorder); nil: none are recorded.
+	entries func() ([]byte, error)
 
 	ekKind tpm.EKKind
 	ekCert []byte // empty: the TPM has no endorsement certificate
@@ -113,27 +116,40 @@ func (a *Attester) RequestExtra() *kbs.RequestExtra {
 
 // Evidence quotes report data, and answers the challenge if there is one.
 func (a *Attester) Evidence(_ context.Context, reportData []byte, ch *kbs.TPMChallenge) (json.RawMessage, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	e := &tpm.Evidence{AKPublic: a.akSPKI, AKArea: a.akArea, EventLog: a.log, Simulation: a.note}
+	var err error
 	if ch != nil {
-		s, err := a.activate(ch)
-		if err != nil {
+		if e.CredentialMAC, err = a.credentialMAC(reportData, ch); err != nil {
 			return nil, err
 		}
-		h := hmac.New(sha256.New, s)
-		h.Write(reportData)
-		e.CredentialMAC = h.Sum(nil)
-		clear(s)
 	}
-	var err error
-	if e.Quote, err = a.quote(initdata.Fit(reportData, tpm.QualifyingSize)); err != nil {
-		return nil, err
+	e.Entries, err = aael.Around(a.entries, func() (err error) {
+		e.Quote, err = a.quote(initdata.Fit(reportData, tpm.QualifyingSize))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tpm evidence: %w", err)
 	}
 	return json.Marshal(e)
 }
 
+// credentialMAC proves the challenge's secret over report data.
+func (a *Attester) credentialMAC(reportData []byte, ch *kbs.TPMChallenge) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, err := a.activate(ch)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(s)
+	h := hmac.New(sha256.New, s)
+	h.Write(reportData)
+	return h.Sum(nil), nil
+}
+
 func (a *Attester) quote(qualifying []byte) (tpm.Quote, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	q, err := device.NewQuote(a.t, a.ak, qualifying)
 	if err != nil {
 		return tpm.Quote{}, err

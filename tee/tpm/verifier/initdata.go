@@ -42,6 +42,7 @@ func claims(e *tpm.Evidence, r *Result) map[string]any {
 	if r.Simulation != "" {
 		c["simulation"] = r.Simulation
 	}
+	quote.EventClaims(c, r.RuntimeEvents)
 	if r.InitdataDigest != nil {
 		c["initdata_digest"] = hex.EncodeToString(r.InitdataDigest)
 	}

@@ -106,5 +106,6 @@ func (r *Result) checks(in *verify.Input, out *verify.Result) {
 		out.Checked("report data", hex.EncodeToString(r.reportData), "nonce and TEE key of this session")
 	}
 	out.Checked("PCR values", fmt.Sprintf("%d registers of the SHA-256 bank", len(r.quoted)), "digest in the quote")
+	out.Checked("run-time events", fmt.Sprintf("%d events", len(r.RuntimeEvents)), fmt.Sprintf("PCR %d", refvalue.PCREvents))
 	out.Checked("event log", fmt.Sprintf("%d events", len(r.Events)), fmt.Sprintf("%s (image %s, %d MiB)", r.Reference.Source, r.Reference.Image, r.Reference.MemoryMiB))
 }

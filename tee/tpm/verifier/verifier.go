@@ -22,8 +22,10 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
+	"github.com/cofferproject/coffer/tee/tpm/quote"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -135,7 +137,9 @@ type Result struct {
 	Initdata       *initdata.Document
 	Reference      *refvalue.Set // the set that explains the event log
 	Events         []appraise.Explained
-	PCRs           [tpm.PCRCount][32]byte // zero where not quoted
+	// RuntimeEvents are those that the guest recorded, all of PCR 15.
+	RuntimeEvents []eventlog.Event
+	PCRs          [tpm.PCRCount][32]byte // zero where not quoted
 	// Claims are the published claims of TEE "tpm" and ours, for the token.
 	Claims map[string]any
 
@@ -186,6 +190,9 @@ func (v *Verifier) verify(in Input) (*Result, error) {
 		return nil, err
 	}
 	if err := appraiseInitdata(in, r); err != nil {
+		return nil, err
+	}
+	if r.RuntimeEvents, err = quote.Events(Component, e.Entries, r.PCRs[refvalue.PCREvents]); err != nil {
 		return nil, err
 	}
 	r.Claims = claims(e, r)
