@@ -15,21 +15,36 @@ const maxFile = 1 << 30
 
 // inputs are the files of a launch, read once.
 type inputs struct {
-	kernel, initrd, firmware, vars, teeFirmware []byte
+	kernel, initrd, firmware, vars, teeFirmware, image, sigstruct []byte
+
+	hostKeys [][]byte // documents, in the spec's order
 
 	digests map[string]string
 }
 
+// input is one file to read.
+type input struct {
+	name string
+	file launch.File
+	to   *[]byte
+}
+
 func read(spec *launch.Spec) (*inputs, error) {
 	in := &inputs{digests: map[string]string{}}
-	for _, f := range []struct {
-		name string
-		file launch.File
-		to   *[]byte
-	}{
+	files := []input{
 		{"kernel", spec.Kernel, &in.kernel}, {"initrd", spec.Initrd, &in.initrd}, {"firmware", spec.Firmware, &in.firmware},
-		{"vars", spec.VarsFile, &in.vars}, {"tee firmware", spec.TEEFirmware, &in.teeFirmware},
-	} {
+		{"vars", spec.VarsFile, &in.vars}, {"tee firmware", spec.TEEFirmware, &in.teeFirmware}, {"image", spec.Image, &in.image},
+	}
+	if spec.SGX != nil {
+		files = append(files, input{"sigstruct", spec.SGX.Sigstruct, &in.sigstruct})
+	}
+	if spec.SE != nil {
+		in.hostKeys = make([][]byte, len(spec.SE.HostKeys))
+		for i, f := range spec.SE.HostKeys {
+			files = append(files, input{fmt.Sprintf("host key document %d", i+1), f, &in.hostKeys[i]})
+		}
+	}
+	for _, f := range files {
 		if f.file.Path == "" {
 			continue
 		}

@@ -30,6 +30,8 @@ type Result struct {
 	Sets  []refvalue.Set    `json:"sets,omitempty"`
 	Files map[string]string `json:"files"` // what was measured: name to SHA-256
 	Notes []string          `json:"notes,omitempty"`
+
+	signer map[string]any // reference values of the enclave's signer (AcceptSigner)
 }
 
 // Row is one measured field.
