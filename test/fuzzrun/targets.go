@@ -24,10 +24,13 @@ var trusted = map[string]string{
 	"image/reference.FuzzParse":      "the owner's pod",
 	"image/registry.FuzzSources":     "the owner's registry configuration",
 	"owner/pod.FuzzParse":            "the user's file",
+	"tee/internal/uefi.FuzzPE":       "the owner's own kernel",
+	"tee/internal/uefi.FuzzVolume":   "the owner's own firmware",
 	"tee/se/measure.FuzzHostKeyHash": "the owner's own host key documents",
 	"tee/se/measure.FuzzReadHeader":  "the owner's own image",
 	"tee/sgx/measure.FuzzSGXS":       "the owner's own enclave",
 	"tee/sgx/measure.FuzzSigstruct":  "the owner's own enclave's signature",
+	"tee/tpm/measure.FuzzFirmware":   "the owner's own firmware and kernel",
 }
 
 const (
