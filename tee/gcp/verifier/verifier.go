@@ -93,16 +93,12 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err := v.cfg.Unproven(component, Unproven); err != nil {
 		return nil, err
 	}
-	res := &verify.Result{
-		TEE: gcp.WireName, Class: verify.ClassCPU, Claims: map[string]any{}, Unproven: []string{Unproven},
-		Simulated: v.cfg.Kind == verify.InsecureSimulated, SimulationNote: a.Simulation,
+	res, err := v.cfg.Kind.NewResult(component, gcp.WireName, verify.ClassCPU, a.Simulation)
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case a.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", a.Simulation, "none", "a production namespace")
-	case a.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
-	case in.Initdata != nil:
+	res.Unproven = []string{Unproven}
+	if in.Initdata != nil {
 		return nil, verify.Mismatch(verify.ReasonInitdataUnbound, component, "initdata", "a document", "none: the vTPM is the host's", "tee/gcp/SPEC.md")
 	}
 	field, err := v.hardware(a, in.Now, res)

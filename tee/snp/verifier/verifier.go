@@ -272,12 +272,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, v.reports.parseError(err)
 	}
-	res := &verify.Result{TEE: snp.WireName, Class: verify.ClassCPU, Simulated: v.reports.cfg.Kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	res, err := v.reports.cfg.Kind.NewResult(component, snp.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	if err := v.reports.verify(e.Report, e.Report.Bytes(), e.Certs, in.Now, res); err != nil {
 		return nil, err

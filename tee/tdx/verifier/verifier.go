@@ -57,12 +57,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, component, "evidence", err)
 	}
-	res := &verify.Result{TEE: tdx.WireName, Class: verify.ClassCPU, Simulated: v.kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	res, err := v.kind.NewResult(component, tdx.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	q, err := v.quotes.VerifyQuote(e.Quote, quote.TDX, in.Now)
 	if err != nil {
