@@ -45,6 +45,8 @@ type Options struct {
 
 // Attester holds the vTPM's connection. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu   sync.Mutex
 	t    transport.TPMCloser
 	o    Options
@@ -81,6 +83,7 @@ func New(t transport.TPMCloser, o Options) (*Attester, error) {
 		o.Wait = 20 * time.Second
 	}
 	a := &Attester{t: t, o: o}
+	a.Events = device.NewEvents(&a.mu, t, takesEvents)
 	h, err := readReport(t)
 	if err != nil {
 		return nil, err

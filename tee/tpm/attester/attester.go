@@ -44,6 +44,8 @@ type Options struct {
 
 // Attester holds the keys of one TPM. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu     sync.Mutex
 	t      transport.TPMCloser
 	logger *slog.Logger
@@ -60,6 +62,7 @@ type Attester struct {
 // New takes over the connection and makes the keys. Close closes it.
 func New(t transport.TPMCloser, o Options) (*Attester, error) {
 	a := &Attester{t: t, logger: o.Logger}
+	a.Events = device.NewEvents(&a.mu, t, takesEvents)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
