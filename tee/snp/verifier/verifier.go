@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/internal/lru"
 	"github.com/cofferproject/coffer/tee/snp"
 	"github.com/cofferproject/coffer/tee/verify"
 )
@@ -49,8 +50,8 @@ type Reports struct {
 	cfg       verify.Config
 	component string
 	anchors   []*anchor
-	chains    *lru[[32]byte, *chain]
-	crls      *lru[crlKey, *x509.RevocationList]
+	chains    *lru.Cache[[32]byte, *chain]
+	crls      *lru.Cache[crlKey, *x509.RevocationList]
 }
 
 // NewReports makes a verifier whose denials name component.
@@ -58,7 +59,7 @@ func NewReports(cfg verify.Config, component string) (*Reports, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	v := &Reports{cfg: cfg, component: component, chains: newLRU[[32]byte, *chain](maxChains), crls: newLRU[crlKey, *x509.RevocationList](maxCRLs)}
+	v := &Reports{cfg: cfg, component: component, chains: lru.New[[32]byte, *chain](maxChains), crls: lru.New[crlKey, *x509.RevocationList](maxCRLs)}
 	if cfg.Kind == verify.InsecureSimulated {
 		if slices.ContainsFunc(cfg.SimulatedRoots, isVendorRoot) {
 			return nil, errors.New("snp verifier: a vendor's root among simulated ones")
