@@ -59,12 +59,12 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 		return nil, err
 	}
 	body := q.Quote.Enclave
-	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, body.Attributes()&quote.FlagDebug != 0
+	res.Debug = body.Attributes()&quote.FlagDebug != 0
 	if err := checkAttributes(body); err != nil {
 		return nil, err
 	}
-	res.Claims = Claims(q.Quote)
-	maps.Copy(res.Claims, q.Claims)
+	q.AddTo(res)
+	maps.Copy(res.Claims, Claims(q.Quote))
 	if err := verify.CheckReportData(component, body.ReportData[:], in, res); err != nil {
 		return nil, err
 	}
