@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
-	"github.com/cofferproject/coffer/api/refvalue"
-	"github.com/cofferproject/coffer/owner/seal"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 	intelsim "github.com/cofferproject/coffer/tee/intel/sim"
@@ -86,22 +84,7 @@ func measured(t *testing.T, args ...string) (*MeasureReport, *policy.References)
 	if r.MeasuredMachine != nil {
 		t.Errorf("a machine for what has none: %s", out)
 	}
-	b, err := os.ReadFile(bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := refvalue.ParseSigned(string(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, _, err := seal.OwnerKey("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Verify(key.Public()); err != nil {
-		t.Fatal(err)
-	}
-	refs, err := policy.NewReferences(s.Bundle.Values, nil)
+	refs, err := policy.NewReferences(ownBundle(t, bundle).Bundle.Values, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

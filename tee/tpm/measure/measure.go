@@ -15,15 +15,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
-
-const maxFile = 1 << 30
 
 // Calculator computes the events of one set of files for any VM size.
 // It is not safe for concurrent use.
@@ -61,7 +57,7 @@ func Compute(spec *launch.Spec) ([]refvalue.Event, error) {
 	var b [4][]byte
 	for i, f := range []launch.File{spec.Firmware, spec.VarsFile, spec.Kernel, spec.Initrd} {
 		var err error
-		if b[i], err = readFile(f.Path); err != nil {
+		if b[i], err = f.Read(launch.MaxFile); err != nil {
 			return nil, fmt.Errorf("computing measurements: %w", err)
 		}
 	}
@@ -163,20 +159,4 @@ func (l *log) secureBoot() {
 	} {
 		l.data(7, refvalue.EFIVariableDriverConfig, uefi.VariableData(v.vendor, v.name, v.value), "variable "+v.name)
 	}
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return b, nil
 }
