@@ -156,7 +156,7 @@ func (f *measureFlags) measure(ctx context.Context, progress func(string)) (*mea
 // Flags by what they describe.
 var (
 	machineFlags = []string{
-		"from-pod", "image", "platform", "debug-image", "variant", "firmware", "kernel", "initrd", "cmdline", "cpu-model", "guest-policy", "vcpus", "memory",
+		"from-pod", "image", "platform", "debug-image", "variant", "firmware", "kernel", "initrd", "cmdline", "cpu-model", "guest-policy", "vcpus", "cpus", "memory",
 	}
 	enclaveFlags   = []string{"enclave", "sigstruct", "accept-signer"}
 	bootImageFlags = []string{"boot-image", "host-key"}
