@@ -24,6 +24,27 @@ func measureCommand(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
+// ownBundle is a bundle that the owner's key has signed.
+func ownBundle(t *testing.T, file string) *refvalue.Signed {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := refvalue.ParseSigned(string(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _, err := seal.OwnerKey("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(key.Public()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // TestMeasureWritesASignedBundle measures named files and checks what the
 // trustee would take.
 func TestMeasureWritesASignedBundle(t *testing.T) {
@@ -47,21 +68,11 @@ func TestMeasureWritesASignedBundle(t *testing.T) {
 	if r.TEE != "cca-sim" || r.VCPUs != 2 || r.MemoryMiB != 512 || len(r.Rows) != 1 || len(r.Rows[0].Value) != 128 {
 		t.Errorf("%s", out)
 	}
-	b, err := os.ReadFile(bundle)
-	if err != nil {
-		t.Fatal(err)
+	s := ownBundle(t, bundle)
+	if s.KeyID != r.SignedBy || s.Bundle.Values["cca_realm_initial_measurement"] == nil || s.Bundle.Expires.IsZero() {
+		t.Errorf("bundle %+v", s.Bundle)
 	}
-	s, err := refvalue.ParseSigned(string(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, _, err := seal.OwnerKey("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Verify(key.Public()); err != nil || s.KeyID != r.SignedBy || s.Bundle.Values["cca_realm_initial_measurement"] == nil || s.Bundle.Expires.IsZero() {
-		t.Errorf("bundle %+v: %v", s.Bundle, err)
-	}
+
 	out, err = measureCommand(t, args...)
 	if err != nil || !strings.Contains(out, "SIMULATED") || !strings.Contains(out, r.Rows[0].Value) {
 		t.Errorf("table %q, %v", out, err)

@@ -35,6 +35,8 @@ type Result struct {
 	Notes []string          `json:"notes,omitempty"`
 	// Launch is what the values were computed from.
 	Launch *launch.Inputs `json:"launch"`
+
+	signer map[string]any // reference values of the enclave's signer (AcceptSigner)
 }
 
 // Row is one measured field.

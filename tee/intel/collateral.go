@@ -131,7 +131,7 @@ func (v *Verifier) crl(origin string, issuer *x509.Certificate, spki string) (*r
 		return nil, err
 	}
 	key := itemKey{it, spki}
-	if l, ok := v.items.get(key); ok {
+	if l, ok := v.items.Get(key); ok {
 		if l, ok := l.(*revocations); ok {
 			return l, nil
 		}
@@ -154,7 +154,7 @@ func (v *Verifier) crl(origin string, issuer *x509.Certificate, spki string) (*r
 		l.serials[string(e.SerialNumber.Bytes())] = true
 	}
 	l.add(crl.ThisUpdate, crl.NextUpdate)
-	v.items.put(key, l)
+	v.items.Put(key, l)
 	return l, nil
 }
 
@@ -165,7 +165,7 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 		return nil, err
 	}
 	key := itemKey{it, c.spki}
-	if t, ok := v.items.get(key); ok {
+	if t, ok := v.items.Get(key); ok {
 		if t, ok := t.(*T); ok {
 			return t, nil
 		}
@@ -186,7 +186,7 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 		return nil, malformed(origin, err)
 	}
 	*sign(t) = *s
-	v.items.put(key, t)
+	v.items.Put(key, t)
 	return t, nil
 }
 

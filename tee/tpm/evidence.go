@@ -13,13 +13,12 @@
 package tpm
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -86,17 +85,9 @@ func (p *PCRHex) UnmarshalText(b []byte) error {
 // Parse decodes evidence. An unknown member is an error: it might change the
 // meaning of the rest.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("tpm evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	e := new(Evidence)
-	if err := d.Decode(e); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, e); err != nil {
 		return nil, fmt.Errorf("tpm evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("tpm evidence: data after the document")
 	}
 	switch {
 	case len(e.Quote.PCRs) != PCRCount:

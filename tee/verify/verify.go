@@ -188,6 +188,27 @@ type Result struct {
 	InitdataDoc *initdata.Document
 }
 
+// NewResult begins the result of one device, under a wire name and a class, after
+// CheckNote.
+func (k Kind) NewResult(component, tee, class, note string) (*Result, error) {
+	if err := k.CheckNote(component, note); err != nil {
+		return nil, err
+	}
+	return &Result{TEE: tee, Class: class, Claims: map[string]any{}, Simulated: k == InsecureSimulated, SimulationNote: note}, nil
+}
+
+// CheckNote keeps simulated and real evidence apart: note is the evidence's own
+// word on what of it is not real, "" where all is.
+func (k Kind) CheckNote(component, note string) error {
+	switch {
+	case note != "" && k != InsecureSimulated:
+		return Mismatch(ReasonSimulated, component, "simulation", note, "none", "a production namespace")
+	case note == "" && k == InsecureSimulated:
+		return Mismatch(ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	}
+	return nil
+}
+
 // Check is one verified fact: "report signature", "VCEK", "SPKI 1f..".
 type Check struct {
 	What   string `json:"what"`

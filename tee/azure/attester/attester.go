@@ -46,17 +46,20 @@ type Options struct {
 
 // Attester holds the vTPM's connection. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu   sync.Mutex
 	t    transport.TPMCloser
 	o    Options
 	tee  string
 	ak   *tpm2.NamedHandle
 	vcek *certificates // the last fetched
-	// entries gives the run-time events (attest.Recorder); nil: none are recorded.
-	entries func() ([]byte, error)
 }
 
-var _ attest.Attester = (*Attester)(nil)
+var (
+	_ attest.Attester = (*Attester)(nil)
+	_ attest.Recorder = (*Attester)(nil)
+)
 
 // Detect tells from the vTPM which TEE this is; attest.ErrNotPresent where its
 // memory has no such report.
@@ -81,6 +84,7 @@ func New(t transport.TPMCloser, o Options) (*Attester, error) {
 		o.Wait = 20 * time.Second
 	}
 	a := &Attester{t: t, o: o}
+	a.Events = device.NewEvents(&a.mu, t)
 	h, err := readReport(t)
 	if err != nil {
 		return nil, err
@@ -143,7 +147,7 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 		return nil, fmt.Errorf("azure evidence: %d bytes of report data, at most %d", len(reportData), azure.UserDataSize)
 	}
 	var e *azure.Evidence
-	entries, err := aael.Around(a.entries, func() (err error) {
+	entries, err := aael.Around(a.Entries(), func() (err error) {
 		e, err = a.collect(ctx, reportData)
 		return err
 	})

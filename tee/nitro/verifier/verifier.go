@@ -92,18 +92,13 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonEvidenceMalformed, Component, "evidence", err)
 	}
-	switch {
-	case v.cfg.Kind == verify.Production && e.Simulation != "":
-		return nil, verify.Mismatch(verify.ReasonSimulated, Component, "simulation", e.Simulation, "a hardware module", "production namespace")
-	case v.cfg.Kind == verify.InsecureSimulated && e.Simulation == "":
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "simulation", "no note", "a note on what is not real", "simulated namespace")
+	r, err := v.cfg.Kind.NewResult(Component, nitro.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	d, err := parseDocument(e.Document)
 	if err != nil {
 		return nil, verify.Deny(ReasonDocumentMalformed, Component, "attestation document", err)
-	}
-	r := &verify.Result{
-		TEE: nitro.WireName, Class: verify.ClassCPU, Claims: map[string]any{}, Simulated: v.cfg.Kind == verify.InsecureSimulated, SimulationNote: e.Simulation,
 	}
 	what := UnprovenEnclave
 	if d.tpm {

@@ -99,21 +99,17 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonEvidenceMalformed, Component, "evidence", err)
 	}
-	switch {
-	case v.cfg.Kind == verify.Production && e.Simulation != "":
-		return nil, verify.Mismatch(verify.ReasonSimulated, Component, "simulation", e.Simulation, "a hardware device", "production namespace")
-	case v.cfg.Kind == verify.InsecureSimulated && e.Simulation == "":
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "simulation", "no note", "a note on what is not real", "simulated namespace")
-	case in.Initdata != nil:
+	r, err := v.cfg.Kind.NewResult(Component, nvidiadpu.WireName, verify.ClassDPU, e.Simulation)
+	if err != nil {
+		return nil, err
+	}
+	if in.Initdata != nil {
 		return nil, verify.Deny(verify.ReasonInitdataUnbound, Component, "initdata", errors.New("DPUs bind none; the CPU's evidence does"))
 	}
 	if err := v.cfg.Unproven(Component, Unproven); err != nil {
 		return nil, err
 	}
-	r := &verify.Result{
-		TEE: nvidiadpu.WireName, Class: verify.ClassDPU, Claims: map[string]any{}, Simulated: v.cfg.Kind == verify.InsecureSimulated,
-		SimulationNote: e.Simulation, Unproven: []string{Unproven},
-	}
+	r.Unproven = []string{Unproven}
 	c, err := v.checkChain(&e.Devices[0], in.Now, r)
 	if err != nil {
 		return nil, err

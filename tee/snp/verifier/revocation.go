@@ -73,7 +73,7 @@ func (v *Reports) crl(item *collateral.Item, root *x509.Certificate) (*x509.Revo
 		return nil, v.deny(verify.ReasonCollateralMalformed, claim, errors.New("too long"))
 	}
 	key := crlKey{sha256.Sum256(item.Body), root}
-	if l, ok := v.crls.get(key); ok {
+	if l, ok := v.crls.Get(key); ok {
 		return l, nil
 	}
 	l, err := x509.ParseRevocationList(item.Body)
@@ -89,6 +89,6 @@ func (v *Reports) crl(item *collateral.Item, root *x509.Certificate) (*x509.Revo
 	if err := l.CheckSignatureFrom(root); err != nil {
 		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, err)
 	}
-	v.crls.put(key, l)
+	v.crls.Put(key, l)
 	return l, nil
 }

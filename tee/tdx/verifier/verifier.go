@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/aael"
@@ -59,28 +60,20 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, component, "evidence", err)
 	}
-	res := &verify.Result{TEE: tdx.WireName, Class: verify.ClassCPU, Simulated: v.kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
-	}
-	q, err := v.quotes.VerifyQuote(e.Quote, quote.TDX, in.Now)
+	res, err := v.kind.NewResult(component, tdx.WireName, verify.ClassCPU, e.Simulation)
 	if err != nil {
 		return nil, err
 	}
-	td := q.Quote.TD
-	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, Debug(td)
-	if err := CheckMigration(component, td); err != nil {
+	q, err := VerifyQuote(v.quotes, component, e.Quote, in.Now, res)
+	if err != nil {
 		return nil, err
 	}
+	td := q.TD
 	log, err := checkEventLog(e.EventLog, td, res)
 	if err != nil {
 		return nil, err
 	}
-	res.Claims = Claims(q.Quote, log)
-	maps.Copy(res.Claims, q.Claims)
+	maps.Copy(res.Claims, Claims(q, log))
 	if log != nil {
 		if texts := aael.Texts(log.Events); texts != nil {
 			res.Claims[verify.ClaimRuntimeEvents] = texts
@@ -95,14 +88,28 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	return []*verify.Result{res}, nil
 }
 
-// Debug reports whether the TD is under debug: any bit of the attributes' first
-// byte (TD Under Debug) makes it so.
-func Debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+// VerifyQuote adds what a TD's quote proves, its event log aside, to a result, and
+// refuses a TD that may be migrated. component names the caller in denials.
+func VerifyQuote(quotes *intel.Verifier, component string, raw []byte, now time.Time, res *verify.Result) (*quote.Quote, error) {
+	v, err := quotes.VerifyQuote(raw, quote.TDX, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMigration(component, v.Quote.TD); err != nil {
+		return nil, err
+	}
+	v.AddTo(res)
+	res.Debug = res.Debug || debug(v.Quote.TD)
+	return v.Quote, nil
+}
 
-// CheckMigration refuses a TD that may be migrated: the host chooses the migration
+// debug reports whether the TD is under debug: any bit of the attributes' first
+// byte (TD Under Debug) makes it so.
+func debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+
+// checkMigration refuses a TD that may be migrated: the host chooses the migration
 // TD, which gets all of the TD's memory, and neither MRTD nor the RTMRs say so.
-// component names the caller in the denial.
-func CheckMigration(component string, td *quote.TD) error {
+func checkMigration(component string, td *quote.TD) error {
 	if a := td.Attributes(); a&quote.TDMigratable != 0 {
 		return verify.Mismatch(ReasonMigratable, component, "TD attributes", fmt.Sprintf("%#x", a), "MIGRATABLE (bit 29) clear", "quote")
 	}

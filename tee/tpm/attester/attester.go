@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/aael"
+	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
@@ -45,13 +46,13 @@ type Options struct {
 
 // Attester holds the keys of one TPM. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu     sync.Mutex
 	t      transport.TPMCloser
 	logger *slog.Logger
 	log    []byte // event log
 	note   string
-	// entries gives the run-time events (attest.Recorder); nil: none are recorded.
-	entries func() ([]byte, error)
 
 	ekKind tpm.EKKind
 	ekCert []byte // empty: the TPM has no endorsement certificate
@@ -60,9 +61,15 @@ type Attester struct {
 	akSPKI []byte
 }
 
+var (
+	_ attest.Attester = (*Attester)(nil)
+	_ attest.Recorder = (*Attester)(nil)
+)
+
 // New takes over the connection and makes the keys. Close closes it.
 func New(t transport.TPMCloser, o Options) (*Attester, error) {
 	a := &Attester{t: t, logger: o.Logger}
+	a.Events = device.NewEvents(&a.mu, t)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
@@ -123,7 +130,7 @@ func (a *Attester) Evidence(_ context.Context, reportData []byte, ch *kbs.TPMCha
 			return nil, err
 		}
 	}
-	e.Entries, err = aael.Around(a.entries, func() (err error) {
+	e.Entries, err = aael.Around(a.Entries(), func() (err error) {
 		e.Quote, err = a.quote(initdata.Fit(reportData, tpm.QualifyingSize))
 		return err
 	})

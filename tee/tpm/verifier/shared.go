@@ -38,11 +38,8 @@ func NewTEE(c verify.Config, t Trust) (*TEE, error) {
 		return nil, err
 	}
 	cfg := Config{
-		Simulated: Production, CredentialKey: t.CredentialKey, EKRoots: t.EKRoots, EKIntermediates: t.EKIntermediates,
+		Simulated: c.Kind, CredentialKey: t.CredentialKey, EKRoots: t.EKRoots, EKIntermediates: t.EKIntermediates,
 		SimulatedRoots: c.SimulatedRoots, EnrolledAKs: t.EnrolledAKs, References: t.References,
-	}
-	if c.Kind == verify.InsecureSimulated {
-		cfg.Simulated = InsecureSimulated
 	}
 	v, err := New(cfg)
 	if err != nil {

@@ -61,7 +61,7 @@ const (
 // given; there is no default.
 type Config struct {
 	// Simulated says that the namespace was created as simulated.
-	Simulated Namespace
+	Simulated verify.Kind
 	// CredentialKey is the server's secret, 32 bytes or more, from which the
 	// secrets of MakeCredential are derived; the same on all replicas.
 	CredentialKey []byte
@@ -77,14 +77,10 @@ type Config struct {
 	References []*refvalue.Bundle
 }
 
-// Namespace is the explicit choice between a namespace that protects and one
-// that does not. The zero value is no choice.
-type Namespace int
-
 // Kinds of namespaces.
 const (
-	Production Namespace = iota + 1
-	InsecureSimulated
+	Production        = verify.Production
+	InsecureSimulated = verify.InsecureSimulated
 )
 
 // Verifier appraises evidence of one namespace. It is immutable.
@@ -161,17 +157,8 @@ func (v *Verifier) verify(in Input) (*Result, error) {
 	if err != nil {
 		return nil, deny(ReasonEvidenceMalformed, "tpm evidence", err)
 	}
-	if e.Simulation != "" && v.cfg.Simulated == Production {
-		return nil, &denial.Denial{
-			Reason: ReasonSimulated, Component: Component, Claim: "simulation", Measured: e.Simulation,
-			Expected: "a hardware TPM", Source: "production namespace",
-		}
-	}
-	if e.Simulation == "" && v.cfg.Simulated == InsecureSimulated {
-		return nil, &denial.Denial{
-			Reason: verify.ReasonNotSimulated, Component: Component, Claim: "simulation", Measured: "no note",
-			Expected: "evidence that says what is not real", Source: "simulated namespace",
-		}
+	if err := v.cfg.Simulated.CheckNote(Component, e.Simulation); err != nil {
+		return nil, err
 	}
 	r := &Result{Simulated: v.cfg.Simulated == InsecureSimulated, Simulation: e.Simulation}
 	ak, err := v.verifyAK(e, in, r)
