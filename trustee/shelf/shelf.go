@@ -24,6 +24,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -32,6 +33,7 @@ const bucket = "collateral"
 // Shelf is a collateral.Source. It is safe for concurrent use.
 type Shelf struct {
 	store store.Store
+	most  limits.Set
 	now   func() time.Time
 	set   atomic.Pointer[collateral.Set]
 	// change is held from a change to the end of its reload, so that no older
@@ -43,8 +45,11 @@ type Shelf struct {
 const maxSkew = time.Hour
 
 // Open loads what the store has; now is the trustee's clock.
-func Open(ctx context.Context, s store.Store, now func() time.Time) (*Shelf, error) {
-	h := &Shelf{store: s, now: now}
+func Open(ctx context.Context, s store.Store, most limits.Set, now func() time.Time) (*Shelf, error) {
+	if err := most.Validate(); err != nil {
+		return nil, fmt.Errorf("collateral: %w", err)
+	}
+	h := &Shelf{store: s, most: most, now: now}
 	h.set.Store(collateral.NewSet())
 	return h, h.reload(ctx)
 }
@@ -103,12 +108,33 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 			}
 			out.Taken++
 		}
-		return nil
+		if out.Taken == 0 {
+			return nil
+		}
+		return h.fits(tx)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return out, h.reload(ctx)
+}
+
+// fits checks the store as an import leaves it: too much is taken whole or not
+// at all.
+func (h *Shelf) fits(tx store.Tx) error {
+	items, size := 0, 0
+	err := tx.Scan(bucket, "", func(_ string, v []byte) (bool, error) {
+		items++
+		size += len(v)
+		return true, nil
+	})
+	if err == nil {
+		err = h.most.Check(limits.CollateralItems, "", items)
+	}
+	if err == nil {
+		err = h.most.Check(limits.CollateralBytes, "", size)
+	}
+	return err
 }
 
 // ImportPath imports a bundle, or all *.json of a folder.

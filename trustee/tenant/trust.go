@@ -15,6 +15,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -72,7 +73,7 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 			return nil
 		}
 		if !ok {
-			if err := room(tx, Bucket(ns, refvalues), maxBundles); err != nil {
+			if err := r.room(tx, limits.ReferenceValues, ns, refvalues); err != nil {
 				return err
 			}
 		}
@@ -168,7 +169,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 			return invalid(fmt.Errorf("root: production takes the vendor's roots of %s, which are built in", tee))
 		}
 		root.ID = hex.EncodeToString(sum[:])
-		if err := markKind(tx, root.ID, n.Simulated); err != nil {
+		if err := r.markKind(tx, root.ID, n.Simulated); err != nil {
 			return err
 		}
 		if n.Simulated && tee != "" {
@@ -185,7 +186,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 			root = known
 			return nil
 		case !ok:
-			if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+			if err := r.room(tx, limits.Roots, ns, ekroots); err != nil {
 				return err
 			}
 		}
@@ -203,7 +204,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 // markKind notes that a key, named by its SPKI, anchors simulated hardware or
 // genuine, and refuses what was the other kind anywhere. The mark stays when the
 // key is deleted: what was simulated once is never genuine later.
-func markKind(tx store.Tx, id string, simulated bool) error {
+func (r *Registry) markKind(tx store.Tx, id string, simulated bool) error {
 	kind := "production"
 	if simulated {
 		kind = "simulated"
@@ -214,6 +215,11 @@ func markKind(tx store.Tx, id string, simulated bool) error {
 	}
 	if have != nil && string(have) != kind {
 		return fmt.Errorf("key %s is registered as %s, so it cannot be %s: %w", id, have, kind, ErrConflict)
+	}
+	if have == nil {
+		if err := Room(tx, r.limits, limits.RootKeys, "", rootKinds); err != nil {
+			return err
+		}
 	}
 	return tx.Put(rootKinds, id, []byte(kind))
 }
@@ -262,7 +268,7 @@ func (r *Registry) EnrollAK(ctx context.Context, ns, name, note string) (*truste
 		if n.Simulated {
 			return invalid(errors.New("a simulated namespace enrolls no attestation keys"))
 		}
-		if err := room(tx, Bucket(ns, enrolled), maxAKs); err != nil {
+		if err := r.roomFor(tx, limits.EnrolledAKs, ns, enrolled, name); err != nil {
 			return err
 		}
 		if err := store.PutJSON(tx, Bucket(ns, enrolled), name, k); err != nil {
