@@ -192,7 +192,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &bad):
 		httpio.WriteError(w, http.StatusBadRequest, bad.Type, bad.Detail)
 	case errors.Is(err, tenant.ErrInvalid):
-		httpio.WriteError(w, http.StatusBadRequest, httpio.TypeSerde, err.Error())
+		out := kbs.ErrorInfo{Type: httpio.TypePrefix + httpio.TypeSerde, Detail: err.Error()}
+		if d, ok := denial.As(err); ok {
+			out.Reason, out.Claim = string(d.Reason), d.Claim
+		}
+		httpio.Write(w, http.StatusBadRequest, out)
 	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound), errors.Is(err, shelf.ErrNotFound):
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
 	case errors.As(err, &full):

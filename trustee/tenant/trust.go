@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/limits"
@@ -26,6 +27,13 @@ const (
 	enrolled  = "enrolled-aks"
 	rootKinds = "ekroot-kinds" // over all namespaces: SPKI to "simulated" or "production"
 )
+
+// Component names this package in denials.
+const Component = "namespaces"
+
+// ReasonDebugValues says that values of a debug image were to be registered in a
+// production namespace that allows no debug guests. docs/denials.md explains it.
+const ReasonDebugValues denial.Reason = "debug-reference-values"
 
 var teeRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 
@@ -58,7 +66,13 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 	if signed != nil {
 		info.SignedBy = signed.KeyID
 	}
-	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		if b.Debug && !n.Simulated && !n.InsecureAllowDebug {
+			return invalid(&denial.Denial{
+				Reason: ReasonDebugValues, Component: Component, Claim: "reference values " + name, Measured: "of a debug image",
+				Expected: "of a release image, or a namespace made with insecure_allow_debug", Source: "namespace " + ns,
+			})
+		}
 		have, ok, err := store.GetJSON[trusteeapi.ReferenceValues](tx, Bucket(ns, refvalues), name)
 		if err != nil {
 			return err
