@@ -229,7 +229,7 @@ func TestKillNineTrust(t *testing.T) {
 	kinds := allRegistered(t, &world{t: t, owner: key})
 	acked := make([]int, len(kinds))
 	doc := document(t, "pod a")
-	const rounds = 4
+	const rounds, perRound = 4, 10
 	for round := range rounds {
 		cmd, cfg := child(t, dir)
 		admin := func() *adminClient {
@@ -257,12 +257,20 @@ func TestKillNineTrust(t *testing.T) {
 		if round == rounds-1 {
 			break
 		}
-		var wg sync.WaitGroup
+		// Killed when every kind is in the middle of it, however busy the machine is.
+		var wg, warm sync.WaitGroup
+		warm.Add(len(kinds))
 		for i, k := range kinds {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				for a := admin(); ; acked[i]++ {
+				a, from := admin(), acked[i]
+				warmed := sync.OnceFunc(warm.Done)
+				defer warmed()
+				for ; ; acked[i]++ {
+					if acked[i] == from+perRound {
+						warmed()
+					}
 					c := k.change(acked[i] + 1)
 					if status := attempt(a, c); status == 0 {
 						return // it was killed
@@ -273,7 +281,8 @@ func TestKillNineTrust(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(500 * time.Millisecond)
+		warm.Wait()
+		time.Sleep(50 * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -281,7 +290,7 @@ func TestKillNineTrust(t *testing.T) {
 		wg.Wait()
 	}
 	for i, k := range kinds {
-		if acked[i] < 3*(rounds-1) {
+		if acked[i] < perRound*(rounds-1) {
 			t.Errorf("%s: only %d changes: the test shows nothing", k.name, acked[i])
 		}
 		t.Logf("%s: %d changes", k.name, acked[i])
