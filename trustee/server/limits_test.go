@@ -218,6 +218,16 @@ func TestCollateralBytes(t *testing.T) {
 	if status, b := w.admin.do("POST", "/collateral", bundle(1, 1500)); status != 200 {
 		t.Errorf("%d %s", status, b)
 	}
+	// A bound below what is there keeps no newer item of that size out.
+	w.stop()
+	w.cfg.Limits[limits.CollateralBytes], w.cfg.Limits[limits.CollateralItems] = 1, 1
+	w.start()
+	if status, b := w.admin.do("POST", "/collateral", bundle(1, 1500)); status != 200 {
+		t.Errorf("the same amount again: %d %s", status, b)
+	}
+	if status, b := w.admin.do("POST", "/collateral", bundle(100, 1500)); status != 409 {
+		t.Errorf("more of it: %d %s", status, b)
+	}
 }
 
 // Keys that were ever registered are remembered for good, so that too is bounded.

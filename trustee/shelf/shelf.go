@@ -94,6 +94,10 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 	defer h.change.Unlock()
 	err = h.store.Update(ctx, func(tx store.Tx) error {
 		*out = trusteeapi.CollateralImport{}
+		before, err := kept(tx)
+		if err != nil {
+			return err
+		}
 		for _, it := range set.Items() {
 			have, ok, err := store.GetJSON[collateral.Item](tx, bucket, it.Origin)
 			if err != nil {
@@ -108,10 +112,11 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 			}
 			out.Taken++
 		}
-		if out.Taken == 0 {
-			return nil
+		after, err := kept(tx)
+		if err != nil {
+			return err
 		}
-		return h.fits(tx)
+		return h.fits(before, after)
 	})
 	if err != nil {
 		return nil, err
@@ -119,20 +124,28 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 	return out, h.reload(ctx)
 }
 
-// fits checks the store as an import leaves it: too much is taken whole or not
-// at all.
-func (h *Shelf) fits(tx store.Tx) error {
-	items, size := 0, 0
-	err := tx.Scan(bucket, "", func(_ string, v []byte) (bool, error) {
-		items++
-		size += len(v)
+// amount is how much collateral there is.
+type amount struct{ items, bytes int }
+
+func kept(tx store.Tx) (a amount, err error) {
+	err = tx.Scan(bucket, "", func(_ string, v []byte) (bool, error) {
+		a.items++
+		a.bytes += len(v)
 		return true, nil
 	})
-	if err == nil {
-		err = h.most.Check(limits.CollateralItems, "", items)
+	return a, err
+}
+
+// fits refuses what makes too much of it, whole. Where a bound was lowered below
+// what is there, a newer list in the place of an older one still goes in, unless
+// it is larger.
+func (h *Shelf) fits(before, after amount) error {
+	var err error
+	if after.items > before.items {
+		err = h.most.Check(limits.CollateralItems, "", after.items)
 	}
-	if err == nil {
-		err = h.most.Check(limits.CollateralBytes, "", size)
+	if err == nil && after.bytes > before.bytes {
+		err = h.most.Check(limits.CollateralBytes, "", after.bytes)
 	}
 	return err
 }
