@@ -2,6 +2,7 @@ package kbsapi
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"runtime/debug"
@@ -54,9 +55,13 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Attest failed: "+err.Error())
 	}
 	if !open.Answers(m.RuntimeData.Nonce) {
+		want := open.Nonce
+		if open.Asked != nil {
+			want = "a text with SHA-256 " + hex.EncodeToString(open.Asked)
+		}
 		return &denial.Denial{
 			Reason: ReasonNonce, Component: release.Component, Claim: "runtime-data nonce", Measured: m.RuntimeData.Nonce,
-			Expected: open.Nonce, Source: "challenge of this session",
+			Expected: want, Source: "challenge of this session",
 		}
 	}
 	c.rec.ID = record.NewID()
