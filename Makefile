@@ -91,6 +91,7 @@ fuzz-ci: ## fuzz for three minutes in all, changed packages first
 .PHONY: bench
 bench: deps build guest standins ## measure whole runs and the code's benchmarks (docs/performance.md)
 	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS) $(BENCH_ARGS)
+	COFFER_LAYER_MIB=1024 $(GO) test -count=1 -run PeakHeap -v ./image/unpack
 	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_PACKAGES)
 BENCH_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . | sed 's,^,./,;s,^\./\./,./,')))
 BENCH_ARGS ?=

@@ -53,6 +53,14 @@ func (s *Signer) JWK() *JWK { return s.jwk }
 // Public gives the public key.
 func (s *Signer) Public() crypto.PublicKey { return s.key.Public() }
 
+// TooLargeError says that the claims make a token above MaxToken: what was attested
+// has too many devices, or too many claims.
+type TooLargeError struct{ Size int } // bytes
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("signing ear: token of %d bytes, at most %d", e.Size, MaxToken)
+}
+
 // Sign makes a token. The statuses are set from the vectors.
 func (s *Signer) Sign(c *Claims) (string, error) {
 	for name, m := range c.Submods {
@@ -71,7 +79,7 @@ func (s *Signer) Sign(c *Claims) (string, error) {
 		return "", fmt.Errorf("signing ear: %w", err)
 	}
 	if len(t) > MaxToken {
-		return "", fmt.Errorf("signing ear: token of %d bytes, at most %d", len(t), MaxToken)
+		return "", &TooLargeError{len(t)}
 	}
 	return t, nil
 }

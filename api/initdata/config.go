@@ -2,6 +2,8 @@ package initdata
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -10,6 +12,11 @@ import (
 // AAConfig is the member aa.toml: the published attestation-agent configuration.
 // An unknown member is an error.
 type AAConfig struct {
+	// AdditionalDevices are the kinds of devices beside the CPU, by their TEEs'
+	// wire names ("nvidia"), whose evidence must be part of every attestation
+	// (addition); see Document.AdditionalDevices.
+	AdditionalDevices []string `toml:"additional_devices,omitempty"`
+
 	TokenConfigs struct {
 		KBS    *AAKBS    `toml:"kbs,omitempty"`
 		CoCoAS *AACoCoAS `toml:"coco_as,omitempty"`
@@ -123,6 +130,62 @@ func (d *Document) AA() (*AAConfig, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// maxDevices bounds additional_devices, as the KBS protocol bounds evidence.
+const maxDevices = 16
+
+const devicesKey = "additional_devices"
+
+var deviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
+// AdditionalDevices gives the kinds of devices whose evidence the owner demands,
+// in the order of their names; nil: none. Guest and trustee both hold an
+// attestation to this list. Other members of aa.toml, which the guest alone
+// understands, are not looked at.
+func (d *Document) AdditionalDevices() ([]string, error) {
+	s, ok := d.Data[KeyAA]
+	if !ok {
+		return nil, nil
+	}
+	if err := checkTOML([]byte(s)); err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
+	var c struct {
+		Devices []string `toml:"additional_devices"`
+	}
+	md, err := toml.Decode(s, &c)
+	if err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
+	// The decoder takes any case, and of two spellings one at random.
+	for _, k := range md.Keys() {
+		if len(k) == 1 && k[0] != devicesKey && strings.EqualFold(k[0], devicesKey) {
+			return nil, fmt.Errorf("initdata: %s: %.40q is spelled %s", KeyAA, k[0], devicesKey)
+		}
+	}
+	if err := CheckDevices(c.Devices); err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
+	slices.Sort(c.Devices)
+	return c.Devices, nil
+}
+
+// CheckDevices reports what makes a list of additional devices invalid: too long,
+// a name that no TEE has, or one that comes twice.
+func CheckDevices(names []string) error {
+	if len(names) > maxDevices {
+		return fmt.Errorf("additional_devices: %d kinds, at most %d", len(names), maxDevices)
+	}
+	for i, n := range names {
+		if !deviceName.MatchString(n) {
+			return fmt.Errorf("additional_devices: %.80q is no TEE's wire name", n)
+		}
+		if slices.Contains(names[:i], n) {
+			return fmt.Errorf("additional_devices: %q comes twice", n)
+		}
+	}
+	return nil
 }
 
 // CDH gives cdh.toml, nil if the document has none.

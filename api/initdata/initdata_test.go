@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -189,8 +190,40 @@ func TestDigests(t *testing.T) {
 	}
 }
 
+func TestAdditionalDevices(t *testing.T) {
+	list := func(aa string) ([]string, error) {
+		return (&Document{Data: map[string]string{KeyAA: aa}}).AdditionalDevices()
+	}
+	none := new(Document)
+	if l, err := none.AdditionalDevices(); l != nil || err != nil {
+		t.Errorf("no aa.toml: %v, %v", l, err)
+	}
+	text, err := EncodeConfig(AAConfig{AdditionalDevices: []string{"nvidia", "hygondcu"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What other agents have in theirs does not get in the way.
+	for _, aa := range []string{text, "future_member = 1\nadditional_devices = ['nvidia', 'hygondcu']\n[x]\ny = 2\n"} {
+		if l, err := list(aa); err != nil || !slices.Equal(l, []string{"hygondcu", "nvidia"}) {
+			t.Errorf("%q: %v, %v", aa, l, err)
+		}
+	}
+	if l, err := list("[token_configs.kbs]\nurl = 'https://x'\n"); len(l) != 0 || err != nil {
+		t.Errorf("none: %v, %v", l, err)
+	}
+	for name, aa := range map[string]string{
+		"no list": "additional_devices = 'nvidia'", "a number": "additional_devices = [1]", "twice": "additional_devices = ['nvidia', 'nvidia']",
+		"no name": "additional_devices = ['']", "a path": "additional_devices = ['../x']", "too many": "additional_devices = ['a'" + strings.Repeat(", 'a'", 16) + "]",
+		"not TOML": "additional_devices = [", "another case": "Additional_Devices = ['nvidia']", "two cases": "additional_devices = []\nADDITIONAL_DEVICES = ['nvidia']",
+	} {
+		if l, err := list(aa); err == nil {
+			t.Errorf("%s: %v", name, l)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
-	for _, data := range []map[string]string{{}, {"a": "b\n'x"}, {KeyAA: "[token_configs.kbs]\nurl = 'https://x'\ncert = '''x'''\n"}, {KeyCDH: "[kbc]\nname = 'cc_kbc'\n[[image.registry_config.registry]]\nlocation = 'x'\n"}} {
+	for _, data := range []map[string]string{{}, {"a": "b\n'x"}, {KeyAA: "additional_devices = ['nvidia']\n"}, {KeyAA: "[token_configs.kbs]\nurl = 'https://x'\ncert = '''x'''\n"}, {KeyCDH: "[kbc]\nname = 'cc_kbc'\n[[image.registry_config.registry]]\nlocation = 'x'\n"}} {
 		b, err := Build(doc(data))
 		if err != nil {
 			f.Fatal(err)
@@ -203,6 +236,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		_, _, _, _ = d.KBS()
+		if l, err := d.AdditionalDevices(); err == nil && CheckDevices(l) != nil {
+			t.Errorf("devices %q", l)
+		}
 		again, err := Build(d)
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,8 @@ const (
 	MaxRequest     = 64 << 10
 	MaxChallenge   = 64 << 10
 	MaxAttestation = 8 << 20
+	MaxAdditional  = 1 << 20 // bytes of additional_evidence, as a text
+	MaxDeviceTEEs  = 16      // members of additional_evidence
 	MaxToken       = 256 << 10
 	MaxError       = 64 << 10
 )

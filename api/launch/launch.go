@@ -93,6 +93,11 @@ const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notes
 // depends on the size, so a free choice would make measurements innumerable.
 var MemoryLadderMiB = []int{256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768}
 
+// DefaultVCPUs is how many vCPUs a pod's VM has at least. A start is parallel
+// work (attesting, pulling, decrypting, unpacking), and a pod without a limit
+// may use what there is; a container's own limit holds by its control group.
+const DefaultVCPUs = 2
+
 // RungFor gives the smallest rung of MemoryLadderMiB that holds mib MiB.
 func RungFor(mib int) (int, error) {
 	for _, r := range MemoryLadderMiB {
@@ -122,6 +127,9 @@ type Spec struct {
 	// OVMF.inteltdx.fd). A simulator measures it and boots Firmware, since
 	// emulation can run none of them.
 	TEEFirmware File `json:"tee_firmware,omitzero"`
+	// SimDevices are the kinds of devices beside the TEE that coffer-simhw plays, by
+	// wire name ("nvidia"), one of each. They are in no measurement of the launch.
+	SimDevices []string `json:"sim_devices,omitempty"`
 	// SNP holds what only SEV-SNP, SEV-ES and SEV take.
 	SNP *SNPParams `json:"snp,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
@@ -175,6 +183,9 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("launch spec: memory_mib: %d is not one of the sizes %v", s.MemoryMiB, MemoryLadderMiB)
 	case len(s.Initdata) > MaxInitdata:
 		return fmt.Errorf("launch spec: initdata: %d bytes, at most %d", len(s.Initdata), MaxInitdata)
+	}
+	if len(s.SimDevices) > 0 && !s.TEE.Played() {
+		return fmt.Errorf("launch spec: sim_devices: only beside a TEE that coffer-simhw plays, which %s is not", s.TEE)
 	}
 	for i, p := range s.Publish {
 		if p.HostPort < 1 || p.HostPort > 65535 || p.GuestPort < 1 || p.GuestPort > 65535 {

@@ -24,6 +24,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 // Version is the only version of the format.
@@ -71,6 +73,9 @@ type Provenance struct {
 	Compiler string            `json:"compiler,omitempty"` // that made the guest's programs
 	Packages []Package         `json:"packages,omitempty"`
 	Files    map[string]string `json:"files,omitempty"` // name to hex SHA-256 of measured files
+	// Launch is the one launch that the named values were computed for; nil where
+	// they are not those of one launch. For people: no verifier judges by it.
+	Launch *launch.Inputs `json:"launch,omitempty"`
 	// TemporaryLock says that packages were resolved anew and not pinned by
 	// the lock file in the source tree.
 	TemporaryLock bool `json:"temporary_lock,omitempty"`
@@ -150,6 +155,11 @@ func Parse(b []byte) (*Bundle, error) {
 func (v *Bundle) Validate() error {
 	if v.Version != Version {
 		return fmt.Errorf("reference values: version %d is not supported, only %d", v.Version, Version)
+	}
+	if l := v.Provenance.Launch; l != nil {
+		if err := l.Validate(); err != nil {
+			return fmt.Errorf("reference values: provenance: %w", err)
+		}
 	}
 	if len(v.Sets) > MaxSets {
 		return fmt.Errorf("reference values: %d sets, at most %d", len(v.Sets), MaxSets)

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // PluginResource is the plugin of URIs without one.
@@ -25,11 +26,16 @@ const (
 	maxSegments = 16
 )
 
+// Compiled when first used: every process of the guest has this package.
 var (
-	pluginRE  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	segmentRE = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
-	hostRE    = regexp.MustCompile(`^[A-Za-z0-9._:\[\]-]*$`)
+	pluginRE  = expression(`^[a-z][a-z0-9-]{0,31}$`)
+	segmentRE = expression(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+	hostRE    = expression(`^[A-Za-z0-9._:\[\]-]*$`)
 )
+
+func expression(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // URI is a parsed resource URI.
 type URI struct {
@@ -70,10 +76,10 @@ func Parse(s string) (*URI, error) {
 
 // Validate reports the first thing in u that no zone may accept.
 func (u *URI) Validate() error {
-	if !pluginRE.MatchString(u.Plugin) {
+	if !pluginRE().MatchString(u.Plugin) {
 		return fmt.Errorf("plugin %.40q is not a plugin's name", u.Plugin)
 	}
-	if !hostRE.MatchString(u.Host) {
+	if !hostRE().MatchString(u.Host) {
 		return errors.New("host has characters that no host has")
 	}
 	if u.Plugin == PluginResource && len(u.Path) != 3 {
@@ -83,7 +89,7 @@ func (u *URI) Validate() error {
 		return fmt.Errorf("%d path segments, at most %d", len(u.Path), maxSegments)
 	}
 	for _, p := range u.Path {
-		if !segmentRE.MatchString(p) {
+		if !segmentRE().MatchString(p) {
 			return fmt.Errorf("path segment %.40q is not of the alphabet A-Z a-z 0-9 _ - and, not first, dot", p)
 		}
 	}

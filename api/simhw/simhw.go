@@ -33,6 +33,7 @@ const (
 	OpNSM
 	OpTPM
 	OpMetadata
+	OpDevice
 )
 
 // Status is how a request ended.
@@ -51,6 +52,7 @@ const (
 	MaxResponse = 1 << 20
 	MaxText     = 1 << 10
 	maxBlobs    = 8
+	maxDevices  = 16
 	maxSkip     = 2 << 20
 	headerSize  = 20
 )
@@ -83,6 +85,9 @@ type Hello struct {
 	TEE      string `json:"tee"`      // wire name
 	Provider string `json:"provider"` // as the kernel names it: "sev_guest"
 	Note     string `json:"note"`     // the simulation note
+	// Devices are the kinds of devices played beside the TEE, by wire name; of each
+	// there is one.
+	Devices []string `json:"devices,omitempty"`
 }
 
 func frame(magic [4]byte, id uint64, a, b byte, payload []byte) []byte {
@@ -208,7 +213,7 @@ func ParseHello(b []byte) (*Hello, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("decoding hello: data after the document")
 	}
-	if h.TEE == "" || h.Note == "" || len(b) > 8*MaxText {
+	if h.TEE == "" || h.Note == "" || len(b) > 8*MaxText || len(h.Devices) > maxDevices {
 		return nil, errors.New("decoding hello: TEE or note is missing, or it is too long")
 	}
 	return h, nil

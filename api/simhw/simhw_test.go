@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 )
 
@@ -61,7 +62,10 @@ func TestHello(t *testing.T) {
 	if _, err := ParseHello([]byte(`{"tee":"snp","provider":"sev_guest","note":"simulated"}`)); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{``, `{}`, `{"tee":"snp","provider":"x","note":"y","more":1}`, `{"tee":"snp","provider":"x","note":"y"}{}`} {
+	if h, err := ParseHello([]byte(`{"tee":"snp","provider":"x","note":"y","devices":["nvidia"]}`)); err != nil || len(h.Devices) != 1 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	for _, bad := range []string{``, `{}`, `{"tee":"snp","provider":"x","note":"y","devices":["a"` + strings.Repeat(`,"a"`, 16) + `]}`, `{"tee":"snp","provider":"x","note":"y","more":1}`, `{"tee":"snp","provider":"x","note":"y"}{}`} {
 		if _, err := ParseHello([]byte(bad)); err == nil {
 			t.Errorf("%s: accepted", bad)
 		}

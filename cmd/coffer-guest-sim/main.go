@@ -16,5 +16,6 @@ func main() {
 		Register:     register,
 		Devices:      devices,
 		OpenAttester: func(log *slog.Logger) (keyholder.Attester, error) { return openAttester(log) },
+		OpenDevices:  openDevices,
 	}))
 }

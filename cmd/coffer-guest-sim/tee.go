@@ -40,6 +40,9 @@ func openAttester(log *slog.Logger) (attest.Attester, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	hardware.Lock()
+	hardware.device = d
+	hardware.Unlock()
 	return owner{a, d}, nil
 }
 
@@ -50,7 +53,12 @@ type owner struct {
 }
 
 // Close implements attest.Attester.
-func (o owner) Close() error { return o.device.Close() }
+func (o owner) Close() error {
+	hardware.Lock()
+	hardware.device = nil
+	hardware.Unlock()
+	return o.device.Close()
+}
 
 // played gives the attester of the TEE that coffer-simhw says it plays.
 func played(d *simhw.Device) (attest.Attester, error) {

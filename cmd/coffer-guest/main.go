@@ -18,5 +18,6 @@ func main() {
 		OpenAttester: func(log *slog.Logger) (keyholder.Attester, error) {
 			return teedev.Open(log) // which refuses software TPMs
 		},
+		OpenDevices: teedev.Devices,
 	}))
 }

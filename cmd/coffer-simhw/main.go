@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/host/simhw"
+	"github.com/cofferproject/coffer/tee/nvidia"
 )
 
 // models has the hardware of each TEE that can be played.
@@ -23,13 +24,16 @@ var models = map[launch.TEE]simhw.Power{
 	launch.AzureSNPSim: powerAzure,
 }
 
+// devices has those that can be played beside them.
+var devices = map[string]simhw.Plug{nvidia.WireName: plugNVIDIA}
+
 func main() {
 	if len(os.Args) != 1 {
 		fmt.Fprintln(os.Stderr, "coffer-simhw: it plays simulated TEE hardware and is started by coffer-node")
 		os.Exit(2)
 	}
 	signal.Ignore(syscall.SIGPIPE)
-	if err := simhw.Main(context.Background(), models); err != nil {
+	if err := simhw.Main(context.Background(), models, devices); err != nil {
 		fmt.Fprintln(os.Stderr, "coffer-simhw:", err)
 		os.Exit(1)
 	}

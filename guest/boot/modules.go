@@ -12,18 +12,79 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modulesDir holds the guest image's modules and their order of loading.
+// modulesDir holds the guest image's modules and, in files, what to load in
+// which order: always (order), and for each TEE driver (order.DRIVER).
 const modulesDir = "/modules"
 
-// teeModules are drivers of TEE hardware that need not be there; the kernel tells.
-var teeModules = []string{"sev_guest", "tdx_guest", "nsm"}
-
-// Modules loads the modules of the guest image, in the order the image gives,
-// and then forbids loading any more.
+// Modules loads the modules of the guest image that this machine needs, and then
+// forbids loading any more.
 func Modules() error {
-	b, err := os.ReadFile(filepath.Join(modulesDir, "order"))
+	if err := loadAll("order"); err != nil {
+		return err
+	}
+	drivers := TEEDrivers()
+	if len(drivers) == 0 {
+		if _, tpm := FindTPM(); !tpm {
+			// The kernel names no TEE: let each driver look for itself.
+			drivers = allDrivers
+		}
+	}
+	for _, d := range drivers {
+		if err := loadAll("order." + d); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	if err := mountConfigfs(); err != nil {
+		return err
+	}
+	return lockModules()
+}
+
+var allDrivers = []string{"sev_guest", "tdx_guest", "nsm"}
+
+// TEEDrivers names the drivers of the TEE devices that the kernel has found.
+func TEEDrivers() []string { return teeDrivers("/") }
+
+// OnlyTPM reports whether a TPM is the one TEE that this machine can have.
+func OnlyTPM() bool {
+	_, tpm := FindTPM()
+	return tpm && len(TEEDrivers()) == 0
+}
+
+func teeDrivers(root string) (found []string) {
+	// arch/x86 registers this device in an SNP guest, for its driver to bind to.
+	if _, err := os.Stat(filepath.Join(root, "sys/bus/platform/devices/sev-guest")); err == nil {
+		found = append(found, "sev_guest")
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "proc/cpuinfo")); err == nil && hasCPUFlag(b, "tdx_guest") {
+		found = append(found, "tdx_guest")
+	}
+	const nitroSecurityModule = "0x0021" // virtio device id
+	ids, _ := filepath.Glob(filepath.Join(root, "sys/bus/virtio/devices/*/device"))
+	if slices.ContainsFunc(ids, func(p string) bool {
+		b, err := os.ReadFile(p)
+		return err == nil && strings.TrimSpace(string(b)) == nitroSecurityModule
+	}) {
+		found = append(found, "nsm")
+	}
+	return found
+}
+
+// hasCPUFlag looks into the first flags line of /proc/cpuinfo.
+func hasCPUFlag(cpuinfo []byte, flag string) bool {
+	for line := range bytes.Lines(cpuinfo) {
+		if name, v, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(name)) == "flags" {
+			return slices.Contains(strings.Fields(string(v)), flag)
+		}
+	}
+	return false
+}
+
+// loadAll loads what a file of modulesDir lists; a missing file lists nothing.
+func loadAll(list string) error {
+	b, err := os.ReadFile(filepath.Join(modulesDir, list))
 	if errors.Is(err, os.ErrNotExist) {
-		return lockModules() // everything is built in
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("loading modules: %w", err)
@@ -37,10 +98,7 @@ func Modules() error {
 			return err
 		}
 	}
-	if err := mountConfigfs(); err != nil {
-		return err
-	}
-	return lockModules()
+	return nil
 }
 
 // mountConfigfs mounts the file system of reports (configfs-tsm), if a driver has
@@ -74,11 +132,7 @@ func loadModule(name string) error {
 	if strings.HasSuffix(name, ".xz") || strings.HasSuffix(name, ".zst") {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE
 	}
-	err = unix.FinitModule(int(f.Fd()), "", flags)
-	if errors.Is(err, unix.ENODEV) && slices.Contains(teeModules, strings.TrimSuffix(filepath.Base(name), ".ko")) {
-		return nil
-	}
-	if err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("loading module %s: %w", name, err)
 	}
 	return nil

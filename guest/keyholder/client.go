@@ -51,6 +51,7 @@ type client struct {
 	log      *slog.Logger
 	initdata []byte
 	tee      *future[Attester]
+	devices  *devices
 	life     context.Context // of the process: attestations outlive who asked
 
 	attestTimeout time.Duration
@@ -73,7 +74,7 @@ func newClient(base, caPEM string, clk *clock.Clock, log *slog.Logger) (*client,
 	if err != nil {
 		return nil, fmt.Errorf("trustee CA: %w", err)
 	}
-	c := &client{base: u, roots: roots, clock: clk, log: log}
+	c := &client{base: u, roots: roots, clock: clk, log: log, devices: &devices{log: log}}
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,

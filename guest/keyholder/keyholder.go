@@ -12,7 +12,6 @@ package keyholder
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,10 +26,10 @@ import (
 	"github.com/cofferproject/coffer/api/aapb"
 	"github.com/cofferproject/coffer/api/cdhpb"
 	"github.com/cofferproject/coffer/api/initdata"
-	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/keyproviderpb"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/clock"
+	"github.com/cofferproject/coffer/tee/attest"
 )
 
 // Published socket paths.
@@ -42,14 +41,8 @@ const (
 // teeKeyAlgorithm is the published name of the one kind of TEE key made here.
 const teeKeyAlgorithm = "ECDH-ES+A256KW-P256"
 
-// Attester gets evidence from the TEE; tee/tpm/attester.Attester is one.
-type Attester interface {
-	TEE() string // wire name
-	RequestExtra() *kbs.RequestExtra
-	// Evidence binds reportData; ch answers the challenge's TPM part, if any.
-	Evidence(ctx context.Context, reportData []byte, ch *kbs.TPMChallenge) (json.RawMessage, error)
-	Close() error
-}
+// Attester gets evidence from the TEE or from a kind of device beside it.
+type Attester = attest.Attester
 
 // Config says what Run serves. Zero values other than the named defaults are errors.
 type Config struct {
@@ -58,6 +51,10 @@ type Config struct {
 	Initdata []byte
 	// OpenAttester opens the TEE's device.
 	OpenAttester func() (Attester, error)
+	// OpenDevices opens the devices beside the CPU that this guest can attest, by
+	// their TEEs' wire names; attest.ErrNotPresent: the machine has none. Which of
+	// them are attested is for initdata to say.
+	OpenDevices map[string]func() (Attester, error)
 	// Floor is the date of the source revision, part of the image.
 	Floor time.Time
 	// Control, if set, is the agent's end for handing over layer-key
@@ -79,6 +76,7 @@ type Server struct {
 	client    *client           // nil: no trustee, see noTrustee
 	noTrustee error             // why
 	tee       *future[Attester] // being opened
+	devices   *devices          // beside it
 	manifests map[string]bool   // digests that the pod policy names
 	gate      *gate             // packets of verified manifests, for the published socket
 	aa        *initdata.AAKBS   // may be nil
@@ -105,6 +103,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("key holder: %w", err)
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, clock: clk, manifests: map[string]bool{}, gate: newGate()}
+	s.devices = &devices{open: cfg.OpenDevices, log: cfg.Logger}
 	if cfg.Initdata == nil {
 		s.noTrustee = errors.New("the guest was started without initdata")
 		return s, nil
@@ -134,6 +133,9 @@ func (s *Server) readInitdata() error {
 	if aa != nil {
 		s.aa = aa.TokenConfigs.KBS
 	}
+	if s.devices.want, err = doc.AdditionalDevices(); err != nil {
+		return err
+	}
 	url, cert, ok, err := doc.KBS()
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (s *Server) readInitdata() error {
 	if err != nil {
 		return err
 	}
-	s.client.initdata = s.cfg.Initdata
+	s.client.initdata, s.client.devices = s.cfg.Initdata, s.devices
 	s.client.attestTimeout = s.cfg.AttestTimeout
 	return nil
 }
@@ -190,6 +192,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	s.tee = start(s.cfg.OpenAttester)
 	defer func() {
+		s.devices.close()
 		if a, err := s.tee.get(context.Background()); err == nil {
 			_ = a.Close()
 		}

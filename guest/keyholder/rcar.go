@@ -146,8 +146,16 @@ func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey,
 	if err != nil {
 		return nil, c.protocol("%v", err)
 	}
-	hash, err := kbs.RuntimeDataHash(alg, ch.Nonce, pub, "")
+	// The devices first: the CPU's evidence vouches for theirs.
+	hash, err := kbs.DeviceRuntimeDataHash(alg, ch.Nonce, pub)
 	if err != nil {
+		return nil, err
+	}
+	additional, err := c.devices.evidence(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	if hash, err = kbs.RuntimeDataHash(alg, ch.Nonce, pub, additional); err != nil {
 		return nil, err
 	}
 	evidence, err := tee.Evidence(ctx, hash, x.TPM)
@@ -158,7 +166,7 @@ func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey,
 	if err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
 	}
-	a := kbs.Attestation{RuntimeData: kbs.RuntimeData{Nonce: ch.Nonce, TEEPubKey: jwk}, TEEEvidence: kbs.Evidence{Primary: evidence}}
+	a := kbs.Attestation{RuntimeData: kbs.RuntimeData{Nonce: ch.Nonce, TEEPubKey: jwk}, TEEEvidence: kbs.Evidence{Primary: evidence, Additional: additional}}
 	if c.initdata != nil {
 		a.InitData = &kbs.InitData{Format: "toml", Body: string(c.initdata)}
 	}

@@ -117,9 +117,20 @@ func (a *attestationAgent) GetEvidence(ctx context.Context, r *aapb.GetEvidenceR
 	return &aapb.GetEvidenceResponse{Evidence: e}, nil
 }
 
-// GetAdditionalEvidence gives empty bytes: there are no additional devices.
-func (a *attestationAgent) GetAdditionalEvidence(context.Context, *aapb.GetAdditionalEvidenceRequest) (*aapb.GetEvidenceResponse, error) {
-	return &aapb.GetEvidenceResponse{}, nil
+// GetAdditionalEvidence attests the caller's report data by the devices beside
+// the CPU that initdata asks for; empty bytes: it asks for none.
+func (a *attestationAgent) GetAdditionalEvidence(ctx context.Context, r *aapb.GetAdditionalEvidenceRequest) (*aapb.GetEvidenceResponse, error) {
+	if len(r.GetRuntimeData()) > 64 {
+		return nil, status.Error(codes.InvalidArgument, "runtime data is longer than 64 bytes")
+	}
+	if _, err := a.s.tee.get(ctx); err != nil { // devices are opened after it
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	e, err := a.s.devices.evidence(ctx, r.GetRuntimeData())
+	if err != nil {
+		return nil, rpcError(err)
+	}
+	return &aapb.GetEvidenceResponse{Evidence: []byte(e)}, nil
 }
 
 // GetToken gives the KBS token. The TEE's private key, with which resources can
@@ -174,7 +185,7 @@ func (a *attestationAgent) GetTeeType(ctx context.Context, _ *aapb.GetTeeTypeReq
 	return &aapb.GetTeeTypeResponse{Tee: tee.TEE()}, nil
 }
 
-// GetAdditionalTees gives none.
+// GetAdditionalTees gives the kinds of devices beside the CPU that initdata asks for.
 func (a *attestationAgent) GetAdditionalTees(context.Context, *aapb.GetAdditionalTeesRequest) (*aapb.GetAdditionalTeesResponse, error) {
-	return &aapb.GetAdditionalTeesResponse{}, nil
+	return &aapb.GetAdditionalTeesResponse{AdditionalTees: a.s.devices.want}, nil
 }

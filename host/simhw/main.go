@@ -67,15 +67,17 @@ type Power func(c *Config, in *Inputs) (*Model, error)
 // Main is a coffer-simhw process. Root's rights open QEMU's descriptors and the
 // roots of simulated vendors; they are given up before the guest's first request
 // is read, and before the launcher is told that the hardware runs.
-func Main(ctx context.Context, models map[launch.TEE]Power) error {
+func Main(ctx context.Context, models map[launch.TEE]Power, kinds map[string]Plug) error {
 	ready := os.NewFile(FDReady, "ready")
 	if err := os.NewFile(fdProgram, "program").Close(); err != nil {
 		return fmt.Errorf("closing the program: %w", err)
 	}
-	conn, hello, model, sim, err := powerOn(ctx, models)
-	r := Ready{Simulation: sim}
+	m, err := powerOn(ctx, models, kinds)
+	var r Ready
 	if err != nil {
 		r.Error = fmt.Sprintf("%.4096s", err)
+	} else {
+		r.Simulation = m.simulation
 	}
 	if werr := errors.Join(json.NewEncoder(ready).Encode(r), ready.Close()); err == nil {
 		err = werr
@@ -83,46 +85,61 @@ func Main(ctx context.Context, models map[launch.TEE]Power) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return Serve(ctx, conn, hello, model)
+	defer m.conn.Close()
+	return Serve(ctx, m.conn, m.hello, m.model, m.devices)
 }
 
-func powerOn(ctx context.Context, models map[launch.TEE]Power) (net.Conn, simhw.Hello, *Model, *nodeapi.Simulation, error) {
-	fail := func(err error) (net.Conn, simhw.Hello, *Model, *nodeapi.Simulation, error) {
-		return nil, simhw.Hello{}, nil, nil, err
-	}
+// played is all the hardware of one sandbox.
+type played struct {
+	conn       net.Conn // the guest's port
+	hello      simhw.Hello
+	model      *Model
+	devices    map[string]*Device
+	simulation *nodeapi.Simulation
+}
+
+func powerOn(ctx context.Context, models map[launch.TEE]Power, kinds map[string]Plug) (*played, error) {
 	c, err := readConfig(os.NewFile(FDConfig, "config"))
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	power := models[c.Launch.TEE]
 	if power == nil {
-		return fail(fmt.Errorf("%q is no TEE that is simulated here", c.Launch.TEE))
+		return nil, fmt.Errorf("%q is no TEE that is simulated here", c.Launch.TEE)
 	}
 	in, err := readMachine(ctx, c)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	fw, err := readFile(os.NewFile(FDFirmware, "firmware"), maxFirmware)
 	if err != nil {
-		return fail(fmt.Errorf("reading the TEE's firmware: %w", err))
+		return nil, fmt.Errorf("reading the TEE's firmware: %w", err)
 	}
 	in.Firmware, in.CPUModel = fw, c.Launch.CPUModel
 	m, err := power(c, in)
 	if err != nil {
-		return fail(fmt.Errorf("measuring: %w", err))
+		return nil, fmt.Errorf("measuring: %w", err)
+	}
+	devices, beside, err := plugIn(c, kinds)
+	if err != nil {
+		return nil, err
 	}
 	if err := supervise.Drop(c.UID); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	note := Note(c.Launch.TEE, in, m.Notes)
 	f := os.NewFile(FDGuest, "guest")
 	conn, err := net.FileConn(f)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fail(fmt.Errorf("taking over the guest's port: %w", err))
+		return nil, fmt.Errorf("taking over the guest's port: %w", err)
 	}
-	hello := simhw.Hello{TEE: c.Launch.TEE.Wire(), Provider: m.Provider, Note: note}
-	return conn, hello, m, &nodeapi.Simulation{TEE: string(c.Launch.TEE), Note: note, Root: m.Root, RootSPKI: spki(m.Root), Digests: m.Digests, Platform: m.Platform, Collateral: m.Collateral}, nil
+	return &played{
+		conn: conn, model: m, devices: devices,
+		hello: simhw.Hello{TEE: c.Launch.TEE.Wire(), Provider: m.Provider, Note: note, Devices: c.Launch.SimDevices},
+		simulation: &nodeapi.Simulation{
+			TEE: string(c.Launch.TEE), Note: note, Root: m.Root, RootSPKI: spki(m.Root), Digests: m.Digests, Platform: m.Platform, Collateral: m.Collateral, Devices: beside,
+		},
+	}, nil
 }
 
 // Note is the simulation note: evidence carries it.

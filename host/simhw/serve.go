@@ -19,8 +19,9 @@ type Hardware interface {
 	Handle(ctx context.Context, op simhw.Op, arg byte, payload []byte) ([]byte, error)
 }
 
-// Serve answers the guest's requests until conn ends.
-func Serve(ctx context.Context, conn io.ReadWriter, hello simhw.Hello, hw Hardware) error {
+// Serve answers the guest's requests until conn ends. devices are those beside the
+// TEE, by kind.
+func Serve(ctx context.Context, conn io.ReadWriter, hello simhw.Hello, hw Hardware, devices map[string]*Device) error {
 	greeting, err := json.Marshal(hello)
 	if err != nil {
 		return err
@@ -34,7 +35,11 @@ func Serve(ctx context.Context, conn io.ReadWriter, hello simhw.Hello, hw Hardwa
 			return fmt.Errorf("reading the guest's request: %w", err)
 		}
 		a := &simhw.Response{ID: q.ID, Payload: greeting}
-		if q.Op != simhw.OpHello {
+		switch q.Op {
+		case simhw.OpHello:
+		case simhw.OpDevice:
+			a.Payload, err = evidence(devices, q.Payload)
+		default:
 			a.Payload, err = hw.Handle(ctx, q.Op, q.Arg, q.Payload)
 		}
 		switch {
@@ -51,4 +56,17 @@ func Serve(ctx context.Context, conn io.ReadWriter, hello simhw.Hello, hw Hardwa
 			return fmt.Errorf("answering the guest: %w", err)
 		}
 	}
+}
+
+// evidence asks one of the devices beside the TEE.
+func evidence(devices map[string]*Device, payload []byte) ([]byte, error) {
+	b, err := simhw.SplitBlobs(payload, 2)
+	if err != nil {
+		return nil, err
+	}
+	d := devices[string(b[0])]
+	if d == nil {
+		return nil, fmt.Errorf("device %.40q: %w", b[0], ErrUnsupported)
+	}
+	return d.Evidence(b[1])
 }

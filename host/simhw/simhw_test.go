@@ -113,10 +113,14 @@ func (hardware) Handle(_ context.Context, op simhw.Op, arg byte, p []byte) ([]by
 func TestServe(t *testing.T) {
 	ours, theirs := net.Pipe()
 	served := make(chan error, 1)
-	go func() { served <- Serve(context.Background(), theirs, simhw.Hello{TEE: "snp", Note: "n"}, hardware{}) }()
+	devices := map[string]*Device{"nvidia": {Evidence: func(nonce []byte) ([]byte, error) { return append([]byte("over "), nonce...), nil }}}
+	go func() {
+		served <- Serve(context.Background(), theirs, simhw.Hello{TEE: "snp", Note: "n"}, hardware{}, devices)
+	}()
+	payload := []byte("x")
 	ask := func(op simhw.Op) *simhw.Response {
 		t.Helper()
-		b, err := (&simhw.Request{ID: uint64(op), Op: op, Payload: []byte("x")}).Encode()
+		b, err := (&simhw.Request{ID: uint64(op), Op: op, Payload: payload}).Encode()
 		if err == nil {
 			_, err = ours.Write(b)
 		}
@@ -136,6 +140,18 @@ func TestServe(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	if a := ask(simhw.OpReadRegister); a.Status != simhw.Unsupported {
+		t.Errorf("%+v", a)
+	}
+	payload = simhw.JoinBlobs([]byte("nvidia"), []byte("nonce"))
+	if a := ask(simhw.OpDevice); a.Status != simhw.Done || string(a.Payload) != "over nonce" {
+		t.Errorf("%+v", a)
+	}
+	payload = simhw.JoinBlobs([]byte("toaster"), []byte("nonce"))
+	if a := ask(simhw.OpDevice); a.Status != simhw.Unsupported {
+		t.Errorf("%+v", a)
+	}
+	payload = []byte("x")
+	if a := ask(simhw.OpDevice); a.Status != simhw.Failed {
 		t.Errorf("%+v", a)
 	}
 	if a := ask(simhw.OpNSM); a.Status != simhw.Failed || string(a.Payload) != "broken" {

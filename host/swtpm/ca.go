@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/cofferproject/coffer/api/simhw"
 )
 
 // CA is the simulated TPM manufacturer of this machine.
@@ -100,7 +102,7 @@ func makeCA(dir string) (*CA, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber: sn,
 		Subject: pkix.Name{
-			Organization: []string{"Coffer simulation, protects nothing"},
+			Organization: []string{simhw.Organization},
 			CommonName:   fmt.Sprintf("Simulated TPM EK root %x", sn.Bytes()[:4]),
 		},
 		NotBefore:             notBefore,

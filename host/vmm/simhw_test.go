@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 				"memory": strconv.Itoa(in.MemoryMiB), "vcpus": strconv.Itoa(in.VCPUs), "firmware": sum(in.Firmware), "cpu": in.CPUModel,
 			}}, nil
 		}
-		if err := simhw.Main(context.Background(), map[launch.TEE]simhw.Power{launch.SNPSim: power}); err != nil {
+		if err := simhw.Main(context.Background(), map[launch.TEE]simhw.Power{launch.SNPSim: power}, nil); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

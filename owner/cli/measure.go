@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ to import. TEEs: ` + strings.Join(measure.TEEs(), ", ") + `.`,
 	}
 	fl.StringVar(&f.fromPod, "from-pod", "", "measure what coffer run would launch for this pod manifest")
 	fl.StringArrayVar(&f.images, "image", nil, "with --from-pod, as for coffer run (repeatable)")
-	fl.IntVar(&f.opts.VCPUs, "vcpus", 0, "vCPUs of the VM (default: 1, or as the pod asks)")
+	fl.IntVar(&f.opts.VCPUs, "vcpus", 0, "vCPUs of the VM (default: 2, or as the pod asks)")
 	fl.StringVar(&f.variant, "variant", "", "guest image of the platform: "+strings.Join(platform.Variants, ", "))
 	fl.StringVar(&f.cpuModel, "cpu-model", "", "vCPU model, as QEMU names it")
 	fl.StringVar(&f.firmware, "firmware", "", "firmware `file` that the TEE measures")
@@ -176,7 +177,7 @@ func (f *measureFlags) spec() (*launch.Spec, error) {
 	if f.policy != 0 {
 		s.SNP = &launch.SNPParams{Policy: f.policy}
 	}
-	s.VCPUs, s.MemoryMiB = max(f.opts.VCPUs, 1), f.opts.MemoryMiB
+	s.VCPUs, s.MemoryMiB = cmp.Or(f.opts.VCPUs, launch.DefaultVCPUs), f.opts.MemoryMiB
 	if s.MemoryMiB == 0 {
 		s.MemoryMiB = launch.MemoryLadderMiB[0]
 	}

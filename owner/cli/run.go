@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/owner/run"
 )
 
 // NewRunCommand runs a pod in a TEE.
 func NewRunCommand() *cobra.Command {
 	var f podFlags
-	var publish []string
+	var publish, simDevices []string
 	var maxRestarts int
 	var detach bool
 	var timings string
@@ -33,12 +36,16 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 		Example: `  coffer run pod.yaml --tee tpm-sim
   coffer run pod.yaml --tee tpm-sim --publish 8080:80
   coffer run -f - --tee tpm-sim < pod.yaml
+  coffer run pod.yaml --tee snp-sim --sim-device nvidia
   coffer run pod.yaml --tee tpm-sim --image docker.io/library/app=oci:./app`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.finish(args); err != nil {
 				return err
 			}
-			o := run.Options{PodOptions: f.opts, MaxRestarts: maxRestarts, Timings: timings,
+			if err := checkSimDevices(f.opts.TEE, simDevices); err != nil {
+				return err
+			}
+			o := run.Options{PodOptions: f.opts, SimDevices: simDevices, MaxRestarts: maxRestarts, Timings: timings,
 				Stdout: cmd.OutOrStdout(), Progress: cmd.ErrOrStderr(), JSON: Output(cmd) == "json"}
 			if f.opts.File != "-" {
 				o.Stdin = os.Stdin
@@ -67,11 +74,31 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.StringArrayVarP(&publish, "publish", "p", nil, "forward a port of this machine to the pod: [IP:]HOSTPORT:PORT[/tcp|udp] (repeatable)")
+	fl.StringArrayVar(&simDevices, "sim-device", nil, "simulate a device beside a simulated TEE: "+strings.Join(simulatedDevices, ", ")+" (repeatable; protects nothing); an unsealed pod is sealed to demand its evidence. The namespace must allow nvidia-rim (coffer namespace allow-unproven)")
 	fl.StringArrayVar(&f.images, "image", nil, "take an image from disk: NAME=oci:DIR, oci-archive:FILE or docker-archive:FILE (repeatable)")
 	fl.IntVar(&maxRestarts, "max-restarts", -1, "end after so many restarts of a container (default: as the pod's restartPolicy says)")
 	fl.BoolVarP(&detach, "detach", "d", false, "return when the pod runs, and print its id")
 	fl.StringVar(&timings, "timings", "", "write how long each phase took to this file, as JSON")
 	return cmd
+}
+
+// simulatedDevices are the kinds of devices that coffer-simhw plays.
+var simulatedDevices = []string{"nvidia"}
+
+// checkSimDevices refuses what coffer-simhw would refuse, while there is somebody
+// to tell.
+func checkSimDevices(tee launch.TEE, devices []string) error {
+	for i, d := range devices {
+		switch {
+		case !tee.Played():
+			return Exit(ExitUsage, fmt.Errorf("--sim-device: devices are simulated beside the TEEs that coffer-simhw plays, and %s is none of them", tee))
+		case !slices.Contains(simulatedDevices, d):
+			return Exit(ExitUsage, fmt.Errorf("--sim-device %q: coffer simulates %s", d, strings.Join(simulatedDevices, ", ")))
+		case slices.Contains(devices[:i], d):
+			return Exit(ExitUsage, fmt.Errorf("--sim-device %s: given twice; of each kind there is one device", d))
+		}
+	}
+	return nil
 }
 
 // runError gives each kind of failure its exit code.

@@ -321,10 +321,16 @@ func (b *builder) pack() error {
 	if err != nil {
 		return err
 	}
+	drivers := map[string][]kmod.Module{}
+	for _, d := range TEEDrivers {
+		if drivers[d], err = mods.Select([]string{d}); err != nil {
+			return err
+		}
+	}
 	b.files = map[string][]byte{KernelName: kernel, VMLinuxName: elf}
 	for _, v := range b.variants {
 		b.files[InitrdName(v.name)], err = initrd(contents{
-			variant: v.name, init: b.inits[v.pkg], modules: sel, floor: b.floor, debug: v.debug,
+			variant: v.name, init: b.inits[v.pkg], modules: sel, drivers: drivers, floor: b.floor, debug: v.debug,
 		})
 		if err != nil {
 			return err

@@ -30,6 +30,7 @@ func TestInitrdIsDeterministicAndVariantsDiffer(t *testing.T) {
 		{"debug", func(c *contents) { c.debug = true }},
 		{"another floor", func(c *contents) { c.floor++ }},
 		{"another program", func(c *contents) { c.init = []byte("tini") }},
+		{"another driver", func(c *contents) { c.drivers = map[string][]kmod.Module{"d": c.modules[:1]} }},
 		{"another order", func(c *contents) { c.modules = []kmod.Module{c.modules[1], c.modules[0]} }},
 	} {
 		x := c

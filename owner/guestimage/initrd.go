@@ -2,6 +2,8 @@ package guestimage
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,17 +14,17 @@ import (
 
 // Modules lists what a pod needs beyond what the pinned kernel has built in
 // (virtio core, PCI transport and console, TPM, ext4, fuse, tmpfs). Each costs
-// boot time under TCG, and each is attack surface, so nothing is here for later.
+// boot time, and each is attack surface, so nothing is here for later.
 var Modules = []string{
 	"virtio_blk", // initdata
 	"virtio_net", // the pod's network
 	"virtio_rng", // entropy from the host, mixed into what the CPU gives
 	"overlay",    // containers' root filesystems
-	// TEE devices: each refuses to load where its hardware is not.
-	"sev_guest", // with tsm and configfs: reports
-	"tdx_guest",
-	"nsm", // Nitro
 }
+
+// TEEDrivers are modules for TEE devices, with tsm and configfs. The guest loads
+// those of the hardware that its kernel has found (guest/boot).
+var TEEDrivers = []string{"sev_guest", "tdx_guest", "nsm"}
 
 // Files that the guest reads from its image.
 const (
@@ -30,6 +32,8 @@ const (
 	DebugMarker = "etc/coffer/debug"   // present in debug variants alone
 	VariantFile = "etc/coffer/variant" // "release", "sim", "debug", "sim-debug"
 	OrderFile   = "modules/order"      // paths of modules, one a line, in loading order
+	// DriverOrder and a TEE driver's name: what to load for it, in the same form.
+	DriverOrder = "modules/order."
 )
 
 // contents is what distinguishes one initrd from another.
@@ -37,6 +41,7 @@ type contents struct {
 	variant string
 	init    []byte
 	modules []kmod.Module
+	drivers map[string][]kmod.Module // by TEE driver, its dependencies first
 	floor   int64
 	debug   bool
 }
@@ -66,13 +71,23 @@ func initrd(c contents) ([]byte, error) {
 	// Names without a lookup service: the guest's own files only.
 	w.File("etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n"))
 	w.File("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
-	var order strings.Builder
-	for _, m := range c.modules {
-		p := "modules/" + m.Name + ".ko"
-		w.File(p, 0o644, m.ELF)
-		fmt.Fprintf(&order, "%s\n", p)
+	packed := map[string]bool{}
+	pack := func(orderFile string, modules []kmod.Module) {
+		var order strings.Builder
+		for _, m := range modules {
+			p := "modules/" + m.Name + ".ko"
+			if !packed[p] {
+				w.File(p, 0o644, m.ELF)
+			}
+			packed[p] = true
+			fmt.Fprintf(&order, "%s\n", p)
+		}
+		w.File(orderFile, 0o644, []byte(order.String()))
 	}
-	w.File(OrderFile, 0o644, []byte(order.String()))
+	pack(OrderFile, c.modules)
+	for _, d := range slices.Sorted(maps.Keys(c.drivers)) {
+		pack(DriverOrder+d, c.drivers[d])
+	}
 	b, err := w.Bytes()
 	if err != nil {
 		return nil, fmt.Errorf("packing initrd %s: %w", c.variant, err)

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/tee/snp/firmware"
+	snp "github.com/cofferproject/coffer/tee/snp/measure"
 )
 
 const maxFile = 1 << 30
@@ -45,6 +47,32 @@ func read(spec *launch.Spec) (*inputs, error) {
 		*f.to = b
 	}
 	return in, nil
+}
+
+// of gives by content what spec names.
+func (in *inputs) of(spec *launch.Spec) *launch.Inputs {
+	out := &launch.Inputs{
+		TEE: string(spec.TEE), Kernel: in.digests["kernel"], Initrd: in.digests["initrd"], Firmware: in.digests["tee firmware"],
+		Cmdline: spec.Cmdline, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB,
+	}
+	if out.Firmware == "" {
+		out.Firmware = in.digests["firmware"]
+	}
+	if spec.TEE.Firmware() != "snp" {
+		return out // no other TEE measures what follows
+	}
+	if out.CPUModel = spec.CPUModel; out.CPUModel == "" {
+		out.CPUModel = snp.DefaultCPUModel
+	}
+	if p := spec.SNP; p != nil && spec.TEE != launch.AzureSNPSim {
+		if p.VMM != string(firmware.QEMU) {
+			out.VMM = p.VMM
+		}
+		if p.Features != launch.SNPActive {
+			out.SEVFeatures = p.Features
+		}
+	}
+	return out
 }
 
 func readFile(path string) ([]byte, error) {

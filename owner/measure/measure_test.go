@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,17 @@ func TestFields(t *testing.T) {
 				if !slices.Equal(got, want) {
 					t.Errorf("%s changes %v, want %v", what, got, want)
 				}
+				// The table of fields says the same.
+				input := map[string]Input{"kernel": Kernel, "initrd": Initrd, "cmdline": Cmdline, "vcpus": VCPUs, "memory": Memory, "model": CPUModel}[what]
+				var table []string
+				for _, f := range fields[base.TEE.Wire()] {
+					if slices.Contains(f.of, input) {
+						table = append(table, f.claim[strings.LastIndexByte(f.claim, '.')+1:])
+					}
+				}
+				if what != "initdata" && !slices.Equal(table, want) {
+					t.Errorf("%s: the table of fields says %v, want %v", what, table, want)
+				}
 			}
 			b, err := before.Bundle("test", time.Now().Add(time.Hour))
 			if err != nil {
@@ -130,7 +142,7 @@ func TestFields(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again, err := refvalue.Parse(doc); err != nil || len(again.Values) == 0 {
+			if again, err := refvalue.Parse(doc); err != nil || len(again.Values) == 0 || *again.Provenance.Launch != *before.Launch {
 				t.Errorf("the bundle does not survive: %v", err)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +44,8 @@ type PodOptions struct {
 	HideLogs     bool // the host may not read the containers' output
 	MemoryMiB    int
 	VCPUs        int
-	Unregistered bool // seal: leave the trustee's records alone
+	Devices      []string // kinds of devices beside the CPU whose evidence the pod is sealed to
+	Unregistered bool     // seal: leave the trustee's records alone
 }
 
 // prepared is a pod ready to be started.
@@ -180,6 +182,9 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
+	if err := demands(d, o.Devices); err != nil {
+		return nil, &InputError{err}
+	}
 	if note := foreignTrustee(d, o, src, t); note != "" {
 		plan.Notes = append(plan.Notes, note)
 	}
@@ -194,6 +199,21 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 		pod: p, policy: policy, plan: plan, images: images, document: doc,
 		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
 	}, nil
+}
+
+// demands reports whether a sealed document demands evidence of all these kinds of
+// devices: what the user asks for must not be left out because it was sealed so.
+func demands(d *initdata.Document, devices []string) error {
+	list, err := d.AdditionalDevices()
+	if err != nil {
+		return fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)
+	}
+	for _, k := range devices {
+		if !slices.Contains(list, k) {
+			return fmt.Errorf("the pod was sealed without demanding evidence of device %.40q: seal it again (coffer seal --attest-device)", k)
+		}
+	}
+	return nil
 }
 
 // variant gives the guest image to run in.
@@ -262,7 +282,7 @@ func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
 	if err != nil {
 		return seal.Settings{}, err
 	}
-	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM}
+	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices}
 	s.Image.ExtraRootCertificates = src.roots
 	s.Image.AuthenticatedRegistryCredentialsURI = o.Images.GuestAuthURI
 	if rc := registryConfig(src.guestConf()); rc != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
@@ -29,7 +30,8 @@ import (
 type Options struct {
 	PodOptions
 	Publish     []launch.PortForward
-	MaxRestarts int // -1: as the pod's restartPolicy says, without limit
+	SimDevices  []string // kinds of devices that are simulated beside the TEE
+	MaxRestarts int      // -1: as the pod's restartPolicy says, without limit
 	Stdin       *os.File
 	Stdout      io.Writer // the workload's lines
 	Progress    io.Writer // what coffer does, one line each
@@ -116,6 +118,14 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	}
 	defer t.Release()
 	r.clock.mark("trustee ready")
+	if p.Annotations[initdata.AnnotationKey] == "" {
+		// Who simulates a device for a pod of his own wants its evidence.
+		for _, k := range o.SimDevices {
+			if !slices.Contains(o.Devices, k) {
+				o.Devices = append(o.Devices, k)
+			}
+		}
+	}
 	prep, err := prepare(ctx, p, &o.PodOptions, src, t)
 	if err != nil {
 		return 0, err
@@ -157,7 +167,7 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	if err != nil {
 		return 0, err
 	}
-	spec.Publish = o.Publish
+	spec.Publish, spec.SimDevices = o.Publish, o.SimDevices
 	if err := spec.Validate(); err != nil {
 		return 0, &InputError{err}
 	}
@@ -175,11 +185,14 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	if err := registerEK(ctx, ns, n.ready); err != nil {
 		return 0, err
 	}
-	if err := registerSimulation(ctx, t.Client, ns, o.TEE, n.ready.Simulation); err != nil {
+	if err := registerSimulation(ctx, t.Client, ns, o.TEE, o.SimDevices, n.ready.Simulation); err != nil {
 		return 0, err
 	}
 	if sim := n.ready.Simulation; sim != nil {
 		r.progress("the hardware is simulated: %s", sim.Note)
+		for _, d := range sim.Devices {
+			r.progress("a device is simulated: %s", d.Note)
+		}
 		r.sm.Lock()
 		r.state.Measured = sim.Digests
 		r.sm.Unlock()
@@ -204,7 +217,7 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 		if cause := context.Cause(ctx); errors.As(cause, &le) {
 			return 0, le
 		}
-		return 0, r.explain(t.Client, err)
+		return 0, r.explain(t.Client, &launched{spec, n.ready.Launched, prep.digest, pf}, err)
 	}
 	return code, nil
 }

@@ -29,14 +29,32 @@ var platformValues = map[string][]string{
 }
 
 // registerSimulation lets the trustee accept this machine's simulated hardware in
-// the simulated namespace: its root, and what its vendor would publish.
-func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *trusteeclient.Namespaced, tee launch.TEE, sim *nodeapi.Simulation) error {
+// the simulated namespace: its root, and what its vendor would publish; and the
+// same of the devices beside it that were asked for.
+func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *trusteeclient.Namespaced, tee launch.TEE, devices []string, sim *nodeapi.Simulation) error {
 	if sim == nil {
 		return nil
 	}
 	if sim.TEE != string(tee) {
 		return fmt.Errorf("the launcher simulates %.40q, not %s", sim.TEE, tee)
 	}
+	if err := registerVendor(ctx, c, ns, tee.Wire(), sim); err != nil {
+		return err
+	}
+	for i := range sim.Devices {
+		d := &sim.Devices[i]
+		if !slices.Contains(devices, d.TEE) {
+			return fmt.Errorf("the launcher simulates a device %.40q that nobody asked for", d.TEE)
+		}
+		if err := registerVendor(ctx, c, ns, d.TEE, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// registerVendor tells the trustee of one simulated vendor.
+func registerVendor(ctx context.Context, c *trusteeclient.Client, ns *trusteeclient.Namespaced, tee string, sim *nodeapi.Simulation) error {
 	cert, err := x509.ParseCertificate(sim.Root)
 	if err != nil {
 		return fmt.Errorf("the launcher's simulated root: %w", err)
@@ -44,7 +62,7 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	if err := ownCollateral(sim.Collateral, cert); err != nil {
 		return err
 	}
-	if _, err := ns.AddRoot(ctx, tee.Wire(), cert); err != nil {
+	if _, err := ns.AddRoot(ctx, tee, cert); err != nil {
 		return fmt.Errorf("registering the simulated root with the trustee: %w", err)
 	}
 	if len(sim.Collateral) > 0 {
@@ -56,7 +74,7 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 		return nil
 	}
 	for _, n := range slices.Sorted(maps.Keys(sim.Platform)) {
-		if !slices.Contains(platformValues[tee.Wire()], n) {
+		if !slices.Contains(platformValues[tee], n) {
 			return fmt.Errorf("the launcher's simulated hardware brings a reference value %.80q, which is not its vendor's to give", n)
 		}
 	}
@@ -65,7 +83,7 @@ func registerSimulation(ctx context.Context, c *trusteeclient.Client, ns *truste
 	if err != nil {
 		return err
 	}
-	if _, err := ns.RegisterReferenceValues(ctx, "coffer-simhw-"+tee.Wire(), doc); err != nil {
+	if _, err := ns.RegisterReferenceValues(ctx, "coffer-simhw-"+tee, doc); err != nil {
 		return fmt.Errorf("registering the simulated hardware's reference values with the trustee: %w", err)
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	apiseal "github.com/cofferproject/coffer/api/seal"
 	"github.com/cofferproject/coffer/owner/pod"
 	"github.com/cofferproject/coffer/owner/spec"
+	"github.com/cofferproject/coffer/tee/nvidia"
 )
 
 // Settings are what the guest must know beside the policy.
@@ -36,7 +38,13 @@ type Settings struct {
 	KBSCert string
 	// Image configures the guest's image pulls.
 	Image initdata.CDHImage
+	// Devices are the kinds of devices beside the CPU, by wire name, without whose
+	// evidence the pod gets nothing.
+	Devices []string
 }
+
+// AttestableDevices are the kinds of devices that Coffer's guest has an attester for.
+var AttestableDevices = []string{nvidia.WireName}
 
 // Algorithms of the documents to make, by the TEEs that the pod may run in; nil
 // is sha256 alone (tpm-sim, SNP, TPM).
@@ -63,6 +71,7 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 	}
 	var aa initdata.AAConfig
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: s.KBSURL, Cert: s.KBSCert}
+	aa.AdditionalDevices = slices.Sorted(slices.Values(s.Devices))
 	aaText, err := initdata.EncodeConfig(aa)
 	if err != nil {
 		return nil, fmt.Errorf("sealing: writing %s: %w", initdata.KeyAA, err)
@@ -98,6 +107,14 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 // check refuses settings that the guest would refuse, while there is somebody
 // to tell.
 func (s *Settings) check() error {
+	if err := initdata.CheckDevices(s.Devices); err != nil {
+		return err
+	}
+	for _, d := range s.Devices {
+		if !slices.Contains(AttestableDevices, d) {
+			return fmt.Errorf("devices: no guest attests to %.40q, only to %s", d, strings.Join(AttestableDevices, ", "))
+		}
+	}
 	u, err := url.Parse(s.KBSURL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return fmt.Errorf("trustee URL %q: it must be https://host[:port][/path]", s.KBSURL)

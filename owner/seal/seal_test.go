@@ -90,6 +90,42 @@ func TestDocumentsHoldWhatTheGuestNeeds(t *testing.T) {
 	}
 }
 
+// A pod's devices are in the document that its evidence is bound to.
+func TestDevicesAreDemanded(t *testing.T) {
+	p, err := pod.Parse([]byte(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, _, err := spec.Build(p, map[string]*spec.ResolvedImage{"nginx": {
+		Reference: "docker.io/library/nginx@sha256:" + strings.Repeat("1", 64), ManifestDigest: "sha256:" + strings.Repeat("1", 64),
+		Config: &manifest.Config{Config: manifest.ContainerConfig{Cmd: []string{"nginx"}}},
+	}}, spec.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := Settings{KBSURL: "https://10.0.2.2:8080", KBSCert: ca, Devices: []string{"nvidia"}}
+	s, err := Make(policy, set, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := initdata.Parse(s.Documents[initdata.SHA256])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := doc.AdditionalDevices(); err != nil || len(l) != 1 || l[0] != "nvidia" {
+		t.Errorf("%v, %v", l, err)
+	}
+	if _, err := doc.AA(); err != nil { // as strictly as the guest
+		t.Error(err)
+	}
+	for _, bad := range [][]string{{"toaster"}, {"nvidia", "nvidia"}, {"hygondcu"}} {
+		set.Devices = bad
+		if _, err := Make(policy, set, nil); err == nil {
+			t.Errorf("%v: sealed", bad)
+		}
+	}
+}
+
 func TestMakeRefusesWhatTheGuestWould(t *testing.T) {
 	_, _, s := sealed(t, source)
 	d, _ := initdata.Parse(s.Documents[initdata.SHA256])

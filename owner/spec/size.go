@@ -91,7 +91,7 @@ func (b *builder) size(images map[string]*ResolvedImage) error {
 	b.plan.MemoryMiB = rung
 	b.plan.VCPUs = b.opts.VCPUs
 	if b.plan.VCPUs == 0 {
-		b.plan.VCPUs = int(max(1, (max(sum[1], most[1])+999)/1000))
+		b.plan.VCPUs = max(launch.DefaultVCPUs, int((max(sum[1], most[1])+999)/1000))
 	}
 	if b.plan.VCPUs > 64 {
 		return fmt.Errorf("sizing the VM: %d vCPUs, at most 64", b.plan.VCPUs)

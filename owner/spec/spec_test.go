@@ -314,7 +314,7 @@ func TestSecurityAndResources(t *testing.T) {
 
 func TestSmallPodFitsTheSmallestVM(t *testing.T) {
 	_, plan := build(t, podHead+"  containers: [{name: app, image: x, resources: {limits: {memory: 64Mi}}}]\n", Options{})
-	if plan.MemoryMiB != 256 || plan.VCPUs != 1 {
+	if plan.MemoryMiB != 256 || plan.VCPUs != 2 {
 		t.Errorf("%d MiB, %d vCPUs", plan.MemoryMiB, plan.VCPUs)
 	}
 }

@@ -184,6 +184,15 @@ func AnchorKeys(tee, name string, doc []byte) ([]crypto.PublicKey, error) {
 	return out, nil
 }
 
+// AnchorCertificates gives the certificates in a document that makes some
+// trustworthy; none where it lists bare keys.
+func AnchorCertificates(tee, name string, doc []byte) ([]*x509.Certificate, error) {
+	if tee+"/"+name != nvidiadpu.WireName+"/roots" {
+		return nil, nil
+	}
+	return dpuRoots(doc)
+}
+
 func dpuRoots(rest []byte) (out []*x509.Certificate, err error) {
 	for {
 		var block *pem.Block

@@ -43,7 +43,7 @@ func main() {
 	flag.StringVar(&c.bareInitrd, "bare-initrd", "", "initrd of the bare init (default: beside platform.json)")
 	flag.IntVar(&c.runs, "runs", 5, "runs of each")
 	flag.IntVar(&c.memory, "memory", 256, "MiB of both VMs")
-	flag.IntVar(&c.cpus, "cpus", 1, "vCPUs of both VMs")
+	flag.IntVar(&c.cpus, "cpus", launch.DefaultVCPUs, "vCPUs of both VMs")
 	flag.StringVar(&c.jsonOut, "json", "", "file for the figures as JSON")
 	flag.BoolVar(&c.keep, "keep", false, "keep the consoles and timings of all runs")
 	flag.Parse()

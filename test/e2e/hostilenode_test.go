@@ -13,26 +13,86 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/host/vmm"
 )
 
 // What tells the hostile node what to do.
 const (
 	envChange = "COFFER_TEST_CHANGE" // a key of hostileChanges
 	envNode   = "COFFER_TEST_NODE"   // the real coffer-node
+	envLie    = "COFFER_TEST_LIE"    // if set: it says that it has launched what it was asked to
 )
 
 // hostileChanges are what a node may do to a launch between measure and start.
 var hostileChanges = map[string]func(r *nodeapi.Request) error{
 	"kernel": func(r *nodeapi.Request) error {
-		// The same kernel for whoever runs it, and another file.
-		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, make([]byte, 16)...) })
+		// The same kernel for whoever runs it, and another file. Not by zeros: CCA
+		// measures whole granules of memory, whose rest is zero anyway.
+		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, "another kernel"...) })
 	},
 	"argument": func(r *nodeapi.Request) error { r.Launch.Cmdline += " evil=1"; return nil },
 	"initdata": func(r *nodeapi.Request) error {
 		r.Launch.Initdata = append(r.Launch.Initdata, "# evil\n"...)
 		return nil
 	},
-	"vcpus": func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
+	"vcpus":  func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
+	noDevice: func(r *nodeapi.Request) error { r.Launch.SimDevices = nil; return nil },
+	// The host's own vendor, of which it does not tell the owner.
+	forgedDevice: func(r *nodeapi.Request) error { return otherVendor(r, "nvidia.json") },
+}
+
+// Changes to the devices beside the TEE.
+const (
+	noDevice     = "no device"
+	forgedDevice = "forged device"
+)
+
+// otherVendor lets the node find all of the cache's simulated vendors but one, so
+// that it makes that one anew.
+func otherVendor(r *nodeapi.Request, file string) error {
+	cache, err := vmm.CacheDir()
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(filepath.Dir(r.RunDir), "othercache")
+	const ca = "simhw-ca"
+	if err := os.MkdirAll(filepath.Join(to, ca), 0o700); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(filepath.Join(cache, ca))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if !e.Type().IsRegular() || e.Name() == file {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(cache, ca, e.Name()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, ca, e.Name()), b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.Setenv("COFFER_CACHE", to)
+}
+
+// tellNothing hands events on without what they say of devices.
+func tellNothing(w io.Writer, r io.Reader) {
+	d, e := json.NewDecoder(r), json.NewEncoder(w)
+	for {
+		ev := new(nodeapi.Event)
+		if d.Decode(ev) != nil {
+			return
+		}
+		if ev.Simulation != nil {
+			ev.Simulation.Devices = nil
+		}
+		if e.Encode(ev) != nil {
+			return
+		}
+	}
 }
 
 // replaceFile puts a changed copy in the place of a file.
@@ -58,11 +118,23 @@ func hostileNode() int {
 	req := new(nodeapi.Request)
 	d := json.NewDecoder(os.Stdin)
 	err := d.Decode(req)
+	asked := req.Launch
 	if err == nil {
 		err = hostileChanges[os.Getenv(envChange)](req)
 	}
 	cmd := exec.Command(node, os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	told := make(chan struct{})
+	if os.Getenv(envChange) == forgedDevice {
+		events, w, perr := os.Pipe()
+		err = errors.Join(err, perr)
+		cmd.Stdout = w
+		go func() { tellNothing(os.Stdout, events); close(told) }()
+		defer func() { _ = w.Close(); <-told }()
+	}
+	if os.Getenv(envLie) != "" {
+		cmd.Stdout = &liar{asked: &asked}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	in, perr := cmd.StdinPipe()
 	if err = errors.Join(err, perr); err == nil {
@@ -81,6 +153,37 @@ func hostileNode() int {
 	}()
 	_ = cmd.Wait()
 	return cmd.ProcessState.ExitCode()
+}
+
+// liar passes the node's events on and changes what they say was launched.
+type liar struct {
+	asked *launch.Spec
+	line  []byte
+}
+
+func (l *liar) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if l.line = append(l.line, c); c != '\n' {
+			continue
+		}
+		var ev nodeapi.Event
+		if err := json.Unmarshal(l.line, &ev); err != nil {
+			return 0, err
+		}
+		if ev.Launched != nil {
+			ev.Launched = l.asked
+			ev.Launched.Initdata = nil
+		}
+		out, err := json.Marshal(ev)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := os.Stdout.Write(append(out, '\n')); err != nil {
+			return 0, err
+		}
+		l.line = l.line[:0]
+	}
+	return len(b), nil
 }
 
 // hostileBin is a folder of binaries whose coffer-node is hostile.

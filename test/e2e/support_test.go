@@ -192,8 +192,8 @@ func (e *env) must(t *testing.T, home string, args ...string) string {
 // which belongs into the trustee under keyName.
 func (e *env) encrypted(t *testing.T, home, name string) (image, keyFile string) {
 	t.Helper()
-	// Of its own for each home: tests run side by side, and each has its own key.
-	image = "registry.example/coffer/" + name + ":" + filepath.Base(home)
+	// Of a name of its own: tests that run beside each other have keys of their own.
+	image = "registry.example/coffer/" + name + "-" + filepath.Base(home) + ":encrypted"
 	keyFile = filepath.Join(home, name+".key")
 	e.must(t, home, "image", "encrypt", "registry.example/coffer/demo:plain", image,
 		"--key-id", "kbs:///"+keyName, "--key-file", keyFile, "--registries", e.registries)

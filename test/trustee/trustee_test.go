@@ -63,8 +63,11 @@ func start(t testing.TB) (*server.Server, *trusteeclient.Client) {
 	return s, c
 }
 
+// devices are what a guest finds beside its CPU.
+type devices = map[string]func() (keyholder.Attester, error)
+
 // runPod boots a software TPM with a document and starts the key holder.
-func runPod(t *testing.T, ca *tpmtest.CA, doc []byte) cdhpb.GetResourceServiceService {
+func runPod(t *testing.T, ca *tpmtest.CA, doc []byte, beside devices) cdhpb.GetResourceServiceService {
 	t.Helper()
 	conn := tpmtest.Start(t)
 	ca.Provision(t, conn, 0)
@@ -80,6 +83,7 @@ func runPod(t *testing.T, ca *tpmtest.CA, doc []byte) cdhpb.GetResourceServiceSe
 	k, err := keyholder.New(keyholder.Config{
 		Initdata: doc, Floor: time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), AttestTimeout: 10 * time.Second,
 		OpenAttester: func() (keyholder.Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) },
+		OpenDevices:  beside,
 		CDHSocket:    filepath.Join(dir, "c"), AASocket: filepath.Join(dir, "a"), Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -110,10 +114,10 @@ func get(t *testing.T, p cdhpb.GetResourceServiceService, uri string) ([]byte, e
 	return r.GetResource(), err
 }
 
-// document is what the owner seals.
-func document(t *testing.T, n *trusteeclient.Namespaced, caPEM, note string) []byte {
+// document is what the owner seals. demanded are kinds of devices.
+func document(t *testing.T, n *trusteeclient.Namespaced, caPEM, note string, demanded ...string) []byte {
 	t.Helper()
-	aa := &initdata.AAConfig{}
+	aa := &initdata.AAConfig{AdditionalDevices: demanded}
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: n.KBSURL(""), Cert: caPEM}
 	text, err := initdata.EncodeConfig(aa)
 	if err != nil {
@@ -162,7 +166,7 @@ func TestOwnerTrusteeGuest(t *testing.T) {
 	must(n.PutResource(ctx, "kbs:///default/db/password", []byte("hunter2")))
 	must(n.Bind(ctx, "default/db/password", trusteeapi.Binding{Seals: []string{info.ID}}))
 
-	p := runPod(t, ca, doc)
+	p := runPod(t, ca, doc, nil)
 	if b, err := get(t, p, "kbs:///default/db/password"); err != nil || string(b) != "hunter2" {
 		t.Fatalf("%q, %v", b, err)
 	}
@@ -178,7 +182,7 @@ func TestOwnerTrusteeGuest(t *testing.T) {
 	}
 
 	// The genuine guest with another pod: refused, and the owner can see why.
-	other := runPod(t, ca, document(t, n, s.Client().CAPEM, "pod b"))
+	other := runPod(t, ca, document(t, n, s.Client().CAPEM, "pod b"), nil)
 	_, err = get(t, other, "kbs:///default/db/password")
 	if err == nil || !strings.Contains(err.Error(), "secret-unbound") {
 		t.Fatalf("got %v", err)

@@ -73,6 +73,19 @@ func TestGuestHoldsNoSimulation(t *testing.T) {
 			t.Errorf("coffer-guest-sim does not contain %q: this test would find it nowhere", name)
 		}
 	}
+	// The devices' attester is in both, and works on what is played in one alone.
+	for name, b := range map[string][]byte{"coffer-guest": release, "coffer-guest-sim": sim} {
+		if !bytes.Contains(b, []byte("/tee/nvidia/attester")) {
+			t.Errorf("%s has no attester for devices", name)
+		}
+		if i := bytes.Index(b, []byte("/tee/nvidia/sim")); i >= 0 {
+			t.Errorf("%s holds a simulated device: %q", name, b[max(0, i-40):i+40])
+		}
+	}
+	const device = "simhw/sim.(*Device).DeviceEvidence"
+	if bytes.Contains(release, []byte(device)) || !bytes.Contains(sim, []byte(device)) {
+		t.Errorf("%s: in the release guest, or nowhere", device)
+	}
 	if len(simulated(t, sim)) == 0 {
 		t.Error("no simulated attester in coffer-guest-sim: this test would find none anywhere")
 	}

@@ -41,6 +41,8 @@ const (
 	ReasonAdditionalDevices denial.Reason = "additional-evidence-malformed"
 	ReasonTEEKey            denial.Reason = "tee-key-unusable"
 	ReasonPolicyUnknown     denial.Reason = "policy-unknown"
+	ReasonDeviceMissing     denial.Reason = "device-missing"
+	ReasonTokenTooLarge     denial.Reason = "token-too-large"
 )
 
 // Lifetime of a token, as published.
@@ -302,7 +304,14 @@ func (s *Service) Attest(ctx context.Context, id string, a *Attestation) (*Resul
 		Profile: ear.Profile, IssuedAt: now.Unix(), Expires: now.Add(Lifetime).Unix(), Issuer: issuer, ID: id, Audience: tenant.Audience(a.Namespace),
 		VerifierID: ear.VerifierID{Developer: developer, Build: s.cfg.Build}, Submods: out.Submods,
 	}
-	if out.Token, err = s.cfg.Signer.Sign(c); err != nil {
+	out.Token, err = s.cfg.Signer.Sign(c)
+	if large := (*ear.TooLargeError)(nil); errors.As(err, &large) {
+		return nil, &denial.Denial{
+			Reason: ReasonTokenTooLarge, Component: Component, Claim: fmt.Sprintf("attestation result of %d devices", len(devices)),
+			Measured: fmt.Sprintf("%d bytes", large.Size), Expected: fmt.Sprintf("at most %d", ear.MaxToken), Source: "what fits into an HTTP header",
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	out.Expires = time.Unix(c.Expires, 0)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/verify"
@@ -45,9 +47,16 @@ func (m mirror) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if m.class != verify.ClassCPU && in.Initdata != nil {
 		return nil, verify.Mismatch(verify.ReasonInitdataUnbound, "mirror", "initdata", "a document", "none", "")
 	}
+	var doc *initdata.Document
+	if in.Initdata != nil {
+		var err error
+		if doc, err = initdata.Parse(in.Initdata); err != nil {
+			doc = nil // most tests have no document worth the name
+		}
+	}
 	var out []*verify.Result
 	for range m.devices {
-		r := &verify.Result{TEE: m.tee, Class: m.class, Claims: map[string]any{"report_data": "00", "log": strings.Repeat("x", 10_000)}, Unproven: m.unproven}
+		r := &verify.Result{InitdataDoc: doc, TEE: m.tee, Class: m.class, Claims: map[string]any{"report_data": "00", "log": strings.Repeat("x", 10_000)}, Unproven: m.unproven}
 		r.Checked("mirror", "", "")
 		out = append(out, r)
 	}
@@ -101,6 +110,11 @@ func newBench(t *testing.T, devices ...mirror) *bench {
 
 func (b *bench) attest(t *testing.T, tee, extra string) (*Result, error) {
 	t.Helper()
+	return b.attestWith(t, tee, extra, "x")
+}
+
+func (b *bench) attestWith(t *testing.T, tee, extra, doc string) (*Result, error) {
+	t.Helper()
 	jwk, err := b.key.MarshalJSON()
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +126,7 @@ func (b *bench) attest(t *testing.T, tee, extra string) (*Result, error) {
 	ev, _ := json.Marshal(hash)
 	return b.s.Attest(t.Context(), "id", &Attestation{
 		Namespace: "default", TEE: tee, Hash: kbs.DefaultHash, Nonce: "n", Message: &kbs.Attestation{
-			InitData:    &kbs.InitData{Format: "toml", Body: "x"},
+			InitData:    &kbs.InitData{Format: "toml", Body: doc},
 			RuntimeData: kbs.RuntimeData{Nonce: "n", TEEPubKey: jwk}, TEEEvidence: kbs.Evidence{Primary: ev, Additional: extra},
 		},
 	})
@@ -176,6 +190,7 @@ func TestCompositeEvidenceRefused(t *testing.T) {
 		"two spellings": {`{"azsnpvtpm":` + d + `,"az-snp-vtpm":` + d + `}`, ReasonAdditionalDevices},
 		"a list":        {`[` + d + `]`, ReasonAdditionalDevices},
 		"padded":        {`{"nvidia":` + d + `}{}`, ReasonAdditionalDevices},
+		"oversized":     {`{"nvidia":` + d + strings.Repeat(" ", kbs.MaxAdditional) + `}`, ReasonAdditionalDevices},
 		"cut":           {`{"nvidia":` + d, ReasonAdditionalDevices},
 		"too many TEEs": {`{` + strings.Repeat(`"x":1,`, 1) + many(20) + `}`, ReasonAdditionalDevices},
 		"devices":       {`{"many":` + d + `}`, ReasonAdditionalDevices},
@@ -195,6 +210,47 @@ func TestCompositeEvidenceRefused(t *testing.T) {
 	}
 	if _, err := b.attest(t, "snp", ""); err == nil {
 		t.Error("a TEE without a verifier")
+	}
+}
+
+// The verified initdata's list of devices is the trustee's to hold evidence to as
+// well: a guest that does not know the list leaves them out.
+func TestDemandedDevices(t *testing.T) {
+	b := newBench(t, mirror{"snp", verify.ClassCPU, 1, nil}, mirror{"nvidia", verify.ClassGPU, 1, nil}, mirror{"nvidiadpu", verify.ClassDPU, 1, nil})
+	doc := func(list string) string {
+		return "version = '0.1.0'\nalgorithm = 'sha256'\n[data]\n'aa.toml' = \"additional_devices = " + list + "\"\n"
+	}
+	d := b.device(t)
+	for name, c := range map[string]struct {
+		list, extra string
+		reason      denial.Reason
+	}{
+		"none asked for":   {"[]", "", ""},
+		"asked for":        {"['nvidia']", `{"nvidia":` + d + `}`, ""},
+		"more than that":   {"['nvidia']", `{"nvidia":` + d + `,"nvidiadpu":` + d + `}`, ""},
+		"other spelling":   {"['nvidia-dpu']", `{"nvidiadpu":` + d + `}`, ""},
+		"left out":         {"['nvidia']", "", ReasonDeviceMissing},
+		"another":          {"['nvidia']", `{"nvidiadpu":` + d + `}`, ReasonDeviceMissing},
+		"one of two":       {"['nvidia', 'nvidiadpu']", `{"nvidia":` + d + `}`, ReasonDeviceMissing},
+		"not a list":       {"1", "", verify.ReasonInitdataMalformed},
+		"only in spelling": {"['NVIDIA']", `{"nvidia":` + d + `}`, verify.ReasonInitdataMalformed},
+	} {
+		_, err := b.attestWith(t, "snp", c.extra, doc(c.list))
+		if d, ok := denial.As(err); c.reason == "" && err != nil || c.reason != "" && (!ok || d.Reason != c.reason || d.Claim == "") {
+			t.Errorf("%s: %v, want %q", name, err, c.reason)
+		}
+	}
+}
+
+// What fits into no token is refused with a reason, before there is a token.
+func TestTokenTooLarge(t *testing.T) {
+	b := newBench(t, mirror{"snp", verify.ClassCPU, 1, nil}, mirror{"few", verify.ClassGPU, 8, nil}, mirror{"many", verify.ClassGPU, maxDevices - 1, slices.Repeat([]string{strings.Repeat("v", 60)}, 60)})
+	if _, err := b.attest(t, "snp", `{"few":`+b.device(t)+`}`); err != nil {
+		t.Errorf("eight devices: %v", err)
+	}
+	_, err := b.attest(t, "snp", `{"many":`+b.device(t)+`}`)
+	if d, ok := denial.As(err); !ok || d.Reason != ReasonTokenTooLarge || d.Measured == "" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -17,11 +17,8 @@ import (
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
-// Limits of composite evidence.
-const (
-	maxAdditional = 16 // TEEs
-	maxDevices    = 60 // submodules
-)
+// maxDevices bounds the submodules of a token.
+const maxDevices = 60
 
 // device is one device's result with what its runtime data was.
 type device struct {
@@ -60,6 +57,9 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	if err != nil {
 		return nil, err
 	}
+	if err := demanded(out, more); err != nil {
+		return nil, err
+	}
 	if len(more) == 0 {
 		return out, nil
 	}
@@ -83,6 +83,27 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 		}
 	}
 	return out, nil
+}
+
+// demanded holds the additional evidence to the owner's list in the verified
+// initdata. Coffer's guest does so before it sends anything; another one may not
+// know the list.
+func demanded(primary []device, more map[string]json.RawMessage) error {
+	for _, d := range primary {
+		if d.result.InitdataDoc == nil {
+			continue
+		}
+		list, err := d.result.InitdataDoc.AdditionalDevices()
+		if err != nil {
+			return verify.Deny(verify.ReasonInitdataMalformed, Component, "initdata", err)
+		}
+		for _, tee := range list {
+			if _, ok := more[verifiers.Canonical(tee)]; !ok {
+				return verify.Mismatch(ReasonDeviceMissing, Component, "device "+tee, "no evidence", "evidence for this session", "additional_devices in initdata")
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Service) results(p *prepared, tee string, in *verify.Input, runtime map[string]any) ([]device, error) {
@@ -114,6 +135,9 @@ func additional(s string) (map[string]json.RawMessage, error) {
 	if s == "" {
 		return nil, nil
 	}
+	if len(s) > kbs.MaxAdditional {
+		return nil, fmt.Errorf("%d bytes, at most %d", len(s), kbs.MaxAdditional)
+	}
 	d := json.NewDecoder(bytes.NewReader([]byte(s)))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("not an object")
@@ -132,8 +156,8 @@ func additional(s string) (map[string]json.RawMessage, error) {
 		if _, dup := out[name]; dup {
 			return nil, fmt.Errorf("two pieces of evidence of %.40q", name)
 		}
-		if len(out) >= maxAdditional {
-			return nil, fmt.Errorf("evidence of more than %d TEEs", maxAdditional)
+		if len(out) >= kbs.MaxDeviceTEEs {
+			return nil, fmt.Errorf("evidence of more than %d TEEs", kbs.MaxDeviceTEEs)
 		}
 		var e json.RawMessage
 		if err := d.Decode(&e); err != nil {

@@ -3,6 +3,8 @@ package appraisal
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/cofferproject/coffer/api/kbs"
 )
 
 func FuzzAdditional(f *testing.F) {
@@ -14,7 +16,7 @@ func FuzzAdditional(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(m) > maxAdditional {
+		if len(m) > kbs.MaxDeviceTEEs {
 			t.Errorf("%d TEEs", len(m))
 		}
 		for _, e := range m {

@@ -181,6 +181,7 @@ func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, map[string
 	if !ok || sub.Coffer == nil {
 		return nil, nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
+	r.Attestation = c.ID
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
 	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
 		return nil, nil, "", &denial.Denial{

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/ear"
@@ -28,6 +29,7 @@ type fakeEvidence struct {
 	Simulated  bool   `json:"simulated"`
 	Debug      bool   `json:"debug"`
 	Hardware   int8   `json:"hardware"`
+	Unproven   int    `json:"unproven"` // how much of it there is
 	MAC        string `json:"mac"`
 }
 
@@ -78,6 +80,9 @@ func (v fakeVerifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	out := &verify.Result{
 		TEE: fakeTEE, Class: verify.ClassCPU, Claims: map[string]any{"report_data": e.ReportData, "fact": "yes", "hardware": int(e.Hardware)},
 		Simulated: e.Simulated, Debug: e.Debug,
+	}
+	for i := range e.Unproven {
+		out.Unproven = append(out.Unproven, fmt.Sprintf("what-nobody-has-shown-to-be-right-%d", i))
 	}
 	if in.Initdata != nil {
 		sum := sha256.Sum256(in.Initdata)

@@ -31,6 +31,23 @@ func denied(t *testing.T, w *world, a *answer, status int, reason string) {
 	}
 }
 
+// What fits into no token is the peer's to hear of, by a reason, and no fault of the
+// trustee's.
+func TestTokenTooLarge(t *testing.T) {
+	w := newWorld(t)
+	doc := document(t, "pod a")
+	c := w.client("")
+	if a := c.auth(fakeTEE, `""`); a.status != 200 {
+		t.Fatalf("auth: %d %s", a.status, a.body)
+	}
+	a := c.attest(c.fake(doc, func(e *fakeEvidence) { e.Unproven = 3000 }), doc)
+	denied(t, w, a, 403, "token-too-large")
+	if r := w.admin.record(a.err.Record); r.Denial.Measured == "" || r.Denial.Expected == "" {
+		t.Errorf("the owner is not told: %+v", r.Denial)
+	}
+	c.handshake(doc)
+}
+
 func TestReleaseRule(t *testing.T) {
 	w := newWorld(t)
 	mine, other := document(t, "pod a"), document(t, "pod b")

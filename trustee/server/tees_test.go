@@ -46,7 +46,7 @@ import (
 // digest as bindings name it.
 func documentOf(t testing.TB, alg initdata.Algorithm) (doc []byte, digest string) {
 	t.Helper()
-	doc, err := initdata.Build(&initdata.Document{Version: initdata.Version, Algorithm: alg, Data: map[string]string{"aa.toml": "x"}})
+	doc, err := initdata.Build(&initdata.Document{Version: initdata.Version, Algorithm: alg, Data: map[string]string{"note": "x"}})
 	if err != nil {
 		t.Fatal(err)
 	}

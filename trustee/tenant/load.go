@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -30,10 +32,18 @@ type Trust struct {
 	// DebugValues are Values and those of debug images; nil: there are none of
 	// these. What only they explain is a debug guest.
 	DebugValues *policy.References
-	Policies    map[string]string            // name to text
-	Anchors     map[string]map[string][]byte // TEE, name
+	// Launches are the bundles that say what launch they were computed for.
+	Launches []Launch
+	Policies map[string]string            // name to text
+	Anchors  map[string]map[string][]byte // TEE, name
 
 	simulated []root
+}
+
+// Launch is a bundle that says what launch it was computed for.
+type Launch struct {
+	trusteeapi.Reference
+	Size int // bytes of the reference's JSON
 }
 
 type root struct {
@@ -85,6 +95,11 @@ func (r *Registry) Trust(ctx context.Context, ns string, now time.Time) (*Trust,
 			return err
 		}
 		for _, k := range aks {
+			// What carries the mark of the other kind came here past EnrollAK and does
+			// not count. Keys from before there was a mark could only be production's.
+			if n.Simulated || k.Kind != "" && k.Kind != kindOf(false) {
+				continue
+			}
 			t.EnrolledAKs = append(t.EnrolledAKs, k.Name)
 		}
 		if err := t.loadReferences(tx, ns, now); err != nil {
@@ -124,7 +139,7 @@ func (t *Trust) loadRoots(tx store.Tx, ns string) error {
 		}
 		switch {
 		case t.Namespace.Simulated:
-			t.simulated = append(t.simulated, root{e.TEE, c})
+			t.simulated = append(t.simulated, root{verifiers.Canonical(e.TEE), c})
 		case e.Intermediate:
 			t.EKIntermediates = append(t.EKIntermediates, c)
 		default:
@@ -167,6 +182,17 @@ func (t *Trust) loadReferences(tx store.Tx, ns string, now time.Time) error {
 			}
 		}
 		t.References = append(t.References, b)
+		if b.Provenance.Launch != nil {
+			l := trusteeapi.Reference{Bundle: name, Launch: b.Provenance.Launch, Values: b.Values}
+			if signed != nil {
+				l.SignedBy = signed.KeyID
+			}
+			raw, err := json.Marshal(l)
+			if err != nil {
+				return false, fmt.Errorf("reference values %s: %w", name, err)
+			}
+			t.Launches = append(t.Launches, Launch{l, len(raw)})
+		}
 		return true, nil
 	})
 	if err != nil {

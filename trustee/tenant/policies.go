@@ -133,6 +133,10 @@ func (r *Registry) SetAnchor(ctx context.Context, ns, tee, name, actor string, d
 	if err != nil {
 		return nil, invalid(err)
 	}
+	certs, err := verifiers.AnchorCertificates(tee, name, doc)
+	if err != nil {
+		return nil, invalid(err)
+	}
 	var ids []string
 	for _, k := range keys {
 		spki, err := x509.MarshalPKIXPublicKey(k)
@@ -150,6 +154,11 @@ func (r *Registry) SetAnchor(ctx context.Context, ns, tee, name, actor string, d
 		}
 		for _, id := range ids {
 			if err := r.markKind(tx, id, false); err != nil {
+				return err
+			}
+		}
+		for _, c := range certs {
+			if err := keepGenuine(tx, c); err != nil {
 				return err
 			}
 		}

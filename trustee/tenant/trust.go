@@ -16,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
@@ -25,7 +26,8 @@ const (
 	refdocs   = "refdocs"
 	ekroots   = "ekroots"
 	enrolled  = "enrolled-aks"
-	rootKinds = "ekroot-kinds" // over all namespaces: SPKI to "simulated" or "production"
+	rootKinds = "ekroot-kinds" // over all namespaces: SPKI, or akMark and an attestation key's name, to "simulated" or "production"
+	akMark    = "ak."
 )
 
 // Component names this package in denials.
@@ -167,6 +169,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 	if err != nil {
 		return nil, invalid(err)
 	}
+	tee = verifiers.Canonical(tee) // verifiers ask by this name
 	if tee != "" && !teeRE.MatchString(tee) {
 		return nil, invalid(fmt.Errorf("root: %.40q is no TEE's wire name", tee))
 	}
@@ -184,6 +187,14 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		}
 		root.ID = hex.EncodeToString(sum[:])
 		if err := r.markKind(tx, root.ID, n.Simulated); err != nil {
+			return err
+		}
+		if n.Simulated {
+			err = keepSimulated(tx, root.ID, c)
+		} else {
+			err = keepGenuine(tx, c)
+		}
+		if err != nil {
 			return err
 		}
 		if n.Simulated && tee != "" {
@@ -219,10 +230,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 // genuine, and refuses what was the other kind anywhere. The mark stays when the
 // key is deleted: what was simulated once is never genuine later.
 func (r *Registry) markKind(tx store.Tx, id string, simulated bool) error {
-	kind := "production"
-	if simulated {
-		kind = "simulated"
-	}
+	kind := kindOf(simulated)
 	have, err := tx.Get(rootKinds, id)
 	if err != nil {
 		return err
@@ -236,6 +244,14 @@ func (r *Registry) markKind(tx store.Tx, id string, simulated bool) error {
 		}
 	}
 	return tx.Put(rootKinds, id, []byte(kind))
+}
+
+// kindOf spells the kind of a namespace as marks have it.
+func kindOf(simulated bool) string {
+	if simulated {
+		return "simulated"
+	}
+	return "production"
 }
 
 func parseCert(p string) (*x509.Certificate, error) {
@@ -277,10 +293,13 @@ func (r *Registry) EnrollAK(ctx context.Context, ns, name, note string) (*truste
 	if len(note) > 256 {
 		return nil, invalid(errors.New("attestation key: note is longer than 256 bytes"))
 	}
-	k := &trusteeapi.EnrolledAK{Name: name, Note: note, Registered: r.now().UTC()}
+	k := &trusteeapi.EnrolledAK{Name: name, Note: note, Kind: kindOf(false), Registered: r.now().UTC()}
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
 		if n.Simulated {
 			return invalid(errors.New("a simulated namespace enrolls no attestation keys"))
+		}
+		if err := r.markKind(tx, akMark+name, false); err != nil {
+			return err
 		}
 		if err := r.roomFor(tx, limits.EnrolledAKs, ns, enrolled, name); err != nil {
 			return err

@@ -52,9 +52,13 @@ const (
 // fdListener is the REST server's descriptor.
 const fdListener = 3
 
-// keyHolder is PID 1's hold on the key holder process.
+// keyHolder is PID 1's hold on the key holder process, which waits for initdata.
 type keyHolder struct {
+	supervisor   *proc.Supervisor
 	capabilities []string
+
+	plain []byte // nil: no device; final when given is closed
+	given chan struct{}
 
 	mu      sync.Mutex
 	control *net.UnixConn
@@ -71,8 +75,12 @@ func (k *keyHolder) LayerKey(manifestDigest string) (*os.File, error) {
 	return layerkey.HandOver(k.control, manifestDigest)
 }
 
-// startHelpers starts the key holder.
-func startHelpers(ctx context.Context, g *Guest, opt Options) (*keyHolder, error) {
+// needsRoot are the TEEs whose requests in configfs-tsm are folders with root's files.
+var needsRoot = []string{"snp", "tdx", "cca"}
+
+// startKeyHolder starts the key holder, of whom the TEE (its wire name, "" if it
+// is not known yet) may ask for a capability.
+func startKeyHolder(ctx context.Context, sup *proc.Supervisor, opt Options, tee string) (*keyHolder, error) {
 	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
@@ -81,22 +89,31 @@ func startHelpers(ctx context.Context, g *Guest, opt Options) (*keyHolder, error
 			return nil, fmt.Errorf("starting the key holder: %w", err)
 		}
 	}
+	k := &keyHolder{supervisor: sup, capabilities: []string{"CAP_IPC_LOCK"}, given: make(chan struct{})}
+	if !opt.Simulated && slices.Contains(needsRoot, tee) {
+		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
+	}
+	return k, sup.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(ctx) })
+}
+
+// give lets the key holder have the TEE and initdata, which is bound by now.
+func (k *keyHolder) give(g *Guest, opt Options) error {
+	if !opt.Simulated && slices.Contains(needsRoot, g.TEE) && !slices.Contains(k.capabilities, "CAP_DAC_OVERRIDE") {
+		return fmt.Errorf("the kernel named no TEE driver at first, and now there is %s", g.TEE)
+	}
 	var devices []string
 	if opt.Devices != nil {
 		var err error
 		if devices, err = opt.Devices(); err != nil {
-			return nil, fmt.Errorf("starting the key holder: %w", err)
+			return fmt.Errorf("starting the key holder: %w", err)
 		}
 	}
 	if err := boot.ShareTEE(keyholderID, devices...); err != nil {
-		return nil, err
+		return err
 	}
-	k := &keyHolder{capabilities: []string{"CAP_IPC_LOCK"}}
-	if !opt.Simulated && slices.Contains([]string{"snp", "tdx", "cca"}, g.TEE) {
-		// Requests in configfs-tsm are folders whose files belong to root.
-		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
-	}
-	return k, g.Supervisor.Keep(ctx, keyholderName, func() (*proc.Spec, error) { return k.spec(g.Initdata.Plain) })
+	k.plain = g.Initdata.Plain
+	close(k.given)
+	return nil
 }
 
 // serveREST starts the REST server when the first workload asks for it: many
@@ -147,28 +164,33 @@ func readable(f *os.File) error {
 	}
 }
 
-// spec makes a fresh control connection for each start of the key holder.
-func (k *keyHolder) spec(plain []byte) (*proc.Spec, error) {
+// spec makes a fresh control connection for each start of the key holder, and a
+// pipe that brings it initdata.
+func (k *keyHolder) spec(ctx context.Context) (*proc.Spec, error) {
 	control, far, err := layerkey.ControlPair()
 	if err != nil {
 		return nil, err
 	}
-	doc, err := memoryFile("initdata", plain)
+	doc, w, err := os.Pipe()
 	if err != nil {
-		return nil, errors.Join(err, control.Close(), far.Close())
+		return nil, errors.Join(fmt.Errorf("making pipe: %w", err), control.Close(), far.Close())
 	}
+	go func() {
+		defer w.Close()
+		select {
+		case <-k.given:
+			_ = writeInitdata(w, k.plain) // fails when the process has ended
+		case <-ctx.Done():
+		}
+	}()
 	k.mu.Lock()
 	if k.control != nil {
 		_ = k.control.Close()
 	}
 	k.control = control
 	k.mu.Unlock()
-	args := []string{}
-	if plain == nil {
-		args = append(args, noInitdata)
-	}
 	return &proc.Spec{
-		Name: keyholderName, Args: args, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
+		Name: keyholderName, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
 		Capabilities: k.capabilities,
 		Namespaces:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		MemoryLimit:  keyholderMemory, Pids: 64,
@@ -177,24 +199,35 @@ func (k *keyHolder) spec(plain []byte) (*proc.Spec, error) {
 	}, nil
 }
 
-// noInitdata tells the key holder that there was no device: not the same as an
-// empty document.
-const noInitdata = "--no-initdata"
+// The pipe's first byte: no device is not the same as an empty document.
+const (
+	pipeNone     = '0'
+	pipeDocument = '1'
+)
 
-// memoryFile gives an unnamed file with the content, at its start.
-func memoryFile(name string, content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("making memory file: %w", err)
+func writeInitdata(w io.Writer, plain []byte) error {
+	if plain == nil {
+		_, err := w.Write([]byte{pipeNone})
+		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.Write(content); err != nil {
-		return nil, errors.Join(fmt.Errorf("making memory file: %w", err), f.Close())
+	_, err := w.Write(append([]byte{pipeDocument}, plain...))
+	return err
+}
+
+// readInitdata gives what writeInitdata wrote, nil for no device.
+func readInitdata(r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, 1+initdata.MaxPlain+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading initdata: %w", err)
+	case len(b) == 1 && b[0] == pipeNone:
+		return nil, nil
+	case len(b) == 0 || b[0] != pipeDocument:
+		return nil, errors.New("reading initdata: the guest's first process gave none")
+	case len(b) > 1+initdata.MaxPlain:
+		return nil, fmt.Errorf("reading initdata: more than %d bytes", initdata.MaxPlain)
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, errors.Join(fmt.Errorf("making memory file: %w", err), f.Close())
-	}
-	return f, nil
+	return b[1:], nil
 }
 
 // helper wraps an entry point: confine first, end by SIGTERM, log to the console.
@@ -217,19 +250,16 @@ func helper(name string, run func(ctx context.Context, log *slog.Logger, args []
 	}
 }
 
-func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, args []string) error {
+func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, _ []string) error {
 	control, err := layerkey.FileControl(os.NewFile(fdControl, "control"))
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(fdInitdata, "initdata")
-	plain, err := io.ReadAll(io.LimitReader(f, initdata.MaxPlain+1))
-	if err != nil || len(plain) > initdata.MaxPlain {
-		return fmt.Errorf("reading initdata: %w", err)
-	}
+	plain, err := readInitdata(f)
 	_ = f.Close()
-	if len(args) == 1 && args[0] == noInitdata {
-		plain = nil
+	if err != nil {
+		return err
 	}
 	floor, err := boot.Floor()
 	if err != nil {
@@ -243,7 +273,7 @@ func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, args []
 			}
 			return a, err
 		},
-		Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
+		OpenDevices: opt.OpenDevices, Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package pid1
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/cofferproject/coffer/guest/agent"
 	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/keyholder"
+	"github.com/cofferproject/coffer/guest/proc"
 	"github.com/cofferproject/coffer/guest/unpacker"
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/registry"
@@ -29,15 +31,16 @@ const credentialTime = time.Minute
 // maxCredentials bounds an auth.json.
 const maxCredentials = 1 << 20
 
-// pullImages gives the agent images from registries, as initdata says.
-func pullImages(g *Guest) (agent.Images, error) {
+// startUnpacker starts what pulls images. The result gives the agent images from
+// registries, as initdata says.
+func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.Images, error), error) {
 	floor, err := boot.Floor()
 	if err != nil {
 		return nil, err
 	}
 	svc, err := unpacker.New(unpacker.Options{
 		Root:       filepath.Join(boot.StateDir, "images"),
-		Start:      unpacker.WithSupervisor(g.Supervisor, parserMemory),
+		Start:      unpacker.WithSupervisor(sup, parserMemory),
 		ResolvConf: boot.ResolvConf,
 		Hosts:      "/etc/hosts",
 		// The key holder alone sees signed times; a registry's certificate is
@@ -47,19 +50,18 @@ func pullImages(g *Guest) (agent.Images, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.Initdata.Policy != nil {
-		// Started while the host still prepares the first container.
-		go func() {
-			if err := svc.Warm(); err != nil {
-				g.Log.Error("starting the image parser", "err", err)
-			}
-		}()
-	}
-	return &unpacker.Images{
-		Service:   svc,
-		Log:       g.Log,
-		Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
-		KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
+	go func() {
+		if err := svc.Warm(); err != nil {
+			log.Error("starting the image parser", "err", err)
+		}
+	}()
+	return func(g *Guest) (agent.Images, error) {
+		return &unpacker.Images{
+			Service:   svc,
+			Log:       g.Log,
+			Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
+			KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
+		}, nil
 	}, nil
 }
 

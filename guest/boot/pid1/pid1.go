@@ -43,6 +43,9 @@ type Options struct {
 	Simulated bool
 	// OpenAttester opens the TEE's device in the key holder.
 	OpenAttester func(log *slog.Logger) (keyholder.Attester, error)
+	// OpenDevices opens the devices beside the CPU, by their TEEs' wire names, after
+	// OpenAttester and in the same process.
+	OpenDevices map[string]func() (keyholder.Attester, error)
 	// Register opens what initdata is bound to; a nil Register: this machine has no
 	// TEE. What can be closed is closed when initdata is bound. A nil function: the
 	// TPM, if there is one.
@@ -118,6 +121,21 @@ func serve(ctx context.Context, server *agent.Server) error {
 }
 
 func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
+	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log}
+	// Processes that need neither module nor TEE to start do so now: a VM with two
+	// vCPUs has one to spare, and the first container waits for all of them.
+	var keys *keyHolder
+	var err error
+	if opt.Simulated || boot.OnlyTPM() {
+		if keys, err = startKeyHolder(ctx, sup, opt, ""); err != nil {
+			return err
+		}
+	}
+	if opt.Images == nil {
+		if opt.Images, err = startUnpacker(sup, log); err != nil {
+			return err
+		}
+	}
 	if err := boot.Modules(); err != nil {
 		return err
 	}
@@ -131,22 +149,16 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if in.Policy == nil {
 		log.Warn("no pod policy in initdata: no container will start")
 	}
-	g := &Guest{
-		Initdata: in,
-		TEE:      tee,
-		Log:      log,
-		Supervisor: &proc.Supervisor{
-			Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log,
-		},
+	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log}
+	if keys == nil {
+		if keys, err = startKeyHolder(ctx, sup, opt, tee); err != nil {
+			return err
+		}
 	}
-	keys, err := startHelpers(ctx, g, opt)
-	if err != nil {
+	if err := keys.give(g, opt); err != nil {
 		return err
 	}
 	g.LayerKey = keys.LayerKey
-	if opt.Images == nil {
-		opt.Images = pullImages
-	}
 	images, err := opt.Images(g)
 	if err != nil {
 		return err

@@ -105,6 +105,7 @@ func (opt *Options) keyDaemon(ctx context.Context, log *slog.Logger, doc string,
 		cfg.Floor = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
 	}
 	cfg.OpenAttester, cfg.Logger = func() (keyholder.Attester, error) { return opt.OpenAttester(log) }, log
+	cfg.OpenDevices = opt.OpenDevices
 	s, err := keyholder.New(cfg)
 	if err != nil {
 		return err

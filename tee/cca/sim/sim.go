@@ -23,6 +23,7 @@ import (
 	"math/big"
 	"time"
 
+	"github.com/cofferproject/coffer/api/simhw"
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/cca"
 	"github.com/cofferproject/coffer/tee/cca/internal/simplatform"
@@ -65,7 +66,7 @@ func NewRoot(now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
 		return nil, nil, fmt.Errorf("making a simulated CPAK: %w", err)
 	}
 	c := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "Coffer simulated Arm CCA platform"},
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "Coffer simulated Arm CCA platform", Organization: []string{simhw.Organization}},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}

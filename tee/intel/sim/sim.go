@@ -24,11 +24,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cofferproject/coffer/api/simhw"
 	"github.com/cofferproject/coffer/tee/intel/quote"
 )
 
 // Organization is in every certificate's subject.
-const Organization = "Coffer simulated hardware, protects nothing"
+const Organization = simhw.Organization
 
 // Platform is one simulated machine. Its methods may be called concurrently; its
 // fields may be set before that, to play a machine that is not as it should be.

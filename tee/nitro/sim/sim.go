@@ -28,6 +28,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cofferproject/coffer/api/simhw"
 	"github.com/cofferproject/coffer/tee/nitro/cbor"
 )
 
@@ -62,7 +63,7 @@ func NewRoot(now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
 
 func template(cn string, from, to time.Time) *x509.Certificate {
 	return &x509.Certificate{
-		Subject:   pkix.Name{Country: []string{"US"}, Organization: []string{"Amazon"}, OrganizationalUnit: []string{"AWS"}, CommonName: cn},
+		Subject:   pkix.Name{Country: []string{"US"}, Organization: []string{simhw.Organization}, OrganizationalUnit: []string{"AWS"}, CommonName: cn},
 		NotBefore: from.Add(-time.Minute).UTC().Truncate(time.Second), NotAfter: to.UTC().Truncate(time.Second),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		SignatureAlgorithm: x509.ECDSAWithSHA384,

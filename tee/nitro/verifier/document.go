@@ -30,7 +30,8 @@ type document struct {
 	tpm                        bool // nitrotpm_pcrs
 	timestamp                  time.Time
 	pcrs                       map[int][]byte
-	chain                      []*x509.Certificate // leaf first
+	certificates               [][]byte            // DER, leaf first
+	chain                      []*x509.Certificate // set once it is verified
 	userData, nonce, publicKey []byte              // nil: not there
 }
 
@@ -130,13 +131,7 @@ func (d *document) readPayload(m cbor.Map) error {
 	}
 	// The bundle starts with the root; a chain starts with the leaf.
 	slices.Reverse(bundle)
-	for _, der := range append([][]byte{certificate}, bundle...) {
-		c, err := certchain.Parse(der)
-		if err != nil {
-			return err
-		}
-		d.chain = append(d.chain, c)
-	}
+	d.certificates = append([][]byte{certificate}, bundle...)
 	return nil
 }
 

@@ -11,8 +11,10 @@ package verifier
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -58,6 +60,7 @@ const minChain = 3
 type Verifier struct {
 	cfg        verify.Config
 	roots      []*x509.Certificate
+	chains     revocation.Cache[[sha256.Size]byte, *chain]
 	revocation revocation.Checker
 }
 
@@ -130,21 +133,25 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 }
 
 func (v *Verifier) checkChain(d *document, now time.Time, r *verify.Result) error {
-	if len(d.chain) < minChain {
-		return verify.Deny(ReasonChainUntrusted, Component, "certificate chain", fmt.Errorf("%d certificates, at least %d", len(d.chain), minChain))
+	if len(d.certificates) < minChain {
+		return verify.Deny(ReasonChainUntrusted, Component, "certificate chain", fmt.Errorf("%d certificates, at least %d", len(d.certificates), minChain))
 	}
-	root, err := certchain.Verify(d.chain, v.roots, now)
+	// A leaf signs documents for hours.
+	fill := func() (*chain, error) { return v.newChain(d.certificates, now) }
+	known, err := v.chains.Get(chainID(d.certificates), fill)
+	if err == nil && (now.Before(known.from) || now.After(known.to)) {
+		known, err = fill()
+	}
 	switch {
+	case errors.Is(err, errCertificate):
+		return verify.Deny(ReasonDocumentMalformed, Component, "attestation document", err)
 	case errors.Is(err, certchain.ErrExpired):
 		return verify.Deny(ReasonChainExpired, Component, "certificate chain", err)
 	case err != nil:
 		return verify.Deny(ReasonChainUntrusted, Component, "certificate chain", err)
 	}
-	d.chain[len(d.chain)-1] = root
-	leaf := d.chain[0]
-	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		return verify.Deny(ReasonChainUntrusted, Component, "certificate chain", fmt.Errorf("%s may not sign documents", leaf.Subject))
-	}
+	d.chain = known.certs
+	leaf, root := d.chain[0], d.chain[len(d.chain)-1]
 	r.Checked("certificate chain", leaf.Subject.CommonName, fmt.Sprintf("%s, public key %x", root.Subject.CommonName, certchain.SPKI(root)))
 	// AWS says to leave revocation lists out: a leaf lives three hours. A list
 	// that is at hand is believed all the same.
@@ -155,6 +162,57 @@ func (v *Verifier) checkChain(d *document, now time.Time, r *verify.Result) erro
 		}
 	}
 	return nil
+}
+
+// chain is a verified chain, good from from to to.
+type chain struct {
+	certs    []*x509.Certificate // leaf first, the root as it is trusted last
+	from, to time.Time
+}
+
+var errCertificate = errors.New("a certificate is malformed")
+
+// chainID names a chain by its bytes; each length goes with its certificate.
+func chainID(ders [][]byte) (id [sha256.Size]byte) {
+	h := sha256.New()
+	for _, der := range ders {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(der)))
+		h.Write(n[:])
+		h.Write(der)
+	}
+	h.Sum(id[:0])
+	return id
+}
+
+func (v *Verifier) newChain(ders [][]byte, now time.Time) (*chain, error) {
+	c := &chain{}
+	for _, der := range ders {
+		cert, err := certchain.Parse(der)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errCertificate, err)
+		}
+		c.certs = append(c.certs, cert)
+	}
+	root, err := certchain.Verify(c.certs, v.roots, now)
+	if err != nil {
+		return nil, err
+	}
+	c.certs[len(c.certs)-1] = root
+	leaf := c.certs[0]
+	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return nil, fmt.Errorf("%s may not sign documents", leaf.Subject)
+	}
+	c.from, c.to = leaf.NotBefore, leaf.NotAfter
+	for _, x := range c.certs {
+		if x.NotBefore.After(c.from) {
+			c.from = x.NotBefore
+		}
+		if x.NotAfter.Before(c.to) {
+			c.to = x.NotAfter
+		}
+	}
+	return c, nil
 }
 
 func checkSignature(d *document, r *verify.Result) error {

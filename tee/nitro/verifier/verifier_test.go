@@ -385,7 +385,7 @@ func FuzzDocument(f *testing.F) {
 	}
 	f.Add(d)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, err := parseDocument(b); err == nil && (len(d.chain) < 2 || len(d.pcrs) == 0 || len(d.signature) != 96) {
+		if d, err := parseDocument(b); err == nil && (len(d.certificates) < 2 || len(d.pcrs) == 0 || len(d.signature) != 96) {
 			t.Errorf("%+v", d)
 		}
 	})
@@ -399,5 +399,36 @@ func BenchmarkVerify(b *testing.B) {
 		if _, err := v.Verify(in); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// The budget of a verification with a cached chain.
+func TestAllocations(t *testing.T) {
+	m := newMachine(t, false)
+	in, v := m.evidence(t, plain), m.verifier(t)
+	r := testing.Benchmark(func(b *testing.B) {
+		for range b.N {
+			if _, err := v.Verify(in); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if n := r.AllocedBytesPerOp(); n > 60<<10 {
+		t.Errorf("%d bytes allocated for each verification, at most 60 KB", n)
+	}
+}
+
+// A chain that was good stays so only while its certificates are valid.
+func TestCachedChainExpires(t *testing.T) {
+	m := newMachine(t, false)
+	in, v := m.evidence(t, plain), m.verifier(t)
+	if _, err := v.Verify(in); err != nil {
+		t.Fatal(err)
+	}
+	later := *in
+	later.Now = in.Now.AddDate(100, 0, 0)
+	_, err := v.Verify(&later)
+	if d, ok := denial.As(err); !ok || d.Reason != ReasonChainExpired {
+		t.Errorf("%v", err)
 	}
 }

@@ -9,7 +9,8 @@
 // Invariants: the helper is named by an absolute path and gets no environment;
 // its output is bounded and read before it is handed on; every report in it is
 // for the nonce that was asked for; a guest without NVIDIA devices, or without
-// the helper, has no attester, and nothing takes its place.
+// the helper, has no attester, and nothing takes its place; evidence of fewer
+// devices than the kernel sees is none.
 //
 // Trust zone: guest.
 package attester
@@ -23,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -38,47 +40,82 @@ import (
 // Timeout is how long a helper may take for all devices.
 const Timeout = 2 * time.Minute
 
+// HelperPath is where a guest image has the helper.
+const HelperPath = "/usr/libexec/coffer/nvidia-evidence"
+
 // Collector asks the devices. It is what the helper stands for.
 type Collector interface {
 	// Collect gives evidence JSON of all devices for a nonce.
 	Collect(ctx context.Context, nonce [nvidia.NonceSize]byte) ([]byte, error)
 }
 
-// Present says whether the kernel sees an NVIDIA GPU or switch (PCI classes 03
-// and 0680) in sys, the root of sysfs.
-func Present(sys fs.FS) bool {
-	vendors, err := fs.Glob(sys, "bus/pci/devices/*/vendor")
-	if err != nil {
-		return false
-	}
-	for _, v := range vendors {
-		vendor, err1 := fs.ReadFile(sys, v)
-		class, err2 := fs.ReadFile(sys, filepath.Dir(v)+"/class")
-		if err1 != nil || err2 != nil || strings.TrimSpace(string(vendor)) != "0x10de" {
-			continue
+// Bus counts the NVIDIA GPUs and switches that the kernel sees.
+type Bus func() (int, error)
+
+// Sysfs counts PCI functions of classes 03 and 0680 in sys, the root of sysfs.
+// What cannot be read is an error: a device may hide behind it.
+func Sysfs(sys fs.FS) Bus {
+	return func() (int, error) {
+		vendors, err := fs.Glob(sys, "bus/pci/devices/*/vendor")
+		if err != nil {
+			return 0, fmt.Errorf("looking for NVIDIA devices: %w", err)
 		}
-		if c := strings.TrimSpace(string(class)); strings.HasPrefix(c, "0x03") || strings.HasPrefix(c, "0x0680") {
-			return true
+		n := 0
+		for _, v := range vendors {
+			vendor, err := fs.ReadFile(sys, v)
+			if err != nil {
+				return 0, fmt.Errorf("looking for NVIDIA devices: %w", err)
+			}
+			if strings.TrimSpace(string(vendor)) != "0x10de" {
+				continue
+			}
+			class, err := fs.ReadFile(sys, filepath.Dir(v)+"/class")
+			if err != nil {
+				return 0, fmt.Errorf("looking for NVIDIA devices: %w", err)
+			}
+			if c := strings.TrimSpace(string(class)); strings.HasPrefix(c, "0x03") || strings.HasPrefix(c, "0x0680") {
+				n++
+			}
 		}
+		return n, nil
 	}
-	return false
 }
 
 // Attester gets evidence of all devices. It is safe for concurrent use.
-type Attester struct{ c Collector }
+type Attester struct {
+	bus Bus
+	c   Collector
+}
 
 var _ attest.Attester = (*Attester)(nil)
 
-// New takes the devices' collector; attest.ErrNotPresent where sysfs shows no
-// device.
-func New(sys fs.FS, c Collector) (*Attester, error) {
-	if c == nil {
-		return nil, errors.New("nvidia attester: no collector")
+// Open is New for this machine and the helper of the guest image. Devices without
+// the helper are an error.
+func Open() (*Attester, error) {
+	a, err := New(Sysfs(os.DirFS("/sys")), Helper{HelperPath})
+	if err != nil {
+		return nil, err
 	}
-	if !Present(sys) {
+	if _, err := os.Stat(HelperPath); err != nil {
+		return nil, fmt.Errorf("nvidia: there are devices, and no helper to ask them: %w", err)
+	}
+	return a, nil
+}
+
+// New takes the devices' bus and collector; attest.ErrNotPresent where the bus has
+// no device.
+func New(bus Bus, c Collector) (*Attester, error) {
+	if bus == nil || c == nil {
+		return nil, errors.New("nvidia attester: no bus or no collector")
+	}
+	n, err := bus()
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
 		return nil, fmt.Errorf("nvidia: %w", attest.ErrNotPresent)
 	}
-	return &Attester{c}, nil
+	return &Attester{bus, c}, nil
 }
 
 // TEE gives the wire name.
@@ -97,6 +134,13 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	e, err := nvidia.Parse(b)
 	if err != nil {
 		return nil, err
+	}
+	n, err := a.bus()
+	if err != nil {
+		return nil, err
+	}
+	if n != len(e.Devices) {
+		return nil, fmt.Errorf("nvidia evidence: of %d devices, and the kernel sees %d", len(e.Devices), n)
 	}
 	// A helper that repeats old reports would be found out by the trustee; here
 	// the error says so in plain words.

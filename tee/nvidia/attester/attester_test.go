@@ -28,26 +28,33 @@ type collector func(nonce [32]byte) ([]byte, error)
 func (c collector) Collect(_ context.Context, n [32]byte) ([]byte, error) { return c(n) }
 
 func TestPresence(t *testing.T) {
+	two := sysfs("0x10de", "0x030200")
+	two["bus/pci/devices/0000:02:00.0/vendor"], two["bus/pci/devices/0000:02:00.0/class"] = &fstest.MapFile{Data: []byte("0x10de\n")}, &fstest.MapFile{Data: []byte("0x068000\n")}
 	for _, c := range []struct {
 		fs   fstest.MapFS
-		want bool
-	}{{sysfs("0x10de", "0x030200"), true}, {sysfs("0x10de", "0x068000"), true}, {sysfs("0x10de", "0x020000"), false}, {sysfs("0x1002", "0x030000"), false}, {fstest.MapFS{}, false}} {
-		if Present(c.fs) != c.want {
-			t.Errorf("%v: not %t", c.fs, c.want)
+		want int
+	}{{sysfs("0x10de", "0x030200"), 1}, {two, 2}, {sysfs("0x10de", "0x020000"), 0}, {sysfs("0x1002", "0x030000"), 0}, {fstest.MapFS{}, 0}} {
+		if n, err := Sysfs(c.fs)(); err != nil || n != c.want {
+			t.Errorf("%v: %d, %v, want %d", c.fs, n, err, c.want)
 		}
 	}
-	if _, err := New(fstest.MapFS{}, collector(nil)); !errors.Is(err, attest.ErrNotPresent) {
+	if _, err := New(Sysfs(fstest.MapFS{}), collector(nil)); !errors.Is(err, attest.ErrNotPresent) {
 		t.Errorf("%v", err)
 	}
-	if _, err := New(sysfs("0x10de", "0x030200"), nil); err == nil {
+	if _, err := New(Sysfs(sysfs("0x10de", "0x030200")), nil); err == nil {
 		t.Error("no collector, and an attester")
+	}
+	hidden := sysfs("0x10de", "0x030200")
+	delete(hidden, "bus/pci/devices/0000:01:00.0/class")
+	if _, err := New(Sysfs(hidden), collector(nil)); err == nil || errors.Is(err, attest.ErrNotPresent) {
+		t.Errorf("a device whose class cannot be read: %v", err)
 	}
 }
 
 func TestEvidence(t *testing.T) {
 	dev := nvidiatest.NewVendor(t, "GH100", nil).NewDevice(t, "HOPPER")
-	stale := false
-	a, err := New(sysfs("0x10de", "0x030200"), collector(func(n [32]byte) ([]byte, error) {
+	stale, devices := false, 1
+	a, err := New(func() (int, error) { return devices, nil }, collector(func(n [32]byte) ([]byte, error) {
 		if stale {
 			n[0] ^= 1
 		}
@@ -64,7 +71,11 @@ func TestEvidence(t *testing.T) {
 	if e, err := nvidia.Parse(b); err != nil || len(e.Devices) != 1 || e.Devices[0].UUID != dev.UUID {
 		t.Errorf("%+v, %v", e, err)
 	}
-	stale = true
+	devices = 2
+	if _, err := a.Evidence(t.Context(), data, nil); err == nil || !strings.Contains(err.Error(), "of 1 devices, and the kernel sees 2") {
+		t.Errorf("a device is left out: %v", err)
+	}
+	stale, devices = true, 1
 	if _, err := a.Evidence(t.Context(), data, nil); err == nil || !strings.Contains(err.Error(), "another nonce") {
 		t.Errorf("%v", err)
 	}

@@ -13,16 +13,14 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
-	"encoding/binary"
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/tee/nvidia"
+	"github.com/cofferproject/coffer/tee/nvidia/sim"
 )
 
 // Note is what simulated evidence says of itself.
@@ -119,10 +117,7 @@ type Device struct {
 }
 
 // Field is one opaque data item.
-type Field struct {
-	Type  uint16
-	Value []byte
-}
+type Field = sim.Field
 
 // NewDevice makes a device of a vendor, with 64 measurements and the fields that
 // a GPU has.
@@ -137,8 +132,8 @@ func (v *Vendor) NewDevice(t testing.TB, arch string) *Device {
 		d.Measurements[i] = m[:]
 	}
 	d.Opaque = []Field{
-		{6, []byte{0, 0x74, 0, 0x96, 0x1a, 0, 0, 0}}, {15, []byte("882\x00")}, {17, []byte("1010\x00")}, {18, []byte("0200\x00")},
-		{3, []byte("580.95.05\x00")}, {11, []byte{0x55}}, {20, d.FWID}, {34, []byte{1, 0}}, {36, []byte{0, 0}},
+		{Type: 6, Value: []byte{0, 0x74, 0, 0x96, 0x1a, 0, 0, 0}}, {Type: 15, Value: []byte("882\x00")}, {Type: 17, Value: []byte("1010\x00")}, {Type: 18, Value: []byte("0200\x00")},
+		{Type: 3, Value: []byte("580.95.05\x00")}, {Type: 11, Value: []byte{0x55}}, {Type: 20, Value: d.FWID}, {Type: 34, Value: []byte{1, 0}}, {Type: 36, Value: []byte{0, 0}},
 	}
 	return d
 }
@@ -151,27 +146,13 @@ func (d *Device) NewLeaf(t testing.TB, ext pkix.Extension) *CA {
 	})
 }
 
-var oidSHA384 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
-
 // TCBInfo is the extension with firmware digests, as DiceTcbInfo.
 func TCBInfo(t testing.TB, digests ...[]byte) pkix.Extension {
-	type fwid struct {
-		Alg    asn1.ObjectIdentifier
-		Digest []byte
-	}
-	var list []fwid
-	for _, d := range digests {
-		list = append(list, fwid{oidSHA384, d})
-	}
-	v, err := asn1.Marshal(struct {
-		Vendor string `asn1:"tag:0,utf8"`
-		SVN    int    `asn1:"tag:3"`
-		FWIDs  []fwid `asn1:"tag:6"`
-	}{"TEST", 1, list})
+	ext, err := sim.TCBInfo(digests...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1}, Value: v}
+	return ext
 }
 
 // Certs gives the chain, leaf first.
@@ -189,47 +170,15 @@ func PEM(certs ...*x509.Certificate) []byte {
 }
 
 // Unsigned gives the messages up to the signature.
-func (d *Device) Unsigned(nonce []byte) []byte {
-	b := append([]byte{0x11, 0xe0, 0x01, 0xff}, nonce...)
-	b = append(b, 0) // slot
-	var record []byte
-	n := 0
-	for i := 1; i <= 255; i++ {
-		m, ok := d.Measurements[i]
-		if !ok {
-			continue
-		}
-		n++
-		record = append(record, byte(i), 1)
-		record = binary.LittleEndian.AppendUint16(record, uint16(len(m)+3))
-		record = append(record, 1)
-		record = binary.LittleEndian.AppendUint16(record, uint16(len(m)))
-		record = append(record, m...)
-	}
-	b = append(b, 0x11, 0x60, 0, 0, byte(n), byte(len(record)), byte(len(record)>>8), byte(len(record)>>16))
-	b = append(b, record...)
-	b = append(b, make([]byte, 32)...) // the device's nonce
-	var opaque []byte
-	for _, f := range d.Opaque {
-		opaque = binary.LittleEndian.AppendUint16(opaque, f.Type)
-		opaque = binary.LittleEndian.AppendUint16(opaque, uint16(len(f.Value)))
-		opaque = append(opaque, f.Value...)
-	}
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(opaque)))
-	return append(b, opaque...)
-}
+func (d *Device) Unsigned(nonce []byte) []byte { return sim.Messages(nonce, d.Measurements, d.Opaque) }
 
 // Sign appends the device's signature.
 func (d *Device) Sign(t testing.TB, b []byte) []byte {
-	h := sha512.Sum384(b)
-	r, s, err := ecdsa.Sign(rand.Reader, d.Leaf.Key, h[:])
+	b, err := sim.Sign(d.Leaf.Key, b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig := make([]byte, 96)
-	r.FillBytes(sig[:48])
-	s.FillBytes(sig[48:])
-	return append(slices.Clone(b), sig...)
+	return b
 }
 
 // Report gives a signed report.

@@ -25,6 +25,15 @@ import (
 // its id.
 const rimService = "https://rim.attestation.nvidia.com/v1/rim/"
 
+// manifestOrigin is under which origin a device's manifests are published: NVIDIA's
+// service, or the simulated vendor's that its chain leads to.
+func manifestOrigin(simulated bool, certs []*x509.Certificate) string {
+	if simulated {
+		return nvidia.SimulatedOrigin(certs[len(certs)-1]) + "/v1/rim/"
+	}
+	return rimService
+}
+
 // nvdecMeasurement is not to be compared (index as manifests count) while the
 // device has its video decoder disabled.
 const nvdecMeasurement = 35
@@ -103,11 +112,12 @@ func Origins(evidence json.RawMessage, have collateral.Source) ([]string, error)
 		}
 		chainOf(certs)
 		for _, w := range manifestsOf(arch, rep, modelOf(certs)) {
-			out = append(out, rimService+w.id)
+			origin := manifestOrigin(e.Simulation != "", certs) + w.id
+			out = append(out, origin)
 			if have == nil {
 				continue
 			}
-			if it, ok := have.Get(rimService + w.id); ok {
+			if it, ok := have.Get(origin); ok {
 				if m, err := rim.Decode(it.Body, w.id); err == nil {
 					chainOf(m.Chain)
 				}
@@ -128,7 +138,7 @@ func (d *device) checkManifests() error {
 	for _, w := range list {
 		var it *collateral.Item
 		if allowed && d.v.cfg.Collateral != nil {
-			it, _ = d.v.cfg.Collateral.Get(rimService + w.id)
+			it, _ = d.v.cfg.Collateral.Get(d.manifestOrigin() + w.id)
 		}
 		d.res.Claims[d.claim(w.kind+"fetched")] = it != nil
 		if it == nil {
@@ -161,6 +171,10 @@ func (d *device) checkManifests() error {
 	return nil
 }
 
+func (d *device) manifestOrigin() string {
+	return manifestOrigin(d.v.cfg.Kind == verify.InsecureSimulated, d.chain.certs)
+}
+
 // openManifest verifies one manifest and says so in the claims.
 func (d *device) openManifest(w wanted, it *collateral.Item) (*manifest, error) {
 	claim := d.name + "reference manifest " + w.id
@@ -186,7 +200,7 @@ func (d *device) openManifest(w wanted, it *collateral.Item) (*manifest, error) 
 	}
 	c[d.claim(w.kind+"version-match")] = strings.EqualFold(m.Version, w.version)
 	c[d.claim(w.kind+"cert-chain")] = certClaims(m.to, rev)
-	d.res.Checked("reference manifest", m.Product+" "+m.Version, rimService+w.id)
+	d.res.Checked("reference manifest", m.Product+" "+m.Version, d.manifestOrigin()+w.id)
 	return m, nil
 }
 

@@ -206,13 +206,13 @@ func manifests(t testing.TB, d *nvidiatest.Device, p *nvidiatest.Publisher, driv
 	if change != nil {
 		change(forDriver, forVBIOS)
 	}
-	id := "NV_GPU_VBIOS_1010_0200_882_960074001A"
+	id, origin := "NV_GPU_VBIOS_1010_0200_882_960074001A", manifestOrigin(true, d.Certs())
 	wrapped, err := rim.Wrap(id, p.Manifest(t, "GH100", vbios, forVBIOS))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return []*collateral.Item{
-		{Origin: rimService + "NV_GPU_DRIVER_GH100_580.95.05", Body: p.Manifest(t, "GH100", driver, forDriver)}, {Origin: rimService + id, Body: wrapped},
+		{Origin: origin + "NV_GPU_DRIVER_GH100_580.95.05", Body: p.Manifest(t, "GH100", driver, forDriver)}, {Origin: origin + id, Body: wrapped},
 	}
 }
 

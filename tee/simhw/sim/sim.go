@@ -95,6 +95,9 @@ func (d *Device) TEE() string { return d.hello.TEE }
 // Note is the simulation note, which evidence must carry.
 func (d *Device) Note() string { return d.hello.Note }
 
+// Devices are the kinds of devices that are played beside the TEE.
+func (d *Device) Devices() []string { return d.hello.Devices }
+
 // Provider implements attest.Reporter.
 func (d *Device) Provider() string { return d.hello.Provider }
 
@@ -182,6 +185,11 @@ func (d *Device) Extend(ctx context.Context, register int, digest []byte) error 
 	}
 	_, err := d.Call(ctx, simhw.OpExtendRegister, byte(register), digest)
 	return err
+}
+
+// DeviceEvidence gives the evidence JSON of a kind of device for a nonce.
+func (d *Device) DeviceEvidence(ctx context.Context, kind string, nonce []byte) ([]byte, error) {
+	return d.Call(ctx, simhw.OpDevice, 0, simhw.JoinBlobs([]byte(kind), nonce))
 }
 
 // NSM passes one request to the simulated Nitro security module.

@@ -30,6 +30,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cofferproject/coffer/api/simhw"
 	"github.com/cofferproject/coffer/tee/snp"
 )
 
@@ -100,7 +101,7 @@ func newAuthority(now time.Time) (*Authority, error) {
 }
 
 func name(cn string) pkix.Name {
-	return pkix.Name{CommonName: cn, Organization: []string{"Coffer simulated hardware: protects nothing"}}
+	return pkix.Name{CommonName: cn, Organization: []string{simhw.Organization}}
 }
 
 func caTemplate(cn string, serial int64, now time.Time) *x509.Certificate {

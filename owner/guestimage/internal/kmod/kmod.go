@@ -138,6 +138,39 @@ func Unsigned(module []byte) ([]byte, error) {
 	return b[:int64(len(b))-n], nil
 }
 
+// WithoutBTF gives a module whose section of BTF types is empty. Only tracing
+// and BPF programs that name a module's types read them, which no guest has; the
+// kernel would check and sort them for each module at each boot.
+func WithoutBTF(module []byte) ([]byte, error) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil, fmt.Errorf("reading module: %w", err)
+	}
+	defer f.Close()
+	if f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB {
+		return nil, errors.New("reading module: not a 64-bit little-endian ELF file")
+	}
+	out := bytes.Clone(module)
+	var h elf.Header64
+	if err := binary.Read(bytes.NewReader(module), binary.LittleEndian, &h); err != nil {
+		return nil, fmt.Errorf("reading module: %w", err)
+	}
+	const sizeField = 32 // of sh_size in Elf64_Shdr
+	for i, s := range f.Sections {
+		if s.Name != ".BTF" {
+			continue
+		}
+		at := h.Shoff + uint64(i)*uint64(h.Shentsize) + sizeField
+		end := s.Offset + s.FileSize
+		if at+8 > uint64(len(out)) || end < s.Offset || end > uint64(len(out)) {
+			return nil, errors.New("reading module: a section lies outside")
+		}
+		clear(out[s.Offset:end])
+		binary.LittleEndian.PutUint64(out[at:], 0)
+	}
+	return out, nil
+}
+
 // Depends reads the "depends" entry of a module's .modinfo section.
 func Depends(module []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
@@ -180,7 +213,10 @@ func read(path string) ([]byte, error) {
 	if len(b) > maxModule {
 		return nil, fmt.Errorf("larger than %d bytes", maxModule)
 	}
-	return Unsigned(b)
+	if b, err = Unsigned(b); err != nil {
+		return nil, err
+	}
+	return WithoutBTF(b)
 }
 
 func nameOf(path string) string {

@@ -16,9 +16,15 @@ import (
 // module makes an ELF object with a .modinfo section.
 func module(t *testing.T, info string) []byte {
 	t.Helper()
-	const names = "\x00.shstrtab\x00.modinfo\x00"
+	return section(t, ".modinfo", []byte(info))
+}
+
+// section makes an ELF object with one section of content.
+func section(t *testing.T, name string, info []byte) []byte {
+	t.Helper()
+	names := "\x00.shstrtab\x00" + name + "\x00"
 	var b bytes.Buffer
-	body := append([]byte(info), names...)
+	body := append(slices.Clone(info), names...)
 	h := elf.Header64{
 		Type: uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: 1,
 		Shoff: uint64(64 + len(body)), Ehsize: 64, Shentsize: 64, Shnum: 3, Shstrndx: 1,
@@ -109,6 +115,30 @@ func TestSelectRefuses(t *testing.T) {
 func TestOpenNeedsOneRelease(t *testing.T) {
 	if _, err := Open(t.TempDir()); err == nil {
 		t.Error("accepted a folder without modules")
+	}
+}
+
+func TestWithoutBTF(t *testing.T) {
+	with := section(t, ".BTF", []byte("types"))
+	out, err := WithoutBTF(with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.NewFile(bytes.NewReader(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := f.Section(".BTF"); s == nil || s.Size != 0 || bytes.Contains(out, []byte("types")) || len(out) != len(with) {
+		t.Errorf("section %+v in %q", s, out)
+	}
+	other := section(t, ".modinfo", []byte("types"))
+	if got, err := WithoutBTF(other); err != nil || !bytes.Equal(got, other) {
+		t.Errorf("a module without types changed: %v", err)
+	}
+	for name, m := range map[string][]byte{"no ELF": []byte("types"), "cut": with[:len(with)-1], "empty": nil} {
+		if _, err := WithoutBTF(m); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
 }
 
