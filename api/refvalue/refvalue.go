@@ -64,6 +64,9 @@ type Bundle struct {
 	// a list of what is accepted in general, any JSON where a policy wants
 	// another shape.
 	Values map[string]any `json:"values,omitempty"`
+	// Debug says that the values are of a debug image: what they explain is a
+	// debug guest, which a launch digest alone does not tell.
+	Debug bool `json:"debug,omitempty"`
 	// Expires is when the bundle ceases to count; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
 }
@@ -176,6 +179,9 @@ func (v *Bundle) Validate() error {
 		if err := s.validate(); err != nil {
 			return fmt.Errorf("reference values: sets[%d]: %w", i, err)
 		}
+		if v.Debug && !DebugImage(s.Image) {
+			return fmt.Errorf("reference values: sets[%d]: image %.40q in a bundle of a debug image", i, s.Image)
+		}
 		k := key{s.TEE, s.Image, s.MemoryMiB}
 		if seen[k] {
 			return fmt.Errorf("reference values: sets[%d]: second set for %s, image %s, %d MiB", i, s.TEE, s.Image, s.MemoryMiB)
@@ -184,6 +190,9 @@ func (v *Bundle) Validate() error {
 	}
 	return v.validateValues()
 }
+
+// DebugImage says whether an image's name is a debug image's.
+func DebugImage(name string) bool { return strings.Contains(name, "debug") }
 
 func (s *Set) validate() error {
 	switch {
@@ -237,7 +246,11 @@ func (v *Bundle) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding reference values: %w", err)
 	}
-	fmt.Fprintf(&b, "{\"version\":%d,\n\"provenance\":%s,\n\"sets\":[", v.Version, prov)
+	fmt.Fprintf(&b, "{\"version\":%d,\n", v.Version)
+	if v.Debug {
+		b.WriteString("\"debug\":true,\n")
+	}
+	fmt.Fprintf(&b, "\"provenance\":%s,\n\"sets\":[", prov)
 	for i, s := range v.Sets {
 		if i > 0 {
 			b.WriteByte(',')
@@ -260,7 +273,7 @@ func (v *Bundle) Encode() ([]byte, error) {
 // Select gives the sets of the named images alone: a trustee that is to release
 // secrets to one image must not know the others, a debug image least of all.
 func (v *Bundle) Select(images ...string) *Bundle {
-	out := &Bundle{Version: v.Version, Provenance: v.Provenance, Values: v.Values, Expires: v.Expires}
+	out := &Bundle{Version: v.Version, Provenance: v.Provenance, Values: v.Values, Debug: v.Debug, Expires: v.Expires}
 	for _, s := range v.Sets {
 		if slices.Contains(images, s.Image) {
 			out.Sets = append(out.Sets, s)

@@ -112,6 +112,7 @@ func (f *measureFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return runError(err)
 	}
+	r.Debug = f.debug()
 	out := &MeasureReport{Result: r}
 	if !spec.TEE.LoadsImage() {
 		out.MeasuredMachine = &MeasuredMachine{MemoryMiB: spec.MemoryMiB, VCPUs: spec.VCPUs, CPUModel: spec.CPUModel, Cmdline: spec.Cmdline}
@@ -126,6 +127,9 @@ func (f *measureFlags) run(cmd *cobra.Command) error {
 	}
 	return out.print(cmd.OutOrStdout())
 }
+
+// debug says whether the guest image is a debug image, as far as the flags tell.
+func (f *measureFlags) debug() bool { return f.opts.Debug || refvalue.DebugImage(f.variant) }
 
 func (f *measureFlags) measure(ctx context.Context, progress func(string)) (*measure.Result, *launch.Spec, error) {
 	named := f.firmware != "" || f.kernel != "" || f.initrd != "" || f.cmdline != "" || f.cpuModel != "" || f.variant != "" || f.policy != 0
@@ -291,6 +295,10 @@ func (f *measureFlags) sign(out *MeasureReport) error {
 func (r *MeasureReport) print(out io.Writer) error {
 	if r.TEE.Simulated() {
 		fmt.Fprintf(out, "%s is SIMULATED: it protects nothing\n", r.TEE)
+	}
+	if r.Debug {
+		fmt.Fprintln(out, "WARNING: these are the values of a DEBUG image, which shows on its console what a release image hides. The bundle says so, and a production")
+		fmt.Fprintln(out, "namespace takes it only if it was made with --insecure-allow-debug. Never give it to a trustee that keeps real secrets.")
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "FIELD\tVALUE\tOF")

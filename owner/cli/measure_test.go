@@ -100,3 +100,34 @@ func TestMeasureRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The values of a debug image say so: in text, in JSON and in the bundle.
+func TestMeasureOfADebugImageSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("COFFER_STATE", filepath.Join(dir, "state"))
+	kernel, initrd := filepath.Join(dir, "kernel"), filepath.Join(dir, "initrd")
+	for p, text := range map[string]string{kernel: "a kernel", initrd: "an initrd"} {
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for variant, debug := range map[string]bool{"": false, "sim": false, "debug": true, "sim-debug": true} {
+		bundle := filepath.Join(dir, "values"+variant)
+		args := []string{"cca-sim", "--kernel", kernel, "--initrd", initrd, "--cmdline", "x", "--memory", "512", "--bundle", bundle, "--variant", variant}
+		out, err := measureCommand(t, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out, "WARNING: these are the values of a DEBUG image") != debug {
+			t.Errorf("%q: %s", variant, out)
+		}
+		b, err := os.ReadFile(bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := refvalue.ParseSigned(string(b))
+		if err != nil || s.Bundle.Debug != debug {
+			t.Errorf("%q: bundle %+v, %v", variant, s, err)
+		}
+	}
+}

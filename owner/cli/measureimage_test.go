@@ -261,7 +261,7 @@ func TestMeasureSE(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := v.Verify(&verify.Input{Evidence: ev, ReportData: make([]byte, 64), Now: time.Now()})
+	res, err := v.Verify(&verify.Input{Evidence: ev, Nonce: string(nonce), ReportData: make([]byte, 64), Now: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,9 @@ type Result struct {
 	// Sets are TPM event sets.
 	Sets  []refvalue.Set    `json:"sets,omitempty"`
 	Files map[string]string `json:"files"` // what was measured: name to SHA-256
-	Notes []string          `json:"notes,omitempty"`
+	// Debug says that a debug image was measured; whoever chose the image sets it.
+	Debug bool     `json:"debug,omitempty"`
+	Notes []string `json:"notes,omitempty"`
 	// Launch is what the values were computed from.
 	Launch *launch.Inputs `json:"launch"`
 
@@ -122,7 +124,13 @@ func (r *Result) accept(name string, values ...any) {
 func (r *Result) Bundle(tool string, expires time.Time) (*refvalue.Bundle, error) {
 	b := &refvalue.Bundle{
 		Version: refvalue.Version, Provenance: refvalue.Provenance{Tool: tool, Files: r.Files, Launch: r.Launch},
-		Sets: r.Sets, Values: r.Values, Expires: expires.UTC().Truncate(time.Second),
+		Values: r.Values, Debug: r.Debug, Expires: expires.UTC().Truncate(time.Second),
+	}
+	for _, s := range r.Sets {
+		if r.Debug && !refvalue.DebugImage(s.Image) {
+			s.Image += "-debug" // as the platform calls its debug images
+		}
+		b.Sets = append(b.Sets, s)
 	}
 	if expires.IsZero() {
 		b.Expires = time.Time{}

@@ -165,3 +165,18 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Event sets carry the image's name, which is all that tells a TPM's debug guest.
+func TestBundleOfADebugImage(t *testing.T) {
+	r := &Result{Sets: []refvalue.Set{{TEE: "tpm-sim", Image: "sim", MemoryMiB: 256, Events: []refvalue.Event{{PCR: 4, Type: refvalue.EventTag}}}}}
+	for _, debug := range []bool{false, true} {
+		r.Debug = debug
+		b, err := r.Bundle("test", time.Time{})
+		if err != nil || b.Debug != debug || refvalue.DebugImage(b.Sets[0].Image) != debug {
+			t.Errorf("debug %t: %+v, %v", debug, b, err)
+		}
+	}
+	if r.Sets[0].Image != "sim" {
+		t.Errorf("the result was changed: %q", r.Sets[0].Image)
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/internal/crl"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -139,21 +140,15 @@ func (v *Verifier) crl(origin string, issuer *x509.Certificate, spki string) (*r
 	if len(it.Body) > maxCRL {
 		return nil, malformed(origin, fmt.Errorf("%d bytes, at most %d", len(it.Body), maxCRL))
 	}
-	crl, err := x509.ParseRevocationList(it.Body)
-	if err == nil && (crl.Number == nil || crl.NextUpdate.IsZero()) {
-		err = errors.New("no number or next update")
-	}
+	list, err := crl.Parse(it.Body, issuer)
 	if err != nil {
-		return nil, malformed(origin, err)
+		return nil, verify.Deny(crl.ReasonOf(err), Component, "collateral "+origin, err)
 	}
-	if err := crl.CheckSignatureFrom(issuer); err != nil {
-		return nil, untrusted(origin, err)
-	}
-	l := &revocations{serials: make(map[string]bool, len(crl.RevokedCertificateEntries)), number: crl.Number}
-	for _, e := range crl.RevokedCertificateEntries {
+	l := &revocations{serials: make(map[string]bool, len(list.RevokedCertificateEntries)), number: list.Number}
+	for _, e := range list.RevokedCertificateEntries {
 		l.serials[string(e.SerialNumber.Bytes())] = true
 	}
-	l.add(crl.ThisUpdate, crl.NextUpdate)
+	l.add(list.ThisUpdate, list.NextUpdate)
 	v.items.Put(key, l)
 	return l, nil
 }

@@ -53,19 +53,20 @@ const ClaimRuntimeEvents = "runtime_events"
 
 // Reasons that all verifiers share. Others carry their TEE's name in front.
 const (
-	ReasonSimulated           denial.Reason = "simulated-evidence"   // in a production namespace
-	ReasonNotSimulated        denial.Reason = "not-simulated"        // no simulation note, or a vendor's root, in a simulated namespace
-	ReasonUnproven            denial.Reason = "unproven-verifier"    // no outside vector, and allow_unproven does not name it
-	ReasonReportData          denial.Reason = "report-data-mismatch" // another nonce or TEE key
-	ReasonInitdataMismatch    denial.Reason = "initdata-mismatch"    // the register holds another digest
-	ReasonInitdataMissing     denial.Reason = "initdata-missing"     // the register is set, and no document came
-	ReasonInitdataUnexpected  denial.Reason = "initdata-unexpected"  // a document came, and the register is zero
-	ReasonInitdataMalformed   denial.Reason = "initdata-malformed"   //
-	ReasonInitdataUnbound     denial.Reason = "initdata-unbound"     // this TEE binds none, and a document came
-	ReasonCollateralMissing   denial.Reason = "collateral-missing"   // Claim names its origin
-	ReasonCollateralMalformed denial.Reason = "collateral-malformed" //
-	ReasonCollateralUntrusted denial.Reason = "collateral-untrusted" // its signature or chain
-	ReasonCollateralExpired   denial.Reason = "collateral-expired"   //
+	ReasonSimulated             denial.Reason = "simulated-evidence"     // in a production namespace
+	ReasonNotSimulated          denial.Reason = "not-simulated"          // no simulation note, or a vendor's root, in a simulated namespace
+	ReasonUnproven              denial.Reason = "unproven-verifier"      // no outside vector, and allow_unproven does not name it
+	ReasonReportData            denial.Reason = "report-data-mismatch"   // another nonce or TEE key
+	ReasonInitdataMismatch      denial.Reason = "initdata-mismatch"      // the register holds another digest
+	ReasonInitdataMissing       denial.Reason = "initdata-missing"       // the register is set, and no document came
+	ReasonInitdataUnexpected    denial.Reason = "initdata-unexpected"    // a document came, and the register is zero
+	ReasonInitdataMalformed     denial.Reason = "initdata-malformed"     //
+	ReasonInitdataUnbound       denial.Reason = "initdata-unbound"       // this TEE binds none, and a document came
+	ReasonCollateralMissing     denial.Reason = "collateral-missing"     // Claim names its origin
+	ReasonCollateralMalformed   denial.Reason = "collateral-malformed"   //
+	ReasonCollateralUntrusted   denial.Reason = "collateral-untrusted"   // its signature or chain
+	ReasonCollateralUnsupported denial.Reason = "collateral-unsupported" // a kind that is not understood
+	ReasonCollateralExpired     denial.Reason = "collateral-expired"     //
 )
 
 // Config is what a verifier may believe.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,24 @@ var simTEEs = []simTEE{
 	}, fields: []string{"nitro.pcrs.pcr0", "nitro.pcrs.pcr1"}, unproven: []string{"nitro"}},
 }
 
+// unprivileged reads off the kernel that the one process of that name, which
+// serves the guest, is not root and cannot become it.
+func unprivileged(t *testing.T, tr *tracker, name string) {
+	t.Helper()
+	pids := tr.pids(name)
+	if len(pids) != 1 {
+		t.Fatalf("%d processes %s, want one", len(pids), name)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pids[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(b), "\nUid:\t0\t") || strings.Contains(string(b), "\nGid:\t0\t") {
+		t.Errorf("%s serves the guest as root:\n%s", name, b)
+	}
+	contains(t, "the status of "+name, string(b), "\nNoNewPrivs:\t1\n", "\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n", "\nGroups:\t \n")
+}
+
 // TestSimulatedTEEs runs the main job in simulated TEEs: a sealed pod with a
 // secret gets it; what the hardware measured of the running machine is what
 // `coffer measure` said before; a host that changes anything gets nothing, and
@@ -78,8 +97,10 @@ func TestSimulatedTEEs(t *testing.T) {
 
 			running = append(running, file)
 			p := shared.run(t, home, running...)
+			tr := track(t, p.cmd.Process.Pid)
 			p.waitOutput(fmt.Sprintf("app | secret sha256 %x", sha256.Sum256([]byte("for the victim alone"))))
 			contains(t, "what coffer says", p.stderr(), "WARNING: "+c.tee+" is simulated", "of the running QEMU")
+			unprivileged(t, tr, "coffer-simhw")
 			list := shared.ps(t, home)
 			if len(list) != 1 || len(list[0].Measured) == 0 {
 				t.Fatalf("coffer ps: %+v", list)

@@ -18,19 +18,21 @@ import (
 // peer, with where it comes from. Everything else gets the long time: a new
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
-	"api/resource.FuzzParse":         "the owner's own references",
-	"host/supervise.FuzzRecord":      "the launcher's own files",
-	"host/vmm/qmp.FuzzDecode":        "QEMU, started by us",
-	"image/reference.FuzzParse":      "the owner's pod",
-	"image/registry.FuzzSources":     "the owner's registry configuration",
-	"owner/pod.FuzzParse":            "the user's file",
-	"tee/internal/uefi.FuzzPE":       "the owner's own kernel",
-	"tee/internal/uefi.FuzzVolume":   "the owner's own firmware",
-	"tee/se/measure.FuzzHostKeyHash": "the owner's own host key documents",
-	"tee/se/measure.FuzzReadHeader":  "the owner's own image",
-	"tee/sgx/measure.FuzzSGXS":       "the owner's own enclave",
-	"tee/sgx/measure.FuzzSigstruct":  "the owner's own enclave's signature",
-	"tee/tpm/measure.FuzzFirmware":   "the owner's own firmware and kernel",
+	"api/resource.FuzzParse":            "the owner's own references",
+	"host/supervise.FuzzRecord":         "the launcher's own files",
+	"host/vmm/qmp.FuzzDecode":           "QEMU, started by us",
+	"image/reference.FuzzParse":         "the owner's pod",
+	"image/registry.FuzzSources":        "the owner's registry configuration",
+	"owner/pod.FuzzParse":               "the user's file",
+	"tee/internal/crl.FuzzParse":        "the administrator's collateral",
+	"tee/internal/uefi.FuzzPE":          "the owner's own kernel",
+	"tee/internal/uefi.FuzzVolume":      "the owner's own firmware",
+	"tee/se/measure.FuzzHostKeyHash":    "the owner's own host key documents",
+	"tee/se/measure.FuzzReadHeader":     "the owner's own image",
+	"tee/se/verifier.FuzzParseHostKeys": "the administrator's anchors",
+	"tee/sgx/measure.FuzzSGXS":          "the owner's own enclave",
+	"tee/sgx/measure.FuzzSigstruct":     "the owner's own enclave's signature",
+	"tee/tpm/measure.FuzzFirmware":      "the owner's own firmware and kernel",
 }
 
 const (

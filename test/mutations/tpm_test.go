@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"math/big"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
@@ -153,7 +155,8 @@ func tpmFields() []Field {
 
 // TestTPM bends the evidence of a software TPM under a test root.
 func TestTPM(t *testing.T) {
-	ca := tpmtest.NewCA(t, "machine")
+	ca, stranger := tpmtest.NewCA(t, "machine"), tpmtest.NewCA(t, "machine")
+	ca.ListURL, stranger.ListURL = "http://maker.example/ek.crl", "http://maker.example/ek.crl"
 	key := make([]byte, 32)
 	roots := []*x509.Certificate{ca.Root}
 	newTEE := func(c verify.Config, tr verifier.Trust) *verifier.TEE {
@@ -177,6 +180,14 @@ func TestTPM(t *testing.T) {
 		}
 	})
 	g.in.Evidence = tpmEdited(t, g.in.Evidence, func(e *tpm.Evidence) { e.Entries = runtimeLog(runtimeEvents(refvalue.PCREvents)) })
+	serial := ca.Last
+	listed := func(at time.Time, by *tpmtest.CA, revoked ...*big.Int) *verifier.TEE {
+		c := cfg
+		c.Collateral = collateral.NewSet(by.List(t, at, revoked...))
+		return newTEE(c, verifier.Trust{References: refs})
+	}
+	unreadable := cfg
+	unreadable.Collateral = collateral.NewSet(&collateral.Item{Origin: "https://maker.example/ek.crl", Body: []byte("x"), Fetched: time.Now()})
 	from := func(o *tpmGuest) func(testing.TB, *verify.Input) {
 		return func(_ testing.TB, in *verify.Input) { *in = *o.in }
 	}
@@ -210,6 +221,11 @@ func TestTPM(t *testing.T) {
 			{Name: "in production", Verifier: newTEE(verify.Config{Kind: verify.Production}, verifier.Trust{EKRoots: roots, References: refs}), Reason: verify.ReasonSimulated},
 			{Name: "without the simulation note", Reason: verify.ReasonNotSimulated, Mutate: tpmEdit(func(e *tpm.Evidence) { e.Simulation = "" })},
 			{Name: "another machine's root", Verifier: newTEE(verify.Config{Kind: verify.InsecureSimulated}, verifier.Trust{References: refs}), Reason: verifier.ReasonEKUntrusted},
+			{Name: "revoked endorsement certificate", Verifier: listed(time.Now(), ca, big.NewInt(1234), serial), Reason: verifier.ReasonEKRevoked},
+			{Name: "old revocation list", Verifier: listed(time.Now().AddDate(0, 0, -3), ca), Reason: verify.ReasonCollateralExpired},
+			{Name: "revocation list of tomorrow", Verifier: listed(time.Now().AddDate(0, 0, 3), ca), Reason: verify.ReasonCollateralExpired},
+			{Name: "another maker's revocation list", Verifier: listed(time.Now(), stranger), Reason: verify.ReasonCollateralUntrusted},
+			{Name: "revocation list that is none", Verifier: newTEE(unreadable, verifier.Trust{References: refs}), Reason: verify.ReasonCollateralMalformed},
 			{Name: "expired endorsement certificate", Reason: verifier.ReasonEKUntrusted, Mutate: func(_ testing.TB, in *verify.Input) { in.Now = in.Now.AddDate(1, 0, 0) }},
 			{Name: "no reference values", Verifier: newTEE(cfg, verifier.Trust{}), Reason: appraise.ReasonNoReferenceValues},
 			{Name: "no endorsement certificate", Reason: verifier.ReasonEKMissing, Mutate: func(_ testing.TB, in *verify.Input) { in.RequestExtra = nil }},
@@ -243,6 +259,36 @@ func TestTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown(t, r[0])
+}
+
+// The claim ek_crl says whether the maker's lists speak well of an endorsement
+// key, or nothing is known; a policy may ask for the former.
+func TestTPMRevocationClaim(t *testing.T) {
+	ca := tpmtest.NewCA(t, "machine")
+	ca.ListURL = "http://maker.example/ek.crl"
+	other := tpmtest.NewCA(t, "machine")
+	other.ListURL = "http://maker.example/other.crl"
+	key := make([]byte, 32)
+	for name, c := range map[string]struct {
+		src  collateral.Source
+		want string
+	}{
+		"no collateral":      {nil, "absent"},
+		"another list":       {collateral.NewSet(other.List(t, time.Now())), "absent"},
+		"the maker's list":   {collateral.NewSet(ca.List(t, time.Now())), "good"},
+		"others are revoked": {collateral.NewSet(ca.List(t, time.Now(), big.NewInt(1), big.NewInt(2))), "good"},
+	} {
+		tee, err := verifier.NewTEE(verify.Config{Kind: verify.InsecureSimulated, SimulatedRoots: []*x509.Certificate{ca.Root}, Collateral: c.src},
+			verifier.Trust{CredentialKey: key, References: []*refvalue.Bundle{tpmtest.References()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := tpmBoot(t, ca, tee, azureDocument(t, initdata.SHA256, "mine"), tpmtest.Events(), nil)
+		r, err := tee.Verify(g.in)
+		if err != nil || r[0].Claims["ek_crl"] != c.want {
+			t.Errorf("%s: %v, %v, want %s", name, r, err, c.want)
+		}
+	}
 }
 
 // tpmStale pairs an old quote with a credential activated for other runtime data.

@@ -18,15 +18,15 @@ func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now t
 	if id == "" {
 		id = policy.DefaultID
 	}
+	pol, err := p.policy(id, d.result.Class)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := p.judge(ctx, pol, &d, now)
+	if err != nil {
+		return nil, nil, err
+	}
 	r := d.result
-	pol, err := p.policy(id, r.Class)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := pol.Appraise(ctx, r, d.runtime, p.trust.Values, now)
-	if err != nil {
-		return nil, nil, err
-	}
 	sub := &ear.Submod{
 		Status: v.Vector.Status(), Vector: v.Vector, PolicyID: id, Evidence: v.Evidence,
 		Coffer: &ear.Additions{

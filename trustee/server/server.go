@@ -31,6 +31,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/session"
@@ -66,6 +67,8 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	// Limits bound what is kept; nil: the defaults.
+	Limits limits.Set
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -103,6 +106,9 @@ func Version() string {
 func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("trustee: a part of the configuration is missing")
+	}
+	if c.Limits == nil {
+		c.Limits = limits.Defaults()
 	}
 	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
 	if err := s.open(ctx); err != nil {
@@ -171,7 +177,7 @@ func (s *Server) open(ctx context.Context) error {
 // handler makes everything that answers.
 func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	c := s.cfg
-	registry, err := tenant.New(ctx, s.store, c.Now)
+	registry, err := tenant.New(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +188,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	book := record.New(s.store, s.audit, c.Log, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: c.Limits, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -194,7 +200,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	for tee, f := range c.Verifiers {
 		factories[tee] = f
 	}
-	items, err := shelf.Open(ctx, s.store, c.Now)
+	items, err := shelf.Open(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,9 @@ type Trust struct {
 	// References explain TPM event logs; Values are what policies query.
 	References []*refvalue.Bundle
 	Values     *policy.References
+	// DebugValues are Values and those of debug images; nil: there are none of
+	// these. What only they explain is a debug guest.
+	DebugValues *policy.References
 	// Launches are the bundles that say what launch they were computed for.
 	Launches []Launch
 	Policies map[string]string            // name to text
@@ -195,10 +198,23 @@ func (t *Trust) loadReferences(tx store.Tx, ns string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	values, err := refvalue.Merge(t.References...)
-	if err != nil {
+	var release []*refvalue.Bundle
+	for _, b := range t.References {
+		if !b.Debug {
+			release = append(release, b)
+		}
+	}
+	if t.Values, err = merged(release, source); err != nil || len(release) == len(t.References) {
 		return err
 	}
-	t.Values, err = policy.NewReferences(values, source)
+	t.DebugValues, err = merged(t.References, source)
 	return err
+}
+
+func merged(bundles []*refvalue.Bundle, source map[string]string) (*policy.References, error) {
+	values, err := refvalue.Merge(bundles...)
+	if err != nil {
+		return nil, err
+	}
+	return policy.NewReferences(values, source)
 }

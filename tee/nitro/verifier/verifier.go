@@ -152,17 +152,8 @@ func (v *Verifier) checkChain(d *document, now time.Time, r *verify.Result) erro
 	// that is at hand is believed all the same.
 	for i, c := range d.chain[:len(d.chain)-1] {
 		_, err := v.revocation.Check(c, d.chain[i+1], v.cfg.Collateral, now)
-		claim := "certificate " + c.Subject.CommonName
-		switch {
-		case err == nil, errors.Is(err, revocation.ErrMissing):
-		case errors.Is(err, revocation.ErrRevoked):
-			return verify.Deny(ReasonRevoked, Component, claim, err)
-		case errors.Is(err, revocation.ErrExpired):
-			return verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
-		case errors.Is(err, revocation.ErrUntrusted):
-			return verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
-		default:
-			return verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
+		if err != nil && !errors.Is(err, revocation.ErrMissing) {
+			return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, "certificate "+c.Subject.CommonName, err)
 		}
 	}
 	return nil

@@ -167,20 +167,10 @@ func (v *Verifier) checkChain(d *nvidiadpu.Device, now time.Time, r *verify.Resu
 
 func (v *Verifier) checkRevoked(c, issuer *x509.Certificate, now time.Time) error {
 	_, err := v.revocation.Check(c, issuer, v.cfg.Collateral, now)
-	claim := "certificate " + c.Subject.CommonName
-	switch {
-	case err == nil, errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation:
+	if err == nil || errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation {
 		return nil
-	case errors.Is(err, revocation.ErrMissing):
-		return verify.Deny(verify.ReasonCollateralMissing, Component, claim, err)
-	case errors.Is(err, revocation.ErrRevoked):
-		return verify.Deny(ReasonRevoked, Component, claim, err)
-	case errors.Is(err, revocation.ErrExpired):
-		return verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
-	case errors.Is(err, revocation.ErrUntrusted):
-		return verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
 	}
-	return verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
+	return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, "certificate "+c.Subject.CommonName, err)
 }
 
 // claims are the published ones; without firmware identities the count is 0.

@@ -40,6 +40,7 @@ func NewTEE(c verify.Config, t Trust) (*TEE, error) {
 	cfg := Config{
 		Simulated: c.Kind, CredentialKey: t.CredentialKey, EKRoots: t.EKRoots, EKIntermediates: t.EKIntermediates,
 		SimulatedRoots: c.SimulatedRoots, EnrolledAKs: t.EnrolledAKs, References: t.References,
+		Collateral: c.Collateral, InsecureExpiredCollateral: c.InsecureExpiredCollateral,
 	}
 	v, err := New(cfg)
 	if err != nil {
@@ -97,6 +98,9 @@ func (r *Result) checks(in *verify.Input, out *verify.Result) {
 	default:
 		out.Checked("endorsement key", r.EKFingerprint, "root "+r.EKRoot)
 		out.Checked("credential", "activated", "both keys live in one TPM, this session")
+	}
+	if r.EKFingerprint != "" {
+		out.Checked("EK revocation", string(r.EKRevocation), "makers' lists at hand")
 	}
 	out.Checked("quote signature", "", "attestation key")
 	if !in.InsecureSkipReportData {

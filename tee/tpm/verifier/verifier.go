@@ -22,7 +22,9 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/tee/internal/revocation"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
 	"github.com/cofferproject/coffer/tee/tpm/quote"
@@ -37,6 +39,7 @@ const (
 	ReasonEvidenceMalformed  denial.Reason = "tpm-evidence-malformed"
 	ReasonEKMissing          denial.Reason = "tpm-ek-missing"
 	ReasonEKUntrusted        denial.Reason = "tpm-ek-untrusted"
+	ReasonEKRevoked          denial.Reason = "tpm-ek-revoked"
 	ReasonAKMalformed        denial.Reason = "tpm-ak-malformed"
 	ReasonAKAttributes       denial.Reason = "tpm-ak-attributes"
 	ReasonAKMismatch         denial.Reason = "tpm-ak-mismatch"
@@ -75,6 +78,12 @@ type Config struct {
 	EnrolledAKs []string
 	// References are the reference values that may explain the event log.
 	References []*refvalue.Bundle
+	// Collateral has the makers' revocation lists and OCSP responses, as far as
+	// they are at hand; nil: none.
+	Collateral collateral.Source
+	// InsecureExpiredCollateral takes lists past their next update, for recorded
+	// evidence. Never in the trustee.
+	InsecureExpiredCollateral bool
 }
 
 // Kinds of namespaces.
@@ -85,7 +94,8 @@ const (
 
 // Verifier appraises evidence of one namespace. It is immutable.
 type Verifier struct {
-	cfg Config
+	cfg        Config
+	revocation *revocation.Checker
 }
 
 // New refuses a configuration that leaves a security choice open.
@@ -101,7 +111,7 @@ func New(c Config) (*Verifier, error) {
 		return nil, errors.New("tpm verifier: production trust in a simulated namespace")
 	}
 	c.CredentialKey = slices.Clone(c.CredentialKey)
-	return &Verifier{c}, nil
+	return &Verifier{c, &revocation.Checker{InsecureExpired: c.InsecureExpiredCollateral}}, nil
 }
 
 // Input is one attestation.
@@ -128,6 +138,7 @@ type Result struct {
 	Simulation     string // the evidence's own note
 	EKFingerprint  string // hex SHA-256 of the endorsement key's SPKI; "" for an enrolled key
 	EKRoot         string // hex SHA-256 of the root's SPKI
+	EKRevocation   EKRevocation
 	AKName         string // hex
 	InitdataDigest []byte // of the accepted document; nil if the guest was started without
 	Initdata       *initdata.Document
