@@ -17,13 +17,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
+  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
 
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
@@ -62,6 +63,8 @@ func run(args []string) error {
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
 	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
+	c.Limits = limits.Defaults()
+	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
 	f.Float64Var(&c.Operations.PeerRate, "rate-peer", 0, "requests a second of one network address; 0 is 5000, below 0 no limit")
 	f.Float64Var(&c.Operations.NamespaceRate, "rate-namespace", 0, "requests a second to one namespace; 0 is 20000, below 0 no limit")

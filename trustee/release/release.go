@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release/internal/vault"
 	"github.com/cofferproject/coffer/trustee/respolicy"
@@ -61,6 +63,7 @@ type Config struct {
 	Policies *respolicy.Policies
 	// TokenKeys are the keys whose tokens count.
 	TokenKeys []crypto.PublicKey
+	Limits    limits.Set
 	Now       func() time.Time
 }
 
@@ -78,7 +81,10 @@ func New(c Config) (*Gate, error) {
 	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || c.Policies == nil || len(c.TokenKeys) == 0 || c.Now == nil {
 		return nil, errors.New("release: a part of the configuration is missing")
 	}
-	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Now), closing: make(chan struct{})}, nil
+	if err := c.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("release: %w", err)
+	}
+	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Limits, c.Now), closing: make(chan struct{})}, nil
 }
 
 // List gives the metadata of the secrets.
@@ -193,6 +199,7 @@ func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, *ear.Claim
 	if !ok || sub.Coffer == nil {
 		return nil, nil, &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
+	r.Attestation = c.ID
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
 	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
 		return nil, nil, &denial.Denial{

@@ -31,6 +31,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
@@ -69,6 +70,8 @@ type Config struct {
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
 	Operations Operations
+	// Limits bound what is kept; nil: the defaults.
+	Limits limits.Set
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -115,6 +118,9 @@ func Version() string {
 func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("trustee: a part of the configuration is missing")
+	}
+	if c.Limits == nil {
+		c.Limits = limits.Defaults()
 	}
 	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1), metrics: ops.NewMetrics(Version(), c.Now())}
 	if err := s.open(ctx); err != nil {
@@ -196,7 +202,7 @@ func (s *Server) open(ctx context.Context) error {
 // handler makes everything that answers.
 func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	c := s.cfg
-	registry, err := tenant.New(ctx, s.store, c.Now)
+	registry, err := tenant.New(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +215,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: c.Limits, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -221,7 +227,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	for tee, f := range c.Verifiers {
 		factories[tee] = f
 	}
-	items, err := shelf.Open(ctx, s.store, c.Now)
+	items, err := shelf.Open(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}

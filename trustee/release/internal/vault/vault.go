@@ -16,6 +16,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -29,13 +30,14 @@ const (
 type Vault struct {
 	store store.Store
 	kek   keyring.KEK
+	most  limits.Set
 	now   func() time.Time
 	watch *watch
 }
 
 // New makes a Vault.
-func New(s store.Store, kek keyring.KEK, now func() time.Time) *Vault {
-	return &Vault{s, kek, now, newWatch()}
+func New(s store.Store, kek keyring.KEK, most limits.Set, now func() time.Time) *Vault {
+	return &Vault{s, kek, most, now, newWatch()}
 }
 
 func contentKey(name string, version uint64) string {

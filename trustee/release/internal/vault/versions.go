@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -105,6 +106,18 @@ func (v *Vault) add(tx store.Tx, ns, name string, next trusteeapi.SecretVersion,
 		return nil, fmt.Errorf("secret %s: the newest version is %d, not %d: %w", name, newest, *o.IfVersion, tenant.ErrConflict)
 	}
 	out := &trusteeapi.Resource{Name: name, Created: next.Created}
+	if !ok {
+		if err := errors.Join(
+			tenant.Room(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)),
+			tenant.Room(tx, v.most, limits.DeletedSecrets, ns, tenant.Bucket(ns, lasts)),
+		); err != nil {
+			return nil, err
+		}
+		// It lives again, and its own record has the number from now on.
+		if err := tx.Delete(tenant.Bucket(ns, lasts), name); err != nil {
+			return nil, err
+		}
+	}
 	if ok {
 		out.Created = m.Created
 		if err := v.retire(tx, ns, m, o.ExpirePrevious); err != nil {
