@@ -325,7 +325,7 @@ func newSecretRm() *cobra.Command {
 				if err := n.DeleteResource(cmd.Context(), name); err != nil {
 					return nil, err
 				}
-				return secretDone{n.Name(), name, "", 0}, nil
+				return secretRemoved{n.Name(), name}, nil
 			}
 			change := trusteeapi.ChangeDelete
 			if destroy {

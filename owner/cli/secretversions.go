@@ -82,19 +82,25 @@ func state(deleted, destroyed, expires, now time.Time) string {
 	return "until " + expires.Local().Format(time.DateTime)
 }
 
-// secretDone says what was done to a secret.
+// secretRemoved says that a secret is gone with all its versions.
+type secretRemoved struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"deleted"`
+}
+
+// String is the line for people.
+func (r secretRemoved) String() string { return r.Name }
+
+// secretDone says what was done to a version of a secret.
 type secretDone struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	Change    string `json:"change,omitempty"`
-	Version   uint64 `json:"version,omitempty"`
+	Change    string `json:"change"`
+	Version   uint64 `json:"version"`
 }
 
 // String is the line for people.
 func (d secretDone) String() string {
-	if d.Version == 0 {
-		return d.Name
-	}
 	return fmt.Sprintf("kbs:///%s version %d: %s (namespace %s)", d.Name, d.Version, d.Change, d.Namespace)
 }
 

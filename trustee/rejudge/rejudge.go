@@ -30,6 +30,7 @@ import (
 const (
 	defaultLimit = 20
 	maxLimit     = 100
+	maxTime      = 20 * time.Second
 )
 
 // Unknown is the verdict about a record that is not kept any more.
@@ -52,8 +53,13 @@ func Run(ctx context.Context, c Config, ns string, t *trusteeapi.PolicyTest) ([]
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, maxTime)
+	defer cancel()
 	out := []trusteeapi.PolicyVerdict{}
 	for _, r := range records {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, fmt.Errorf("%w: the policy was not done with %d records after %s", tenant.ErrInvalid, len(records), maxTime)
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

@@ -107,14 +107,7 @@ func (v *Vault) add(tx store.Tx, ns, name string, next trusteeapi.SecretVersion,
 	}
 	out := &trusteeapi.Resource{Name: name, Created: next.Created}
 	if !ok {
-		if err := errors.Join(
-			tenant.Room(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)),
-			tenant.Room(tx, v.most, limits.DeletedSecrets, ns, tenant.Bucket(ns, lasts)),
-		); err != nil {
-			return nil, err
-		}
-		// It lives again, and its own record has the number from now on.
-		if err := tx.Delete(tenant.Bucket(ns, lasts), name); err != nil {
+		if err := v.admit(tx, ns, name); err != nil {
 			return nil, err
 		}
 	}
@@ -129,6 +122,22 @@ func (v *Vault) add(tx store.Tx, ns, name string, next trusteeapi.SecretVersion,
 	}
 	out.Version = next.Version
 	return out, save(tx, ns, out, &next)
+}
+
+// admit takes a secret of a name that there is not, or not any more. One that lives
+// again has its number in its own record from now on.
+func (v *Vault) admit(tx store.Tx, ns, name string) error {
+	if err := tenant.Room(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)); err != nil {
+		return err
+	}
+	old, err := tx.Get(tenant.Bucket(ns, lasts), name)
+	if err != nil {
+		return err
+	}
+	if old == nil {
+		return tenant.Room(tx, v.most, limits.DeletedSecrets, ns, tenant.Bucket(ns, lasts))
+	}
+	return tx.Delete(tenant.Bucket(ns, lasts), name)
 }
 
 // retire has the versions so far expire, and drops the oldest ones too many.

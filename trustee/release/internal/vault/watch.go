@@ -8,6 +8,7 @@ import (
 // Limits of those who wait for a new version. Only attested TEEs come so far.
 const (
 	maxWaiting   = 2000 // of all
+	maxWaitingIn = 500  // in one namespace
 	maxWaitingOf = 100  // for one secret
 )
 
@@ -18,6 +19,7 @@ var ErrBusy = errors.New("too many wait for a new version")
 type watch struct {
 	mu      sync.Mutex
 	waiting int
+	in      map[string]int // namespace
 	at      map[string]*waiters
 }
 
@@ -26,7 +28,7 @@ type waiters struct {
 	ch chan struct{} // closed by a change
 }
 
-func newWatch() *watch { return &watch{at: map[string]*waiters{}} }
+func newWatch() *watch { return &watch{in: map[string]int{}, at: map[string]*waiters{}} }
 
 // Watch gives a channel that is closed when the secret changes; leave must be
 // called once. A change on another replica is not seen.
@@ -35,7 +37,7 @@ func (v *Vault) Watch(ns, name string) (changed <-chan struct{}, leave func(), e
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at := w.at[key]
-	if w.waiting >= maxWaiting || at != nil && at.n >= maxWaitingOf {
+	if w.waiting >= maxWaiting || w.in[ns] >= maxWaitingIn || at != nil && at.n >= maxWaitingOf {
 		return nil, nil, ErrBusy
 	}
 	if at == nil {
@@ -44,11 +46,15 @@ func (v *Vault) Watch(ns, name string) (changed <-chan struct{}, leave func(), e
 	}
 	at.n++
 	w.waiting++
+	w.in[ns]++
 	return at.ch, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		at.n--
 		w.waiting--
+		if w.in[ns]--; w.in[ns] == 0 {
+			delete(w.in, ns)
+		}
 		if at.n == 0 && w.at[key] == at {
 			delete(w.at, key)
 		}
