@@ -3,7 +3,9 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -254,5 +256,37 @@ func await(t *testing.T, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatal("it did not happen within 10 s")
 		}
+	}
+}
+
+// A wait may be longer than the time that other requests have on a connection, in
+// both versions of HTTP.
+func TestLongWait(t *testing.T) {
+	if testing.Short() {
+		t.Skip("22 seconds")
+	}
+	w := newWorld(t)
+	doc := document(t, "pod a")
+	w.bindSecret("default", secretName, "one", doc)
+	got := make(chan string, 2)
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		c := w.client("")
+		c.http.Transport.(*http.Transport).ForceAttemptHTTP2 = proto == "HTTP/2.0"
+		c.handshake(doc)
+		go func() {
+			resp, err := c.http.Get(c.base + "/resource/" + secretName + "?after=1&wait=22")
+			if err != nil {
+				got <- err.Error()
+				return
+			}
+			resp.Body.Close()
+			got <- fmt.Sprint(resp.Proto, " ", resp.StatusCode)
+		}()
+	}
+	began := time.Now()
+	seen := []string{<-got, <-got}
+	slices.Sort(seen)
+	if fmt.Sprint(seen) != "[HTTP/1.1 304 HTTP/2.0 304]" || time.Since(began) < 21*time.Second {
+		t.Errorf("%v after %s", seen, time.Since(began))
 	}
 }
