@@ -1,6 +1,7 @@
 package trustee_test
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,10 +36,13 @@ func runPage(t *testing.T, bin, page string) {
 	if strings.Count(script, "coffer") < 2 {
 		t.Fatalf("only this was found to run: %q", script)
 	}
+	// The documents' address may be taken on this machine.
+	ops := freeAddress(t)
+	script = strings.ReplaceAll(script, "127.0.0.1:19464", ops)
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state")
 	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "COFFER_STATE="+state, "HOME="+dir)
-	server := exec.Command(filepath.Join(bin, "coffer-trustee"), "serve", "--die-with-parent", "--ops-listen", "127.0.0.1:19464")
+	server := exec.Command(filepath.Join(bin, "coffer-trustee"), "serve", "--die-with-parent", "--ops-listen", ops)
 	server.Env, server.Dir = env, dir
 	ready, err := server.StdoutPipe()
 	if err != nil {
@@ -59,6 +63,16 @@ func runPage(t *testing.T, bin, page string) {
 	if out, err := sh.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // blocks gives the fenced blocks of sh, one after the other.
