@@ -27,6 +27,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/adminapi"
 	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/asapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
@@ -66,6 +67,8 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	// Services are the published services beside the KBS.
+	Services Services
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -85,6 +88,8 @@ type Server struct {
 	stop     context.CancelFunc
 	tasks    chan struct{}
 	served   chan error
+	services *asapi.Service // nil: not served
+	as, rvps *service
 }
 
 // Version of the build, from the module's build information.
@@ -104,13 +109,16 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("trustee: a part of the configuration is missing")
 	}
-	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
+	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 3)}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
 	h, err := s.handler(ctx)
 	if err == nil {
 		err = s.listen(ctx, h)
+	}
+	if err == nil && s.services != nil {
+		err = s.listenServices(ctx, s.services)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
@@ -119,6 +127,8 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
+	go s.as.serve(s.served)
+	go s.rvps.serve(s.served)
 	if err := s.writeClientConfig(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.Close(ctx))
 	}
@@ -229,6 +239,20 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Services.enabled() {
+		if _, err := registry.Namespace(ctx, c.Services.namespace()); err != nil {
+			return nil, err
+		}
+		if c.Services.InsecureUnbound {
+			c.Log.Warn("evidence is judged without runtime data, so that nobody can tell whether it is fresh")
+		}
+		if s.services, err = asapi.New(asapi.Config{
+			Namespace: c.Services.namespace(), Service: service, Registry: registry, Store: s.store, Book: book, Audit: s.audit, Bodies: bodies,
+			Log: c.Log, JWKS: jwks, InsecureUnbound: c.Services.InsecureUnbound,
+		}); err != nil {
+			return nil, err
+		}
+	}
 	mux := http.NewServeMux()
 	kbs.Routes(mux)
 	admin.Routes(mux)
@@ -310,6 +334,7 @@ func (s *Server) URL() string {
 func (s *Server) Client() trusteeapi.ClientConfig {
 	return trusteeapi.ClientConfig{
 		URL: s.URL(), CAPEM: string(s.keys.CAPEM), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
+		AttestationURL: s.as.url(), ReferenceURL: s.rvps.url(),
 	}
 }
 
@@ -331,6 +356,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
+	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	return errors.Join(err, s.closeState())
 }
@@ -339,6 +365,11 @@ func (s *Server) closeState() error {
 	var errs []error
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless
+	}
+	for _, v := range []*service{s.as, s.rvps} {
+		if v != nil {
+			v.ln.Close()
+		}
 	}
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
