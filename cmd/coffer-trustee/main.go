@@ -17,13 +17,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
+  coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR]
 
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
@@ -56,7 +57,8 @@ func run(args []string) error {
 	var c server.Config
 	var san names
 	f.StringVar(&c.State, "state", "", "folder of all state (default $COFFER_STATE/trustee, or ~/.local/share/coffer/trustee)")
-	f.StringVar(&c.Listen, "listen", "127.0.0.1:0", "address to listen on; port 0 takes a free one")
+	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML or JSON); --listen goes before its address")
+	f.StringVar(&c.Listen, "listen", "", "address to listen on; port 0 takes a free one (default 127.0.0.1:0)")
 	f.Var(&san, "san", "further DNS name or IP address of the TLS certificate; may be repeated")
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
@@ -87,6 +89,16 @@ func run(args []string) error {
 	}
 	c.Names, c.Now = san, time.Now
 	c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if *config != "" {
+		read, err := kbsconfig.Read(*config)
+		if err != nil {
+			return err
+		}
+		c.Use(read, c.Listen)
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
 	if c.State == "" {
 		var err error
 		if c.State, err = defaultState(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -222,14 +223,24 @@ func newAuthority(t testing.TB, name string) *authority {
 // issue makes a certificate for one use.
 func (a *authority) issue(use x509.ExtKeyUsage) tls.Certificate {
 	a.t.Helper()
+	return a.sign(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{use}})
+}
+
+// issueFor makes a server's certificate.
+func (a *authority) issueFor(t testing.TB, ip string) tls.Certificate {
+	t.Helper()
+	return a.sign(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.ParseIP(ip)}})
+}
+
+func (a *authority) sign(c *x509.Certificate) tls.Certificate {
+	a.t.Helper()
+	c.SerialNumber, c.Subject, c.NotBefore, c.NotAfter = big.NewInt(2), pkix.Name{CommonName: "leaf"}, time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c.BasicConstraintsValid, c.KeyUsage = true, x509.KeyUsageDigitalSignature
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "caller"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{use},
-	}, a.cert, &key.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, c, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		a.t.Fatal(err)
 	}

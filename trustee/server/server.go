@@ -31,6 +31,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
+	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
@@ -67,6 +68,12 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	// CertFile and KeyFile (PEM) replace the certificate that the trustee makes; ""
+	// and "": it makes one. They are read anew every day.
+	CertFile, KeyFile string
+	TLS               kbsconfig.TLS
+	// DenyPublishedAdmin refuses the published administration of resources.
+	DenyPublishedAdmin bool
 	// Services are the published services beside the KBS.
 	Services Services
 	// WrapStore lets a test put faults between the server and its store.
@@ -90,6 +97,7 @@ type Server struct {
 	served   chan error
 	services *asapi.Service // nil: not served
 	as, rvps *service
+	anchor   atomic.Pointer[[]byte] // PEM of what vouches for CertFile
 }
 
 // Version of the build, from the module's build information.
@@ -231,10 +239,14 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	var published kbsapi.AdminResources = admin
+	if c.DenyPublishedAdmin {
+		published = denyAll{book}
+	}
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
-		Admin: admin, Bodies: bodies, Log: c.Log, JWKS: jwks,
+		Admin: published, Bodies: bodies, Log: c.Log, JWKS: jwks,
 	})
 	if err != nil {
 		return nil, err
@@ -270,13 +282,15 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 		return err
 	}
 	s.ln = newLimited(ln, maxConns)
+	conf := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+	}
+	s.cfg.TLS.Apply(conf)
 	s.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
-		},
+		TLSConfig: conf,
 	}
 	return nil
 }
@@ -284,6 +298,15 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 func (s *Server) names() []string { return append(append([]string{}, DefaultNames...), s.cfg.Names...) }
 
 func (s *Server) renewTLS(ctx context.Context) error {
+	if s.cfg.CertFile != "" {
+		c, anchor, err := certificateFiles(s.cfg.CertFile, s.cfg.KeyFile, s.cfg.Now())
+		if err != nil {
+			return err
+		}
+		s.cert.Store(c)
+		s.anchor.Store(&anchor)
+		return nil
+	}
 	c, err := s.keys.TLS(ctx, s.store, s.kek, s.names(), s.cfg.Now())
 	if err != nil {
 		return err
@@ -333,9 +356,17 @@ func (s *Server) URL() string {
 // Client says how a tool on this machine reaches the server.
 func (s *Server) Client() trusteeapi.ClientConfig {
 	return trusteeapi.ClientConfig{
-		URL: s.URL(), CAPEM: string(s.keys.CAPEM), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
+		URL: s.URL(), CAPEM: string(s.keys.CAPEM) + s.anchorPEM(), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
 		AttestationURL: s.as.url(), ReferenceURL: s.rvps.url(),
 	}
+}
+
+// anchorPEM gives what vouches for a certificate from a file.
+func (s *Server) anchorPEM() string {
+	if p := s.anchor.Load(); p != nil {
+		return string(*p)
+	}
+	return ""
 }
 
 // Wait gives the error by which serving ended, or nil when ctx ends first.
