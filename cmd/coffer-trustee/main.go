@@ -25,7 +25,9 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 
 Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR]
+  coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
 
+import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
 
@@ -46,12 +48,15 @@ func (n *names) String() string     { return fmt.Sprint(*n) }
 func (n *names) Set(s string) error { *n = append(*n, s); return nil }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "import" {
+		return importStores(args[1:])
+	}
 	if len(args) == 0 || args[0] != "serve" {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve")
+		return errors.New("no command given: serve or import")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config

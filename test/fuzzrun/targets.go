@@ -18,13 +18,14 @@ import (
 // peer, with where it comes from. Everything else gets the long time: a new
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
-	"api/resource.FuzzParse":      "the owner's own references",
-	"host/supervise.FuzzRecord":   "the launcher's own files",
-	"host/vmm/qmp.FuzzDecode":     "QEMU, started by us",
-	"image/reference.FuzzParse":   "the owner's pod",
-	"image/registry.FuzzSources":  "the owner's registry configuration",
-	"owner/pod.FuzzParse":         "the user's file",
-	"trustee/kbsconfig.FuzzParse": "the owner's own configuration",
+	"api/resource.FuzzParse":        "the owner's own references",
+	"host/supervise.FuzzRecord":     "the launcher's own files",
+	"host/vmm/qmp.FuzzDecode":       "QEMU, started by us",
+	"image/reference.FuzzParse":     "the owner's pod",
+	"image/registry.FuzzSources":    "the owner's registry configuration",
+	"owner/pod.FuzzParse":           "the user's file",
+	"trustee/kbsconfig.FuzzParse":   "the owner's own configuration",
+	"trustee/migrate.FuzzParseJSON": "the owner's own store",
 }
 
 const (
