@@ -56,6 +56,15 @@ func certificateFiles(certFile, keyFile string, now time.Time) (c *tls.Certifica
 // denyAll is the published administration where nobody may have it.
 type denyAll struct{ book *record.Book }
 
+// PublishedTrust implements kbsapi.AdminResources.
+func (d denyAll) PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool {
+	if adminapi.IsPublishedTrust(r.Method, path) {
+		d.PublishedResource(w, r, ns, path[0])
+		return true
+	}
+	return false
+}
+
 // PublishedResource implements kbsapi.AdminResources.
 func (d denyAll) PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string) {
 	no := d.book.Deny(r.Context(), trusteeapi.Record{Kind: "admin", Namespace: ns, Peer: r.RemoteAddr, Resource: name}, &denial.Denial{

@@ -86,6 +86,9 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 			if a.status != 401 || a.err.Detail != "DenyAll authorization_mode is enabled" || !strings.HasSuffix(a.err.Type, "/AdminAuthAccess") || a.err.Record == "" {
 				t.Errorf("published administration: %d %s", a.status, a.body)
 			}
+			if a := c.do("POST", "/attestation-policy", []byte("{}"), "Authorization", "Bearer "+w.admin.token("POST", "/kbs/v0/attestation-policy")); a.status != 401 || a.err.Detail != "DenyAll authorization_mode is enabled" {
+				t.Errorf("published administration of policies: %d %s", a.status, a.body)
+			}
 			tls13 := strings.HasPrefix(name, "tls-profile-modern") || strings.HasPrefix(name, "tls-profile-custom")
 			pool := x509.NewCertPool()
 			pool.AppendCertsFromPEM([]byte(w.s.Client().CAPEM))
