@@ -28,7 +28,7 @@ func NewSecretCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretPut(), newSecretLs(), newSecretRm())
+	cmd.AddCommand(newSecretPut(), newSecretBind(), newSecretLs(), newSecretRm())
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/cofferproject/coffer/api/aspb"
 	"github.com/cofferproject/coffer/api/denial"
@@ -25,7 +28,7 @@ import (
 
 // grpcServer makes the server of both services, or of reference values alone.
 func (s *Service) grpcServer(attestation bool) *grpc.Server {
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(httpio.MaxBody), grpc.MaxSendMsgSize(httpio.MaxBody))
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(httpio.MaxBody), grpc.MaxSendMsgSize(httpio.MaxBody), grpc.UnaryInterceptor(s.guard))
 	h := health.NewServer()
 	if attestation {
 		aspb.RegisterAttestationServiceServer(g, attestationServer{s: s})
@@ -35,6 +38,36 @@ func (s *Service) grpcServer(attestation bool) *grpc.Server {
 	h.SetServingStatus(rvpspb.ReferenceValueProviderService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(g, healthServer{h})
 	return g
+}
+
+// guard refuses what a caller says in fields that nobody here reads, and keeps a
+// panic from taking the process along: gRPC has no net of its own.
+func (s *Service) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Log.Error("call panicked", "method", info.FullMethod, "panic", p, "stack", string(debug.Stack()))
+			out, err = nil, status.Error(codes.Internal, "internal error")
+		}
+	}()
+	if m, ok := req.(proto.Message); !ok || hasUnknown(m.ProtoReflect()) {
+		return nil, status.Error(codes.InvalidArgument, "request: unknown field")
+	}
+	return next(ctx, req)
+}
+
+// hasUnknown looks into a message and those in its lists. None of ours has messages
+// elsewhere, and gRPC bounds their size.
+func hasUnknown(m protoreflect.Message) bool {
+	found := len(m.GetUnknown()) > 0
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.IsList() && f.Message() != nil {
+			for i := range v.List().Len() {
+				found = found || hasUnknown(v.List().Get(i).Message())
+			}
+		}
+		return !found
+	})
+	return found
 }
 
 // healthServer answers and does not watch: a stream would hold a slot for ever.
@@ -91,9 +124,6 @@ func (a attestationServer) GetAttestationChallenge(ctx context.Context, m *aspb.
 
 // evaluationOf reads the published message.
 func evaluationOf(m *aspb.AttestationRequest) (*appraisal.Evaluation, error) {
-	if len(m.ProtoReflect().GetUnknown()) > 0 {
-		return nil, bad("request: unknown field")
-	}
 	e, err := withPolicy(m.GetPolicyIds())
 	if err != nil {
 		return nil, err
@@ -102,9 +132,6 @@ func evaluationOf(m *aspb.AttestationRequest) (*appraisal.Evaluation, error) {
 		return nil, bad("verification_requests: %d, at most %d", n, maxRequests)
 	}
 	for _, v := range m.GetVerificationRequests() {
-		if len(v.ProtoReflect().GetUnknown()) > 0 {
-			return nil, bad("verification_requests: unknown field")
-		}
 		r := appraisal.EvaluationRequest{TEE: v.GetTee(), Hash: v.GetRuntimeDataHashAlgorithm()}
 		if r.Evidence, err = evidence(v.GetEvidence()); err != nil {
 			return nil, err

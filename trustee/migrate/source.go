@@ -22,6 +22,7 @@ const (
 	maxItems = 100_000
 	maxFile  = kbs.MaxResource
 	maxJSON  = 256 << 20 // bytes of one LocalJson store
+	maxTotal = 1 << 30   // bytes of all entries, which are held in memory
 )
 
 // read gives every entry of a source, sorted. A store is a folder with one file
@@ -85,6 +86,7 @@ func readFolder(root *os.Root, store string) ([]Item, error) {
 		return nil, fmt.Errorf("%s: more than %d entries", store, maxItems)
 	}
 	var out []Item
+	total := 0
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "..") && !e.Type().IsRegular() {
 			continue
@@ -92,6 +94,9 @@ func readFolder(root *os.Root, store string) ([]Item, error) {
 		it := Item{Store: store, Key: strings.ReplaceAll(e.Name(), `\x2F`, "/")}
 		if it.data, err = readFile(root, path.Join(store, e.Name()), maxFile); err != nil {
 			it.refuse(err.Error())
+		}
+		if total += len(it.data); total > maxTotal {
+			return nil, fmt.Errorf("%s: more than %d bytes", store, maxTotal)
 		}
 		out = append(out, it)
 	}

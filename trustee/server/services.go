@@ -146,6 +146,7 @@ func (s *Server) listenService(ctx context.Context, addr string, h http.Handler,
 		MinVersion: tls.VersionTLS12, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 	}
+	s.cfg.TLS.Apply(v.http.TLSConfig)
 	if local {
 		v.http.TLSConfig.ClientAuth = tls.VerifyClientCertIfGiven
 	}

@@ -171,6 +171,11 @@ func TestAttestationServiceRefuses(t *testing.T) {
 	if code, out := as.rest("POST", "/attestation", restBody(fakeTEE, other, `,"runtime_data":{"structured":`+runtime+`}`)); code != 403 || !strings.Contains(out, "fake-report-data") {
 		t.Errorf("%d %s", code, out)
 	}
+	for method, m := range map[string]message{setPolicyMethod: {{1, "x_cpu"}, {3, "x"}}, challengeMethod: {{2, "x"}}, queryMethod: {{2, "x"}}, registerMethod: {{1, ""}, {2, "x"}}} {
+		if _, _, status, text := as.call(method, m); status != grpcInvalidArgument || !strings.Contains(text, "unknown field") {
+			t.Errorf("%s: %d %s", method, status, text)
+		}
+	}
 	if l := w.audit("attest"); len(l) != 0 {
 		t.Errorf("audit has %v", l)
 	}
