@@ -99,7 +99,9 @@ func run(args []string) error {
 		if err != nil {
 			return err
 		}
-		c.Use(read, c.Listen)
+		if err := c.Use(read, c.Listen); err != nil {
+			return err
+		}
 	}
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/asapi"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -49,12 +51,34 @@ func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	return true
 }
 
+// authenticatePublished takes our own credential, or an administrator of an identity
+// provider whose role has the path. The query is no part of it.
+func (h *Handler) authenticatePublished(r *http.Request, need Permission) (string, error) {
+	actor, err := h.authenticate(r, need)
+	d, ok := denial.As(err)
+	if err == nil || !ok || d.Reason != ReasonUnauthenticated || h.cfg.Published == nil {
+		return actor, err
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return "", err
+	}
+	actor, err = h.cfg.Published.Authenticate(token, r.URL.EscapedPath(), h.cfg.Now())
+	switch {
+	case errors.Is(err, adminjwt.ErrForbidden):
+		return "", &denial.Denial{Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: actor, Source: "acls of the configuration file"}
+	case err != nil:
+		return "", unauthenticated(err)
+	}
+	return actor, nil
+}
+
 func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) error {
 	need := WriteTrust
 	if r.Method == http.MethodGet {
 		need = ReadTenant
 	}
-	actor, err := h.authenticate(r, need)
+	actor, err := h.authenticatePublished(r, need)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 )
 
 // MaxSize of a file, in bytes.
@@ -43,8 +45,19 @@ type Config struct {
 	// DenyPublishedAdmin refuses administration over the published paths, whoever
 	// asks.
 	DenyPublishedAdmin bool
+	// Providers and ACLs say who administrates over the published paths beside the
+	// trustee's own administrators.
+	Providers []Provider
+	ACLs      []adminjwt.ACL
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
+}
+
+// Provider is an identity provider; its keys are in files: a public key (PEM), a key
+// set, or both.
+type Provider struct {
+	Issuer, Audience  string // "": any
+	KeyFile, KeysFile string
 }
 
 // Read reads a file; the format is by its suffix (.toml, .json).

@@ -17,7 +17,7 @@ var refusals = map[string][]string{
 	"coco-as-builtin-2": {"http_server.insecure_http", "admin.authorization_mode: InsecureAllowAll"},
 	"coco-as-builtin-3": {"http_server.insecure_http"},
 	"coco-as-grpc-1":    {"plugins[0]: plugin \"sample\""},
-	"coco-as-grpc-2":    {"http_server.insecure_http", "admin.authentication.bearer_jwt.identity_providers"},
+	"coco-as-grpc-2":    {"http_server.insecure_http"},
 	"coco-as-grpc-3":    {"http_server.insecure_http"},
 	"intel-ta-1":        {"attestation_service.type", "plugins[0]: plugin \"sample\""},
 	"intel-ta-2":        {"attestation_service.type", "http_server.insecure_http"},
@@ -149,9 +149,49 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+const providers = `
+[http_server]
+[admin]
+authorization_mode = "AuthenticatedAuthorization"
+[admin.authentication.bearer_jwt]
+identity_providers = [ { issuer = "idp", audience = "KBS", public_key_uri = "file:///etc/key.pem" }, { jwk_set_uri = "/etc/keys.json" } ]
+[admin.authorization.regex_acl]
+acls = [ { role = "writer", allowed_endpoints = "^/kbs/v0/resource/.+$" } ]
+`
+
+func TestProviders(t *testing.T) {
+	c, err := ParseTOML([]byte(providers))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.DenyPublishedAdmin || len(c.Providers) != 2 || c.Providers[0] != (Provider{Issuer: "idp", Audience: "KBS", KeyFile: "/etc/key.pem"}) || c.Providers[1].KeysFile != "/etc/keys.json" ||
+		len(c.ACLs) != 1 || c.ACLs[0].Role != "writer" || !c.ACLs[0].Path.MatchString("/kbs/v0/resource/a/b/c") {
+		t.Errorf("%+v", c)
+	}
+	for old, change := range map[string][2]string{
+		"file:///etc/key.pem":            {"https://idp/key.pem", "read from files"},
+		`jwk_set_uri = "/etc/keys.json"`: {`issuer = "x"`, "names a file"},
+		`audience = "KBS"`:               {`aud = "KBS"`, "identity_providers[0].aud: unknown key"},
+		"^/kbs/v0/resource/.+$":          {".*", "begin with ^/kbs"},
+		`role = "writer"`:                {`role = ""`, "no role"},
+		`acls = [ { role = "writer", allowed_endpoints = "^/kbs/v0/resource/.+$" } ]`: {`acls = 1`, "not a list"},
+		`[admin.authorization.regex_acl]`:                                             {"[admin.authorization.other]", "unknown key"},
+	} {
+		_, err := ParseTOML([]byte(strings.Replace(providers, old, change[0], 1)))
+		if err == nil || !strings.Contains(err.Error(), change[1]) {
+			t.Errorf("%s: %v", change[0], err)
+		}
+	}
+	// Without rules nobody may do anything, as there.
+	if c, err := ParseTOML([]byte(providers[:strings.Index(providers, "[admin.authorization.regex_acl]")])); err != nil || !c.DenyPublishedAdmin {
+		t.Errorf("%+v %v", c, err)
+	}
+}
+
 // FuzzParse: no file panics, and what is taken has an address.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(providers))
 	f.Add([]byte(`{"http_server":{},"admin":{"authorization_mode":"DenyAll"},"plugins":[{"name":"resource"}]}`))
 	f.Add([]byte("[http_server]\ntls_ciphers = \":\"\n[admin]\nplugins = 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

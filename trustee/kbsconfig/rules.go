@@ -65,9 +65,9 @@ func init() {
 		"attestation_service.certs_file":                              intel,
 		"attestation_service.policy_ids":                              intel,
 		"attestation_service.allow_unmatched_policy":                  intel,
-		"admin.authorization_mode":                                    func(r *reader, n string, v any) { r.text(n, v) }, // read as a whole: (*reader).admin
-		"admin.authentication.bearer_jwt.identity_providers":          func(r *reader, n string, v any) {},
-		"admin.authorization.regex_acl.acls":                          func(r *reader, n string, v any) {},
+		"admin.authorization_mode":                                    noRule, // these three are read as a whole: (*reader).admin
+		"admin.authentication.bearer_jwt.identity_providers":          noRule,
+		"admin.authorization.regex_acl.acls":                          noRule,
 		"storage_backend.storage_type":                                storage,
 		"storage_backend.backends.local_fs.dir_path":                  noted("nothing is read from there while serving: coffer-trustee import --from it once"),
 		"storage_backend.backends.local_json.file_dir_path":           noted("nothing is read from there while serving: coffer-trustee import --from it once"),
@@ -81,6 +81,8 @@ func init() {
 		"attestation_service.attestation_token_broker.type":           brokerType,
 	}
 }
+
+func noRule(*reader, string, any) {}
 
 func noted(why string) rule { return func(r *reader, n string, _ any) { r.note(n, why) } }
 
@@ -208,30 +210,6 @@ func (r *reader) plugins(v any) {
 				r.refuse(at+"."+k, "unknown key")
 			}
 		}
-	}
-}
-
-// admin reads the administration as a whole.
-func (r *reader) admin() {
-	const mode = "admin.authorization_mode"
-	providers := r.values["admin.authentication.bearer_jwt.identity_providers"]
-	switch m := r.values[mode]; m {
-	case "DenyAll":
-		r.c.DenyPublishedAdmin = true
-		r.note(mode, "nobody administrates over /kbs/v0; Coffer's own administration keeps its credential (admin.key)")
-	case "InsecureAllowAll":
-		r.refuse(mode, "InsecureAllowAll lets anybody change secrets and policies: use DenyAll, and administrate with the credential that the first start makes (admin.key)")
-	case "AuthenticatedAuthorization":
-		if l, ok := providers.([]any); providers != nil && (!ok || len(l) > 0) {
-			r.refuse("admin.authentication.bearer_jwt.identity_providers", "tokens of identity providers are not taken: leave them out, and administrate with the credential that the first start makes (admin.key)")
-			return
-		}
-		r.c.DenyPublishedAdmin = true // as there: nobody can authenticate
-		r.note(mode, "without identity providers nobody administrates over /kbs/v0; Coffer's own administration keeps its credential (admin.key)")
-	case nil:
-		r.refuse(mode, "missing: DenyAll")
-	default:
-		r.refuse(mode, fmt.Sprintf("%.40v is no mode of the existing service", m))
 	}
 }
 

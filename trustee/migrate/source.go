@@ -22,7 +22,7 @@ const (
 	maxItems = 100_000
 	maxFile  = kbs.MaxResource
 	maxJSON  = 256 << 20 // bytes of one LocalJson store
-	maxTotal = 1 << 30   // bytes of all entries, which are held in memory
+	maxTotal = 1 << 30   // bytes of one store, which is held in memory
 )
 
 // read gives every entry of a source, sorted. A store is a folder with one file

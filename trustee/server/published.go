@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/record"
@@ -18,7 +19,7 @@ import (
 
 // Use takes what a configuration file of the existing service says. listen, if not
 // "", is kept.
-func (c *Config) Use(f *kbsconfig.Config, listen string) {
+func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	if c.Listen = listen; listen == "" {
 		c.Listen = f.Listen
 	}
@@ -26,6 +27,46 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) {
 	for _, n := range f.Notes {
 		c.Log.Warn("a setting has no effect", "setting", n)
 	}
+	if f.DenyPublishedAdmin || len(f.Providers) == 0 {
+		return nil
+	}
+	c.PublishedAdmin = &adminjwt.Config{ACLs: f.ACLs}
+	for _, p := range f.Providers {
+		keys, err := providerKeys(p)
+		if err != nil {
+			return fmt.Errorf("identity provider %q: %w", p.Issuer, err)
+		}
+		c.PublishedAdmin.Providers = append(c.PublishedAdmin.Providers, adminjwt.Provider{Issuer: p.Issuer, Audience: p.Audience, Keys: keys})
+	}
+	return nil
+}
+
+// providerKeys reads the keys of an identity provider.
+func providerKeys(p kbsconfig.Provider) ([]adminjwt.Key, error) {
+	var out []adminjwt.Key
+	if p.KeyFile != "" {
+		b, err := readBounded(p.KeyFile, maxPEM)
+		if err != nil {
+			return nil, err
+		}
+		k, err := adminjwt.ParsePEM(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.KeyFile, err)
+		}
+		out = append(out, *k)
+	}
+	if p.KeysFile != "" {
+		b, err := readBounded(p.KeysFile, maxPEM)
+		if err != nil {
+			return nil, err
+		}
+		l, err := adminjwt.ParseJWKS(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.KeysFile, err)
+		}
+		out = append(out, l...)
+	}
+	return out, nil
 }
 
 const maxPEM = 1 << 20 // bytes of certificate chain or key

@@ -1,14 +1,17 @@
 package server
 
 import (
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/test/vectors"
@@ -54,7 +57,7 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".toml")
 		if strings.HasPrefix(name, "intel-ta") || name == "coco-as-grpc-2" {
-			continue // refused for what they are: package kbsconfig has the reasons
+			continue // refused for what they are, package kbsconfig has the reasons; TestIdentityProviders
 		}
 		started++
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +77,11 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 				t.Fatalf("listens on %s", read.Listen)
 			}
 			doc := document(t, "pod a")
-			w := newWorld(t, func(c *Config) { c.Use(read, "") })
+			w := newWorld(t, func(c *Config) {
+				if err := c.Use(read, ""); err != nil {
+					t.Fatal(err)
+				}
+			})
 			w.bindSecret("default", secretName, "hunter2", doc)
 			c := newRCAR(t, w.s.Client().CAPEM, w.s.URL())
 			c.handshake(doc)
@@ -130,5 +137,95 @@ func TestCertificateFiles(t *testing.T) {
 			s.Close(t.Context())
 			t.Errorf("started with %v", files)
 		}
+	}
+}
+
+// jwt signs claims by EdDSA.
+func jwt(key ed25519.PrivateKey, claims string) string {
+	text := b64url([]byte(`{"alg":"EdDSA","typ":"JWT"}`)) + "." + b64url([]byte(claims))
+	return text + "." + b64url(ed25519.Sign(key, []byte(text)))
+}
+
+// The other implementation's file with two identity providers: their administrators
+// may do what their roles say, on the published paths and nowhere else.
+func TestIdentityProviders(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(vectors.Dir(t, "kbs"), "configs", "coco-as-grpc-2.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	keys := map[string]ed25519.PrivateKey{}
+	for _, name := range []string{"admin1", "admin2"} {
+		pub, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[name] = key
+		der, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+"-pubkey.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read, err := kbsconfig.ParseTOML([]byte(strings.NewReplacer("insecure_http = true", "", "/opt/confidential-containers/trustee/admin", dir+"/admin").Replace(string(text))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c *Config) {
+		if err := c.Use(read, "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	c := w.client("")
+	claims := func(issuer, role string) string {
+		return fmt.Sprintf(`{"iss":%q,"sub":"alice","role":%q,"exp":%d}`, issuer, role, time.Now().Add(time.Minute).Unix())
+	}
+	good := jwt(keys["admin1"], claims("admin1-issuer", "admin1"))
+	for name, tc := range map[string]struct {
+		method, path, token string
+		status              int
+		reason              string
+	}{
+		"good":                     {"POST", "/resource/default/db/password", good, 200, ""},
+		"good again":               {"DELETE", "/resource/default/db/other", good, 404, ""},
+		"another path":             {"POST", "/reference-value", good, 403, "admin-forbidden"},
+		"another path, by a query": {"POST", "/reference-value?x=/kbs/v0/resource/a", good, 403, "admin-forbidden"},
+		"another role":             {"POST", "/resource/default/db/password", jwt(keys["admin1"], claims("admin1-issuer", "admin2")), 403, "admin-forbidden"},
+		"another provider's key":   {"POST", "/resource/default/db/password", jwt(keys["admin2"], claims("admin1-issuer", "admin1")), 401, "admin-unauthenticated"},
+		"a key of nobody's":        {"POST", "/resource/default/db/password", jwt(w.owner, claims("admin1-issuer", "admin1")), 401, "admin-unauthenticated"},
+		"without a role":           {"POST", "/resource/default/db/password", jwt(keys["admin1"], claims("admin1-issuer", "")), 401, "admin-unauthenticated"},
+	} {
+		if a := c.do(tc.method, tc.path, []byte("hunter2"), "Authorization", "Bearer "+tc.token); a.status != tc.status || a.err.Reason != tc.reason {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+	}
+	// Our own administration, another namespace's paths and a read take no such token.
+	if status, _ := w.admin.raw("GET", "/coffer/v1/namespaces/default/resources", good, nil); status != 401 {
+		t.Errorf("our own administration: %d", status)
+	}
+	if status, _ := w.admin.raw("POST", "/ns/sim/kbs/v0/resource/a/b/c", good, []byte("x")); status != 403 {
+		t.Errorf("another namespace: %d", status)
+	}
+	if a := c.get("default/db/password", "Authorization", "Bearer "+good); a.status != 401 {
+		t.Errorf("read as a guest: %d %s", a.status, a.body)
+	}
+	// What was changed is in the audit log with who did it, and our own credential works beside.
+	found := 0
+	for _, e := range w.audit("admin") {
+		if e["actor"] == "jwt:admin1-issuer/alice role admin1" {
+			found++
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d changes in the audit log, want 2", found)
+	}
+	if a := c.do("POST", "/resource/a/b/c", []byte("x"), "Authorization", "Bearer "+w.admin.token("POST", "/kbs/v0/resource/a/b/c")); a.status != 200 {
+		t.Errorf("our own credential: %d %s", a.status, a.body)
+	}
+	read.Providers[0].KeyFile = filepath.Join(dir, "none")
+	if err := (&Config{Log: discard}).Use(read, ""); err == nil {
+		t.Error("taken without the provider's key")
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/asapi"
 	"github.com/cofferproject/coffer/trustee/audit"
@@ -74,6 +75,8 @@ type Config struct {
 	TLS               kbsconfig.TLS
 	// DenyPublishedAdmin refuses the published administration of resources.
 	DenyPublishedAdmin bool
+	// PublishedAdmin takes administrators of identity providers there; nil: none.
+	PublishedAdmin *adminjwt.Config
 	// Services are the published services beside the KBS.
 	Services Services
 	// WrapStore lets a test put faults between the server and its store.
@@ -230,7 +233,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	bodies := httpio.NewBudget(bodyMemory)
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Log: c.Log, Now: c.Now,
-		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
+		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 	})
 	if err != nil {
 		return nil, err
