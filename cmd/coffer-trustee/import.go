@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/migrate"
 	"github.com/cofferproject/coffer/trustee/server"
 )
@@ -28,6 +29,8 @@ func importStores(args []string) error {
 	ns := f.String("namespace", trusteeapi.DefaultNamespace, "namespace to bring things to; it is there already")
 	f.BoolVar(&o.DryRun, "dry-run", false, "only report")
 	f.BoolVar(&o.Replace, "replace", false, "take the place of what is there already; a secret's next version goes to whom its binding names")
+	c.Limits = limits.Defaults()
+	f.Func("limit", "NAME=N, how many of something are kept, as for serve; may be repeated (docs/trustee.md)", c.Limits.Change)
 	output := f.String("output", "text", "form of the report: text or json")
 	if err := f.Parse(args); err != nil {
 		return err

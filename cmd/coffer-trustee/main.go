@@ -18,13 +18,14 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR]
+  coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
 
 import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
@@ -74,6 +75,8 @@ func run(args []string) error {
 	f.StringVar(&c.Services.ClientCA, "as-client-ca", "", "certificates (PEM) of who issues certificates for callers of both")
 	f.StringVar(&c.Services.AdminCA, "as-admin-ca", "", "certificates (PEM) of who issues certificates for callers that may change policies and reference values")
 	f.BoolVar(&c.Services.InsecureUnbound, "insecure-unbound-evidence", false, "have the Attestation Service judge evidence that no runtime data ties to a session")
+	c.Limits = limits.Defaults()
+	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
 	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")

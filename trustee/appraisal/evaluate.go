@@ -64,16 +64,6 @@ const (
 	maxRaw = 64
 )
 
-// Supports reports a TEE that a namespace has no verifier for.
-func (s *Service) Supports(ctx context.Context, ns, tee string) error {
-	p, err := s.prepare(ctx, ns)
-	if err != nil {
-		return err
-	}
-	_, err = s.verifier(p, verifiers.Canonical(tee))
-	return err
-}
-
 // Evaluate verifies and appraises evidence for a caller who has made the session
 // himself, and issues a token with the given id.
 func (s *Service) Evaluate(ctx context.Context, id string, e *Evaluation) (*Result, error) {

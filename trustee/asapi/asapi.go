@@ -15,6 +15,7 @@ package asapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,8 +24,8 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
-	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
@@ -151,23 +152,20 @@ func (s *Service) denied(ctx context.Context, rec trusteeapi.Record, err error) 
 	return err
 }
 
-// challenge gives a nonce for evidence of a TEE. Its freshness is for whoever asked
-// to check: nothing is kept.
+// challenge gives what evidence of a TEE is to answer: a nonce, or for Secure
+// Execution a request to the ultravisor. Whether it is fresh is for whoever asked to
+// check: nothing is kept.
 func (s *Service) challenge(ctx context.Context, tee string) (string, error) {
 	if tee == "" || len(tee) > maxTEE {
 		return "", bad("tee: missing or too long")
 	}
-	rec := trusteeapi.Record{Kind: "auth", Namespace: s.cfg.Namespace, Peer: callerOf(ctx).peer, TEE: tee}
-	if verifiers.Canonical(tee) == "se" {
-		// Its challenge is more than a nonce, and this trustee makes none yet.
-		return "", s.denied(ctx, rec, &denial.Denial{
-			Reason: appraisal.ReasonTEEUnsupported, Component: Component, Claim: "tee", Measured: "se", Expected: "a TEE that is challenged by a nonce", Source: "docs/tees.md",
-		})
+	c, _, err := s.cfg.Service.Challenge(ctx, s.cfg.Namespace, &kbs.Request{
+		Version: kbs.ProtocolVersion, TEE: tee, ExtraParams: json.RawMessage(`""`),
+	}, session.NewNonce())
+	if err != nil {
+		return "", s.denied(ctx, trusteeapi.Record{Kind: "auth", Namespace: s.cfg.Namespace, Peer: callerOf(ctx).peer, TEE: tee}, err)
 	}
-	if err := s.cfg.Service.Supports(ctx, s.cfg.Namespace, tee); err != nil {
-		return "", s.denied(ctx, rec, err)
-	}
-	return session.NewNonce(), nil
+	return c.Nonce, nil
 }
 
 // setPolicy registers an appraisal policy.

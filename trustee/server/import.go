@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/migrate"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
@@ -30,6 +31,9 @@ func Import(ctx context.Context, c Config, dir, ns string, o migrate.Options) (*
 	if c.LockWait == 0 {
 		c.LockWait = 2 * time.Second // somebody waits for the answer
 	}
+	if c.Limits == nil {
+		c.Limits = limits.Defaults()
+	}
 	o.Now = c.Now()
 	if _, err := os.Stat(filepath.Join(c.State, "trustee.db")); o.DryRun && errors.Is(err, os.ErrNotExist) {
 		if ns != trusteeapi.DefaultNamespace {
@@ -46,7 +50,7 @@ func (s *Server) importInto(ctx context.Context, dir, ns string, o migrate.Optio
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	registry, err := tenant.New(ctx, s.store, s.cfg.Now)
+	registry, err := tenant.New(ctx, s.store, s.cfg.Limits, s.cfg.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +59,7 @@ func (s *Server) importInto(ctx context.Context, dir, ns string, o migrate.Optio
 	}
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: record.New(s.store, s.audit, s.cfg.Log, s.cfg.Now),
-		TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: s.cfg.Now,
+		TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: s.cfg.Limits, Now: s.cfg.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -152,7 +152,7 @@ func TestAttestationServiceRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, _, status, text := as.call(challengeMethod, message{{1, map[string]string{"tee": "se"}}}); status != grpcUnimplemented {
+	if _, _, status, text := as.call(challengeMethod, message{{1, map[string]string{"tee": "se"}}}); status != grpcPermission || !strings.Contains(text, "unproven-verifier") {
 		t.Errorf("challenge for SE: %d %s", status, text)
 	}
 	for body, want := range map[string]string{
@@ -382,5 +382,39 @@ func TestServicesNamespace(t *testing.T) {
 	}
 	if _, err := Start(t.Context(), Config{State: t.TempDir(), Listen: "127.0.0.1:0", Log: discard, Now: time.Now, Services: Services{Attestation: "127.0.0.1:0", Namespace: "nobody"}}); err == nil {
 		t.Error("served a namespace that nobody made")
+	}
+}
+
+// Secure Execution through the Attestation Service: the challenge is the request to
+// the ultravisor, and evidence answers that one alone.
+func TestAttestationServiceSecureExecution(t *testing.T) {
+	w := newWorld(t, loopback)
+	m := seMachine(t, seTags(7))
+	for name, doc := range map[string][]byte{"host-keys": hostKeyPEM(t, m.HostKey()), "image-header": seHeader(seTags(7))} {
+		if status, b := w.admin.do("PUT", "/namespaces/default/anchors/se/"+name, doc); status != 200 {
+			t.Fatalf("anchor %s: %d %s", name, status, b)
+		}
+	}
+	w.admin.must("PUT", "/namespaces/default/allow-unproven", trusteeapi.AllowUnproven{AllowUnproven: []string{"se"}})
+	ask := func() string {
+		nonce, _, status, text := w.as().call(challengeMethod, message{{1, map[string]string{"tee": "se"}}})
+		if status != grpcOK {
+			t.Fatalf("challenge: %d %s", status, text)
+		}
+		return nonce
+	}
+	c := w.client("")
+	c.nonce = ask()
+	evidence := b64url([]byte(c.seEvidence(m, c.nonce)))
+	token, _, status, text := w.as().call(evaluateMethod, message{{1, message{{1, "se"}, {3, evidence}, {5, c.runtimeData()}, {8, "sha512"}}}})
+	if status != grpcOK {
+		t.Fatalf("%d %s", status, text)
+	}
+	if cpu := w.as().verified(token)["submods"].(map[string]any)["cpu0"].(map[string]any); cpu["ear.veraison.annotated-evidence"].(map[string]any)["se"] == nil {
+		t.Errorf("%v", cpu)
+	}
+	c.nonce = ask()
+	if _, _, status, text := w.as().call(evaluateMethod, message{{1, message{{1, "se"}, {3, evidence}, {5, c.runtimeData()}, {8, "sha512"}}}}); status != grpcPermission {
+		t.Errorf("an answer to another challenge: %d %s", status, text)
 	}
 }

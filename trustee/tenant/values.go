@@ -10,6 +10,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -30,7 +31,7 @@ func (r *Registry) MergeReferenceValues(ctx context.Context, ns, bundle, tool, a
 			return err
 		}
 		if have == nil {
-			if err := room(tx, Bucket(ns, refvalues), maxBundles); err != nil {
+			if err := r.room(tx, limits.ReferenceValues, ns, refvalues); err != nil {
 				return err
 			}
 		} else {
@@ -38,8 +39,8 @@ func (r *Registry) MergeReferenceValues(ctx context.Context, ns, bundle, tool, a
 			if err != nil {
 				return err
 			}
-			if signed != nil || len(old.Sets) > 0 || !old.Expires.IsZero() {
-				return fmt.Errorf("reference values: bundle %s is signed, expires or has event sets: %w", bundle, ErrConflict)
+			if signed != nil || old.Debug || len(old.Sets) > 0 || !old.Expires.IsZero() {
+				return fmt.Errorf("reference values: bundle %s is signed, of a debug image, expires or has event sets: %w", bundle, ErrConflict)
 			}
 			b.Values = old.Values
 		}
