@@ -117,9 +117,14 @@ vuln: ## known vulnerabilities of what is linked (needs the vulnerability databa
 
 .PHONY: generate
 generate: ## regenerate the protobuf code (needs the Debian package protobuf-compiler)
-	cd tools && $(GO) build -o ../bin/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+	cd tools && $(GO) build -o ../bin/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc \
+	  google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	PATH="$$PWD/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/cofferproject/coffer \
-	  --go-ttrpc_out=. --go-ttrpc_opt=module=github.com/cofferproject/coffer $$(git ls-files 'api/*.proto')
+	  --go-ttrpc_out=. --go-ttrpc_opt=module=github.com/cofferproject/coffer $$(git ls-files 'api/*.proto' $(GRPC_PROTOS:%=':!%'))
+	PATH="$$PWD/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/cofferproject/coffer \
+	  --go-grpc_out=. --go-grpc_opt=module=github.com/cofferproject/coffer $(GRPC_PROTOS)
+# What is spoken over gRPC and not ttrpc: never linked into the guest.
+GRPC_PROTOS := api/aspb/attestation.proto api/rvpspb/reference.proto
 
 .PHONY: clean
 clean: ## remove what was built (the cache of packages stays)

@@ -143,6 +143,9 @@ type Additions struct {
 	// Unproven names what the result rests on that no outside vector has shown to
 	// be right; the namespace allows it.
 	Unproven []string `json:"unproven,omitempty"`
+	// Unbound names what the verifier did not compare, by an insecure choice:
+	// "runtime-data" (nothing ties the evidence to a session).
+	Unbound []string `json:"unbound,omitempty"`
 	// Initdata is the verified digest of the initdata document.
 	Initdata *Digest `json:"initdata,omitempty"`
 	// Policy is the digest of the appraisal policy's text.

@@ -47,10 +47,13 @@ func Seal(k *TEEKey, plaintext []byte) ([]byte, error) {
 	var header string
 	var wrapped []byte
 	var err error
-	if k.rsa != nil {
+	switch {
+	case k.mlkem != nil:
+		header, wrapped, err = sealMLKEM(k.mlkem, cek)
+	case k.rsa != nil:
 		header = `{"alg":"` + AlgRSA + `","enc":"` + encA256GCM + `"}`
 		wrapped, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, k.rsa, cek, nil)
-	} else {
+	default:
 		header, wrapped, err = sealECDH(k.ec, cek)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package kbs
 
 import (
 	"crypto/ecdh"
+	"crypto/mlkem"
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
@@ -20,16 +21,17 @@ const (
 // does not know are dropped before anything is hashed, as published.
 type TEEKey struct {
 	kty, crv, alg string
-	x, y          string // EC: base64url; RSA: n, e
+	x, y          string // EC: base64url; RSA: n, e; AKP: pub, ""
 	ec            *ecdh.PublicKey
 	rsa           *rsa.PublicKey
+	mlkem         *mlkem.EncapsulationKey768
 }
 
-// NewTEEKey wraps an ECDH public key on P-256 or P-521.
+// NewTEEKey wraps an ECDH public key on P-256, P-384 (an addition) or P-521.
 func NewTEEKey(k *ecdh.PublicKey) (*TEEKey, error) {
 	crv, size, ok := curveName(k.Curve())
 	if !ok {
-		return nil, errors.New("TEE key: curve is neither P-256 nor P-521")
+		return nil, errors.New("TEE key: curve is none of P-256, P-384, P-521")
 	}
 	p := k.Bytes() // uncompressed point: 4, x, y
 	return &TEEKey{
@@ -43,6 +45,8 @@ func curveName(c ecdh.Curve) (name string, size int, ok bool) {
 	switch c {
 	case ecdh.P256():
 		return "P-256", 32, true
+	case ecdh.P384():
+		return "P-384", 48, true
 	case ecdh.P521():
 		return "P-521", 66, true
 	}
@@ -83,11 +87,16 @@ func ParseTEEKey(raw []byte) (*TEEKey, error) {
 		}
 	case "RSA":
 		names = [2]string{"n", "e"}
+	case "AKP":
+		names = [2]string{"pub"}
 	default:
 		return nil, fmt.Errorf("parsing TEE key: kty %.20q is not supported", k.kty)
 	}
 	if k.x, err = str(names[0]); err != nil {
 		return nil, err
+	}
+	if names[1] == "" {
+		return k, nil
 	}
 	if k.y, err = str(names[1]); err != nil {
 		return nil, err
@@ -97,7 +106,7 @@ func ParseTEEKey(raw []byte) (*TEEKey, error) {
 
 // check decodes the key itself; hashing needs only the text.
 func (k *TEEKey) check() error {
-	if k.ec != nil || k.rsa != nil {
+	if k.ec != nil || k.rsa != nil || k.mlkem != nil {
 		return nil
 	}
 	x, err := base64.RawURLEncoding.Strict().DecodeString(k.x)
@@ -119,6 +128,11 @@ func (k *TEEKey) check() error {
 		}
 		k.rsa = &rsa.PublicKey{N: n, E: int(e.Int64())}
 		return nil
+	case k.kty == "AKP" && k.alg == AlgMLKEM:
+		if k.mlkem, err = mlkem.NewEncapsulationKey768(x); err != nil {
+			return fmt.Errorf("TEE key: %w", err)
+		}
+		return nil
 	}
 	return fmt.Errorf("TEE key: %s with alg %.30q is not supported", k.kty, k.alg)
 }
@@ -128,6 +142,8 @@ func ecPublicKey(crv string, x, y []byte) (*ecdh.PublicKey, error) {
 	switch crv {
 	case "P-256":
 		c = ecdh.P256()
+	case "P-384":
+		c = ecdh.P384()
 	case "P-521":
 		c = ecdh.P521()
 	default:
@@ -149,7 +165,10 @@ func (k *TEEKey) Check() error { return k.check() }
 
 // members gives the JWK as a map.
 func (k *TEEKey) members() map[string]any {
-	if k.kty == "RSA" {
+	switch k.kty {
+	case "AKP":
+		return map[string]any{"kty": k.kty, "alg": k.alg, "pub": k.x}
+	case "RSA":
 		return map[string]any{"kty": k.kty, "alg": k.alg, "n": k.x, "e": k.y}
 	}
 	return map[string]any{"kty": k.kty, "crv": k.crv, "alg": k.alg, "x": k.x, "y": k.y}

@@ -142,7 +142,7 @@ func newKey(t testing.TB, c ecdh.Curve) (*ecdh.PrivateKey, *TEEKey) {
 }
 
 func TestSealOpen(t *testing.T) {
-	for _, c := range []ecdh.Curve{ecdh.P256(), ecdh.P521()} {
+	for _, c := range []ecdh.Curve{ecdh.P256(), ecdh.P384(), ecdh.P521()} {
 		priv, pub := newKey(t, c)
 		wire, err := json.Marshal(pub)
 		if err != nil {

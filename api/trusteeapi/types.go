@@ -272,4 +272,7 @@ type ClientConfig struct {
 	Namespace    string `json:"simulated_namespace,omitempty"`
 	StateDir     string `json:"state_dir"`
 	PID          int    `json:"pid"`
+	// AttestationURL and ReferenceURL are of the published services; "": not served.
+	AttestationURL string `json:"attestation_url,omitempty"`
+	ReferenceURL   string `json:"reference_url,omitempty"`
 }

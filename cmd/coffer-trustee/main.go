@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/server"
 )
@@ -24,9 +25,11 @@ import (
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample] [--limit NAME=N]...
+  coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
+  coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
 
+import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
 
@@ -47,22 +50,32 @@ func (n *names) String() string     { return fmt.Sprint(*n) }
 func (n *names) Set(s string) error { *n = append(*n, s); return nil }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "import" {
+		return importStores(args[1:])
+	}
 	if len(args) == 0 || args[0] != "serve" {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve")
+		return errors.New("no command given: serve or import")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config
 	var san names
 	f.StringVar(&c.State, "state", "", "folder of all state (default $COFFER_STATE/trustee, or ~/.local/share/coffer/trustee)")
-	f.StringVar(&c.Listen, "listen", "127.0.0.1:0", "address to listen on; port 0 takes a free one")
+	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML or JSON); --listen goes before its address")
+	f.StringVar(&c.Listen, "listen", "", "address to listen on; port 0 takes a free one (default 127.0.0.1:0)")
 	f.Var(&san, "san", "further DNS name or IP address of the TLS certificate; may be repeated")
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
 	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
+	f.StringVar(&c.Services.Attestation, "as-listen", "", "serve the Attestation Service (gRPC and REST) for other programs at this address")
+	f.StringVar(&c.Services.Reference, "rvps-listen", "", "serve the Reference Value Provider Service (gRPC) at this address")
+	f.StringVar(&c.Services.Namespace, "as-namespace", "", "namespace that both serve (default \"default\")")
+	f.StringVar(&c.Services.ClientCA, "as-client-ca", "", "certificates (PEM) of who issues certificates for callers of both")
+	f.StringVar(&c.Services.AdminCA, "as-admin-ca", "", "certificates (PEM) of who issues certificates for callers that may change policies and reference values")
+	f.BoolVar(&c.Services.InsecureUnbound, "insecure-unbound-evidence", false, "have the Attestation Service judge evidence that no runtime data ties to a session")
 	c.Limits = limits.Defaults()
 	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
@@ -91,6 +104,18 @@ func run(args []string) error {
 	}
 	c.Names, c.Now = san, time.Now
 	c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if *config != "" {
+		read, err := kbsconfig.Read(*config)
+		if err != nil {
+			return err
+		}
+		if err := c.Use(read, c.Listen); err != nil {
+			return err
+		}
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
 	if c.State == "" {
 		var err error
 		if c.State, err = defaultState(); err != nil {

@@ -28,7 +28,7 @@ func NewSecretCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretPut(), newSecretRotate(), newSecretLs(), newSecretHistory(), newSecretRollback(), newSecretExpire(), newSecretUndelete(), newSecretRm())
+	cmd.AddCommand(newSecretPut(), newSecretBind(), newSecretRotate(), newSecretLs(), newSecretHistory(), newSecretRollback(), newSecretExpire(), newSecretUndelete(), newSecretRm())
 	return cmd
 }
 

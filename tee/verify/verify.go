@@ -143,12 +143,14 @@ type Input struct {
 	// ReportData is the runtime-data hash before it is fitted to the TEE's field.
 	ReportData []byte
 	// InsecureSkipReportData judges recorded evidence: freshness and the TEE key
-	// are not checked. Never in the trustee.
+	// are not checked. In the trustee only for callers of the Attestation Service's
+	// own interface, by an insecure switch; the token says so.
 	InsecureSkipReportData bool
 	// Initdata is the plain document as received; nil: none came.
 	Initdata []byte
 	// InsecureSkipInitdata takes the register's value without a document: for
-	// recorded evidence. Never in the trustee.
+	// recorded evidence. In the trustee only where it compares the register itself,
+	// with a digest that came without its document.
 	InsecureSkipInitdata bool
 	Now                  time.Time
 }

@@ -48,6 +48,8 @@ var trusted = map[string]string{
 	"tee/tdx/measure.FuzzSections":                     "the owner's own firmware",
 	"tee/tdx/measure.FuzzVariables":                    "the owner's own firmware",
 	"tee/tpm/measure.FuzzFirmware":                     "the owner's own firmware and kernel",
+	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
+	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
 }
 
 const (

@@ -19,6 +19,7 @@ import (
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/limits"
@@ -45,6 +46,9 @@ type Config struct {
 	Log         *slog.Logger
 	Info        trusteeapi.Info
 	Now         func() time.Time
+	// Published takes administrators of identity providers on the published paths,
+	// beside our own; nil: it takes none.
+	Published *adminjwt.Config
 }
 
 // Handler serves the API.

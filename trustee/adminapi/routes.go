@@ -306,7 +306,7 @@ func resourceURI(repository, kind, tag string) *resource.URI {
 // PublishedResource is POST and DELETE /kbs/v0/resource/... as published: raw
 // bytes in, an empty body out.
 func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string) {
-	actor, err := h.authenticate(r, WriteSecrets)
+	actor, err := h.authenticatePublished(r, WriteSecrets)
 	if err != nil {
 		h.fail(w, r, err)
 		return

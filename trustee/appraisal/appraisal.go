@@ -284,6 +284,11 @@ func (s *Service) Attest(ctx context.Context, id string, a *Attestation) (*Resul
 	if err != nil {
 		return nil, err
 	}
+	return s.issue(ctx, p, id, tenant.Audience(a.Namespace), a, devices, now)
+}
+
+// issue lets the policies judge what was verified and signs the result.
+func (s *Service) issue(ctx context.Context, p *prepared, id, audience string, a *Attestation, devices []device, now time.Time) (*Result, error) {
 	out := &Result{ID: id, Submods: map[string]ear.Submod{}, Detail: map[string]any{}}
 	count := map[string]int{}
 	for _, d := range devices {
@@ -301,9 +306,10 @@ func (s *Service) Attest(ctx context.Context, id string, a *Attestation) (*Resul
 		}
 	}
 	c := &ear.Claims{
-		Profile: ear.Profile, IssuedAt: now.Unix(), Expires: now.Add(Lifetime).Unix(), Issuer: issuer, ID: id, Audience: tenant.Audience(a.Namespace),
+		Profile: ear.Profile, IssuedAt: now.Unix(), Expires: now.Add(Lifetime).Unix(), Issuer: issuer, ID: id, Audience: audience,
 		VerifierID: ear.VerifierID{Developer: developer, Build: s.cfg.Build}, Submods: out.Submods,
 	}
+	var err error
 	out.Token, err = s.cfg.Signer.Sign(c)
 	if large := (*ear.TooLargeError)(nil); errors.As(err, &large) {
 		return nil, &denial.Denial{

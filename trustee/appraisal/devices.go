@@ -24,6 +24,7 @@ const maxDevices = 60
 type device struct {
 	result  *verify.Result
 	runtime map[string]any
+	unbound []string // what was not compared, by an insecure choice
 }
 
 // verify gives every piece of evidence to its verifier: the primary first, with
@@ -123,7 +124,7 @@ func (s *Service) results(p *prepared, tee string, in *verify.Input, runtime map
 		if r.Simulated != p.trust.Namespace.Simulated {
 			return nil, errors.New("appraisal: the verifier served a namespace of the other kind")
 		}
-		out = append(out, device{r, runtime})
+		out = append(out, device{result: r, runtime: runtime})
 	}
 	return out, nil
 }

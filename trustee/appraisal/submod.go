@@ -34,6 +34,7 @@ func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now t
 		Status: v.Vector.Status(), Vector: v.Vector, PolicyID: id, Evidence: v.Evidence,
 		Coffer: &ear.Additions{
 			TEE: r.TEE, Simulated: r.Simulated, Debug: r.Debug, Unproven: r.Unproven, Initdata: r.Initdata, Policy: pol.Digest(), Namespace: a.Namespace,
+			Unbound: d.unbound,
 		},
 	}
 	for _, e := range v.Extensions {

@@ -8,9 +8,7 @@ import (
 	"runtime/debug"
 
 	"github.com/cofferproject/coffer/api/denial"
-	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/kbs"
-	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
@@ -71,12 +69,12 @@ func (c *call) verify(open *session.Open, body []byte) error {
 	if err != nil {
 		return err
 	}
-	c.granted(res)
+	res.Describe(&c.rec)
 	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, func(tx store.Tx) error { return record.Put(tx, &c.rec) })
 	if err != nil {
 		return err
 	}
-	s := primary(res)
+	s := res.Primary()
 	if err := c.h.cfg.Audit.Append(ctx, &audit.Entry{
 		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
 		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
@@ -103,38 +101,6 @@ func (c *call) appraise(ctx context.Context, open *session.Open, m *kbs.Attestat
 
 // ReasonVerifierFault says that a verifier failed by a fault of its own.
 const ReasonVerifierFault denial.Reason = "verifier-fault"
-
-// primary gives the submodule that a record is about: the CPU, or where only a
-// device attested, that.
-func primary(res *appraisal.Result) ear.Submod {
-	if s, ok := res.Submods["cpu0"]; ok {
-		return s
-	}
-	return res.Submods[res.Appraisals[0].Submod]
-}
-
-// granted fills the record of an accepted attestation.
-func (c *call) granted(res *appraisal.Result) {
-	s, r := primary(res), &c.rec
-	r.Outcome, r.Simulated, r.Initdata = trusteeapi.OutcomeGranted, s.Coffer.Simulated, s.Coffer.Initdata.String()
-	r.Status, r.Vector, r.Appraisals = string(s.Status), s.Vector.Map(), res.Appraisals
-	r.Time = res.Expires.Add(-appraisal.Lifetime).UTC()
-	r.Claims = map[string]any{"evidence": s.Evidence}
-	for name, m := range res.Submods {
-		if len(res.Submods) > 1 {
-			r.Claims["evidence "+name] = m.Evidence
-		}
-	}
-	if len(res.Submods) > 1 {
-		delete(r.Claims, "evidence")
-	}
-	switch d, ok := res.Detail["cpu0"]; {
-	case ok && len(res.Detail) == 1:
-		r.Claims["detail"] = d
-	case len(res.Detail) > 0:
-		r.Claims["detail"] = res.Detail
-	}
-}
 
 // fail answers an error.
 func fail(c *call, err error) {

@@ -37,10 +37,14 @@ const slots = 16
 
 const maxTEE = 64 // characters of a TEE's wire name
 
-// AdminResources serves the published administration of resources (POST and
-// DELETE), which package adminapi owns: it authenticates, audits and answers.
+// AdminResources serves the published administration, which package adminapi
+// owns: it authenticates, audits and answers.
 type AdminResources interface {
+	// PublishedResource serves POST and DELETE of a resource.
 	PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string)
+	// PublishedTrust serves attestation-policy, reference-value and resource-policy,
+	// path[0]; false: there is no such path or method.
+	PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool
 }
 
 // Config makes a Handler.
@@ -120,6 +124,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 		c.attest()
 	case path[0] == resource.PluginResource && len(path) > 1:
 		c.resource(path[1:])
+	case h.cfg.Admin.PublishedTrust(w, r, c.ns, path):
 	default:
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypePlugin, fmt.Sprintf("plugin %.60q not found", path[0]))
 	}

@@ -32,6 +32,7 @@ func newAdminClient(t testing.TB, s *Server) *adminClient {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(s.keys.CAPEM)
+	pool.AppendCertsFromPEM([]byte(s.anchorPEM()))
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	t.Cleanup(tr.CloseIdleConnections)
 	a := &adminClient{t: t, key: key, http: &http.Client{Transport: tr}}

@@ -29,6 +29,7 @@ type rcar struct {
 	http *http.Client
 	base string // URL up to /kbs/v0
 	key  *ecdh.PrivateKey
+	pub  string // JWK of a key of another kind, members sorted; "": that of key
 
 	nonce string
 	extra json.RawMessage
@@ -116,6 +117,9 @@ var rawURL = base64.RawURLEncoding
 
 // jwk is the TEE key, members sorted as canonical JSON has them.
 func (c *rcar) jwk() string {
+	if c.pub != "" {
+		return c.pub
+	}
 	p := c.key.PublicKey().Bytes()
 	return fmt.Sprintf(`{"alg":"ECDH-ES+A256KW","crv":"P-256","kty":"EC","x":"%s","y":"%s"}`, rawURL.EncodeToString(p[1:33]), rawURL.EncodeToString(p[33:]))
 }

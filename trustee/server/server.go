@@ -26,10 +26,13 @@ import (
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/appraisal"
+	"github.com/cofferproject/coffer/trustee/asapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
+	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/ops"
@@ -72,6 +75,16 @@ type Config struct {
 	Operations Operations
 	// Limits bound what is kept; nil: the defaults.
 	Limits limits.Set
+	// CertFile and KeyFile (PEM) replace the certificate that the trustee makes; ""
+	// and "": it makes one. They are read anew every day.
+	CertFile, KeyFile string
+	TLS               kbsconfig.TLS
+	// DenyPublishedAdmin refuses the published administration of resources.
+	DenyPublishedAdmin bool
+	// PublishedAdmin takes administrators of identity providers there; nil: none.
+	PublishedAdmin *adminjwt.Config
+	// Services are the published services beside the KBS.
+	Services Services
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -87,19 +100,22 @@ type Server struct {
 
 	checkpoints *audit.Checkpointer
 
-	gate    *release.Gate
-	bodies  *httpio.Budget
-	metrics *ops.Metrics
-	ready   *ops.Ready
-	opsLn   net.Listener
-	opsHTTP *http.Server
-	admin   string // path of the admin key
-	ln      net.Listener
-	http    *http.Server
-	cert    atomic.Pointer[tls.Certificate]
-	stop    context.CancelFunc
-	tasks   chan struct{}
-	served  chan error
+	gate     *release.Gate
+	bodies   *httpio.Budget
+	metrics  *ops.Metrics
+	ready    *ops.Ready
+	opsLn    net.Listener
+	opsHTTP  *http.Server
+	admin    string // path of the admin key
+	ln       net.Listener
+	http     *http.Server
+	cert     atomic.Pointer[tls.Certificate]
+	stop     context.CancelFunc
+	tasks    chan struct{}
+	served   chan error
+	services *asapi.Service // nil: not served
+	as, rvps *service
+	anchor   atomic.Pointer[[]byte] // PEM of what vouches for CertFile
 }
 
 // Version of the build, from the module's build information.
@@ -122,7 +138,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.Limits == nil {
 		c.Limits = limits.Defaults()
 	}
-	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1), metrics: ops.NewMetrics(Version(), c.Now())}
+	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 3)}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
@@ -136,6 +152,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err == nil {
 		err = s.listenOps(ctx)
 	}
+	if err == nil && s.services != nil {
+		err = s.listenServices(ctx, s.services)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.closeState())
 	}
@@ -143,6 +162,8 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
+	go s.as.serve(s.served)
+	go s.rvps.serve(s.served)
 	if err := s.writeClientConfig(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting trustee: %w", err), s.Close(ctx))
 	}
@@ -152,6 +173,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 // open brings up store, keys and audit log.
 func (s *Server) open(ctx context.Context) error {
 	c := s.cfg
+	s.metrics = ops.NewMetrics(Version(), c.Now())
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return err
 	}
@@ -246,7 +268,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.bodies = bodies
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
-		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
+		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 	})
 	if err != nil {
 		return nil, err
@@ -256,13 +278,31 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	s.gate = gate
+	var published kbsapi.AdminResources = admin
+	if c.DenyPublishedAdmin {
+		published = denyAll{book}
+	}
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
-		Admin: admin, Bodies: bodies, Log: c.Log, JWKS: jwks,
+		Admin: published, Bodies: bodies, Log: c.Log, JWKS: jwks,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if c.Services.enabled() {
+		if _, err := registry.Namespace(ctx, c.Services.namespace()); err != nil {
+			return nil, err
+		}
+		if c.Services.InsecureUnbound {
+			c.Log.Warn("evidence is judged without runtime data, so that nobody can tell whether it is fresh")
+		}
+		if s.services, err = asapi.New(asapi.Config{
+			Namespace: c.Services.namespace(), Service: service, Registry: registry, Store: s.store, Book: book, Audit: s.audit, Bodies: bodies,
+			Log: c.Log, JWKS: jwks, InsecureUnbound: c.Services.InsecureUnbound,
+		}); err != nil {
+			return nil, err
+		}
 	}
 	mux := http.NewServeMux()
 	s.ready = s.readiness()
@@ -291,13 +331,15 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	conns := newLimited(ln, maxConns, share, s.metrics.Refused)
 	s.metrics.Gauge("connections", "Open connections.", func() float64 { return float64(conns.open()) })
 	s.ln = conns
+	conf := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+	}
+	s.cfg.TLS.Apply(conf)
 	s.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
-		},
+		TLSConfig: conf,
 	}
 	return nil
 }
@@ -305,6 +347,15 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 func (s *Server) names() []string { return append(append([]string{}, DefaultNames...), s.cfg.Names...) }
 
 func (s *Server) renewTLS(ctx context.Context) error {
+	if s.cfg.CertFile != "" {
+		c, anchor, err := certificateFiles(s.cfg.CertFile, s.cfg.KeyFile, s.cfg.Now())
+		if err != nil {
+			return err
+		}
+		s.cert.Store(c)
+		s.anchor.Store(&anchor)
+		return nil
+	}
 	c, err := s.keys.TLS(ctx, s.store, s.kek, s.names(), s.cfg.Now())
 	if err != nil {
 		return err
@@ -357,8 +408,17 @@ func (s *Server) URL() string {
 // Client says how a tool on this machine reaches the server.
 func (s *Server) Client() trusteeapi.ClientConfig {
 	return trusteeapi.ClientConfig{
-		URL: s.URL(), CAPEM: string(s.keys.CAPEM), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
+		URL: s.URL(), CAPEM: string(s.keys.CAPEM) + s.anchorPEM(), AdminKeyPath: s.admin, Namespace: s.cfg.SimulatedNamespace, StateDir: s.cfg.State, PID: os.Getpid(),
+		AttestationURL: s.as.url(), ReferenceURL: s.rvps.url(),
 	}
+}
+
+// anchorPEM gives what vouches for a certificate from a file.
+func (s *Server) anchorPEM() string {
+	if p := s.anchor.Load(); p != nil {
+		return string(*p)
+	}
+	return ""
 }
 
 // Wait gives the error by which serving ended, or nil when ctx ends first.
@@ -381,6 +441,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
+	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
@@ -398,6 +459,11 @@ func (s *Server) closeState() error {
 	}
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless
+	}
+	for _, v := range []*service{s.as, s.rvps} {
+		if v != nil {
+			v.ln.Close()
+		}
 	}
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())

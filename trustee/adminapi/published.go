@@ -1,0 +1,147 @@
+package adminapi
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/adminjwt"
+	"github.com/cofferproject/coffer/trustee/asapi"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// Published paths of the administration beside resources, relative to /kbs/v0.
+const (
+	pathPolicy         = "attestation-policy"
+	pathReferenceValue = "reference-value"
+	pathResourcePolicy = "resource-policy"
+)
+
+// IsPublishedTrust reports a method and path that PublishedTrust serves.
+func IsPublishedTrust(method string, path []string) bool {
+	get, post := method == http.MethodGet, method == http.MethodPost
+	switch path[0] {
+	case pathPolicy:
+		return post && len(path) == 1
+	case pathReferenceValue:
+		return post && len(path) == 1 || get && len(path) > 1
+	case pathResourcePolicy:
+		return (get || post) && len(path) == 1
+	}
+	return false
+}
+
+// PublishedTrust serves the published administration of policies and reference
+// values; false: it has no such path or method, and has not answered.
+func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool {
+	if !IsPublishedTrust(r.Method, path) {
+		return false
+	}
+	if err := h.publishedTrust(w, r, ns, path); err != nil {
+		h.fail(w, r, err)
+	}
+	return true
+}
+
+// authenticatePublished takes our own credential, or an administrator of an identity
+// provider whose role has the path. The query is no part of it.
+func (h *Handler) authenticatePublished(r *http.Request, need Permission) (string, error) {
+	actor, err := h.authenticate(r, need)
+	d, ok := denial.As(err)
+	if err == nil || !ok || d.Reason != ReasonUnauthenticated || h.cfg.Published == nil {
+		return actor, err
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return "", err
+	}
+	actor, err = h.cfg.Published.Authenticate(token, r.URL.EscapedPath(), h.cfg.Now())
+	switch {
+	case errors.Is(err, adminjwt.ErrForbidden):
+		return "", &denial.Denial{Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: actor, Source: "acls of the configuration file"}
+	case err != nil:
+		return "", unauthenticated(err)
+	}
+	return actor, nil
+}
+
+func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) error {
+	need := WriteTrust
+	if r.Method == http.MethodGet {
+		need = ReadTenant
+	}
+	actor, err := h.authenticatePublished(r, need)
+	if err != nil {
+		return err
+	}
+	if path[0] == pathResourcePolicy {
+		// An answer of success would promise what no rule here keeps.
+		httpio.WriteError(w, http.StatusNotImplemented, "PolicyEngineError", "there are no resource policies: a secret goes to whom its binding names")
+		return nil
+	}
+	if r.Method == http.MethodGet {
+		return h.referenceValue(w, r, ns, strings.Join(path[1:], "/"))
+	}
+	body, done, err := h.cfg.Bodies.Read(w, r, httpio.MaxBody)
+	if err != nil {
+		httpio.WriteBodyError(w, err)
+		return nil
+	}
+	defer done()
+	if err := h.record(r, ns, actor, "POST /kbs/v0/"+path[0]); err != nil {
+		return err
+	}
+	if path[0] == pathPolicy {
+		return h.setPolicy(r, ns, actor, body)
+	}
+	values, err := asapi.DecodeMessage(body)
+	if err != nil {
+		return httpio.BadRequest(httpio.TypeSerde, err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = h.cfg.Registry.MergeReferenceValues(r.Context(), ns, asapi.Bundle, "reference value message", actor, values)
+	return err
+}
+
+// setPolicy takes {"type", "policy_id", "policy"}; type is not looked at, as
+// published.
+func (h *Handler) setPolicy(r *http.Request, ns, actor string, body []byte) error {
+	var doc struct {
+		Type   string `json:"type"`
+		ID     string `json:"policy_id"`
+		Policy string `json:"policy"`
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&doc); err != nil {
+		return httpio.BadRequest(httpio.TypeSerde, "request: "+err.Error())
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return httpio.BadRequest(httpio.TypeSerde, "request: data after the document")
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(doc.Policy, "="))
+	if err != nil || len(text) > policy.MaxSize {
+		return httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
+	}
+	_, err = h.cfg.Registry.SetPolicy(r.Context(), ns, doc.ID, actor, string(text))
+	return err
+}
+
+func (h *Handler) referenceValue(w http.ResponseWriter, r *http.Request, ns, name string) error {
+	v, ok, err := h.cfg.Registry.ReferenceValue(r.Context(), ns, name)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("reference value %.128q: %w", name, tenant.ErrNotFound)
+	}
+	return httpio.WriteJSON(w, http.StatusOK, v)
+}

@@ -1,0 +1,220 @@
+package kbsconfig
+
+import (
+	"fmt"
+	"net"
+	"strings"
+)
+
+// rule says what a setting means.
+type rule func(r *reader, name string, v any)
+
+// rules lists every key that the existing service knows. It is filled at the start,
+// because the rules and the search for sections refer to each other.
+var rules map[string]rule
+
+func init() {
+	const (
+		foreign  = "tokens of other services are not taken: this trustee believes what it has signed itself"
+		verifier = "collateral is fetched ahead and imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
+		rvps     = "reference values are in this trustee's store; bring over what another service holds with coffer-trustee import"
+		issuer   = "tokens name this trustee; relying parties verify them by its key set (/.well-known/jwks.json) or its CA (client.json)"
+		pool     = "not needed: evidence is judged in this process"
+	)
+	rules = map[string]rule{
+		"http_server.sockets":              sockets,
+		"http_server.insecure_http":        falseOnly("plain HTTP is not served: leave it out. Without certificate and private_key this trustee makes a certificate under a CA of its own (client.json)"),
+		"http_server.certificate":          func(r *reader, n string, v any) { r.c.CertFile = r.text(n, v) },
+		"http_server.private_key":          func(r *reader, n string, v any) { r.c.KeyFile = r.text(n, v) },
+		"http_server.payload_request_size": bodies,
+		"http_server.worker_count":         noted("the number of workers is the machine's"),
+		"http_server.tls_profile":          func(r *reader, n string, v any) { r.c.TLS.profile = r.text(n, v) },
+		"http_server.tls_min_version":      func(r *reader, n string, v any) { r.c.TLS.Min = r.version(n, v) },
+		"http_server.tls_max_version":      func(r *reader, n string, v any) { r.c.TLS.Max = r.version(n, v) },
+		"http_server.tls_ciphers":          ciphers,
+		"http_server.tls_groups":           groups,
+
+		"attestation_token.insecure_header_jwk": falseOnly("anybody could sign tokens: leave it out"),
+		"attestation_token.trusted_jwk_sets":    noted(foreign),
+		"attestation_token.trusted_certs_paths": noted(foreign),
+		"attestation_token.extra_teekey_paths":  noted(foreign),
+
+		"attestation_service.type":      serviceType,
+		"attestation_service.timeout":   atLeast(5, "a session is open for 5 minutes"),
+		"attestation_service.as_addr":   noted("no other Attestation Service is asked: evidence is judged in this process. Bring over its policies with coffer-trustee import"),
+		"attestation_service.pool_size": noted(pool),
+
+		"attestation_service.attestation_token_broker.duration_min":   atLeast(5, "a token is good for 5 minutes"),
+		"attestation_service.attestation_token_broker.issuer_name":    noted(issuer),
+		"attestation_service.attestation_token_broker.developer_name": noted(issuer),
+		"attestation_service.attestation_token_broker.build_name":     noted(issuer),
+		"attestation_service.attestation_token_broker.profile_name":   noted("tokens have the published profile"),
+		"attestation_service.attestation_token_broker.verbose_token":  noted("tokens carry what fits into a header"),
+		"attestation_service.attestation_token_broker.signer":         noted("tokens are signed by this trustee's own key, which its store keeps encrypted; " + issuer),
+		"attestation_service.rvps_config.type":                        noted(rvps),
+		"attestation_service.rvps_config.address":                     noted(rvps),
+		"attestation_service.rvps_config.storage_type":                noted(rvps),
+		"attestation_service.rvps_config.extractors":                  noted("messages of type sample are taken; CoRIM and SWID are refused"),
+		"attestation_service.verifier_config.snp_verifier":            noted(verifier),
+		"attestation_service.verifier_config.dcap_verifier":           noted(verifier),
+		"attestation_service.verifier_config.tpm_verifier":            noted("roots of TPMs are the namespace's: coffer root add"),
+		"attestation_service.verifier_config.nvidia_verifier":         nvidia,
+		"attestation_service.verifier_config.nvidia_dpu_verifier":     noted("roots of DPUs are the namespace's: coffer anchor put"),
+		"attestation_service.base_url":                                intel,
+		"attestation_service.api_key":                                 intel,
+		"attestation_service.certs_file":                              intel,
+		"attestation_service.policy_ids":                              intel,
+		"attestation_service.allow_unmatched_policy":                  intel,
+		"admin.authorization_mode":                                    noRule, // these three are read as a whole: (*reader).admin
+		"admin.authentication.bearer_jwt.identity_providers":          noRule,
+		"admin.authorization.regex_acl.acls":                          noRule,
+		"storage_backend.storage_type":                                storage,
+		"storage_backend.backends.local_fs.dir_path":                  noted("nothing is read from there while serving: coffer-trustee import --from it once"),
+		"storage_backend.backends.local_json.file_dir_path":           noted("nothing is read from there while serving: coffer-trustee import --from it once"),
+		"storage_backend.backends.postgres":                           refused("the state is in the folder --state: leave it out"),
+		"storage_backend.backends.redis":                              refused("the state is in the folder --state: leave it out"),
+		"session_storage_type":                                        noted("sessions are in this trustee's own store, and survive a restart"),
+		"attestation_service.storage_backend":                         noted(rvps),
+		"attestation_service.rvps_config.storage_backend":             noted(rvps),
+		"attestation_service.rvps_config.backends":                    noted(rvps),
+		"attestation_service.rvps_config.storage":                     noted(rvps),
+		"attestation_service.attestation_token_broker.type":           brokerType,
+	}
+}
+
+func noRule(*reader, string, any) {}
+
+func noted(why string) rule { return func(r *reader, n string, _ any) { r.note(n, why) } }
+
+func refused(why string) rule { return func(r *reader, n string, _ any) { r.refuse(n, why) } }
+
+func falseOnly(why string) rule {
+	return func(r *reader, n string, v any) {
+		if r.boolean(n, v) {
+			r.refuse(n, "true is insecure: "+why)
+		}
+	}
+}
+
+// atLeast refuses a shorter time than ours: whoever asked for it would be let in
+// for longer.
+func atLeast(minutes int64, what string) rule {
+	return func(r *reader, n string, v any) {
+		m, ok := r.number(n, v)
+		switch {
+		case !ok || m == minutes:
+		case m < minutes:
+			r.refuse(n, what+", and no shorter time can be set")
+		default:
+			r.note(n, what)
+		}
+	}
+}
+
+func sockets(r *reader, name string, v any) {
+	l := r.texts(name, v)
+	if len(l) != 1 {
+		r.refuse(name, "exactly one address is served; 0.0.0.0 and [::] take all of the machine's")
+		return
+	}
+	if _, _, err := net.SplitHostPort(l[0]); err != nil {
+		r.refuse(name, err.Error())
+		return
+	}
+	r.c.Listen = l[0]
+}
+
+func bodies(r *reader, name string, v any) {
+	if n, ok := r.number(name, v); ok && n != 2 {
+		r.refuse(name, "a body may have 2 MiB, and no other limit can be set")
+	}
+}
+
+func serviceType(r *reader, name string, v any) {
+	switch t := r.text(name, v); t {
+	case "coco_as_builtin", "coco_as_grpc": // as_addr has a note
+	case "intel_ta":
+		r.refuse(name, "Intel Trust Authority does not judge evidence for this trustee: use coco_as_builtin, with policies and reference values of your own")
+	default:
+		r.refuse(name, fmt.Sprintf("%.40q is none of coco_as_builtin, coco_as_grpc", t))
+	}
+}
+
+// intel is refused where the type does not do so already.
+func intel(r *reader, name string, _ any) {
+	if r.values["attestation_service.type"] != "intel_ta" {
+		r.refuse(name, "belongs to type intel_ta: leave it out")
+	}
+}
+
+func brokerType(r *reader, name string, v any) {
+	if t := r.text(name, v); t != "Ear" {
+		r.refuse(name, fmt.Sprintf("%.40q: tokens are of type Ear", t))
+	}
+}
+
+func nvidia(r *reader, name string, v any) {
+	m, _ := v.(map[string]any)
+	if t, _ := m["type"].(string); t == "Remote" {
+		r.refuse(name, "evidence of GPUs is verified in this process, never by NVIDIA's service: leave it out")
+		return
+	}
+	r.note(name, "evidence of GPUs is verified in this process")
+}
+
+func storage(r *reader, name string, v any) {
+	switch t := strings.ReplaceAll(strings.ToLower(r.text(name, v)), "_", ""); t {
+	case "memory":
+		r.note(name, "the state is in the folder --state, and survives a restart")
+	case "localfs", "localjson":
+		r.note(name, "the state is in the folder --state; bring over what is there with coffer-trustee import")
+	case "postgres", "redis":
+		r.refuse(name, "the state is in the folder --state: leave it out")
+	default:
+		r.refuse(name, fmt.Sprintf("%.40q is no storage type of the existing service", t))
+	}
+}
+
+// plugins takes the resource plugin with its own store; every other one is refused,
+// since what clients ask it for would be missing.
+func (r *reader) plugins(v any) {
+	if v == nil {
+		return
+	}
+	var l []map[string]any
+	switch t := v.(type) {
+	case []map[string]any:
+		l = t
+	case []any:
+		for _, e := range t {
+			m, _ := e.(map[string]any)
+			l = append(l, m)
+		}
+	default:
+		r.refuse("plugins", "not a list of tables")
+	}
+	for i, p := range l {
+		at := fmt.Sprintf("plugins[%d]", i)
+		name, _ := p["name"].(string)
+		if name != "resource" {
+			r.refuse(at, fmt.Sprintf("plugin %.40q is not there: leave it out", name))
+			continue
+		}
+		for k, v := range p {
+			switch {
+			case k == "name":
+			case k == "storage_backend_type" && v == "kvstorage":
+			case k == "storage_backend_type":
+				r.refuse(at+"."+k, fmt.Sprintf("%.40v: secrets are in this trustee's own store: kvstorage", v))
+			default:
+				r.refuse(at+"."+k, "unknown key")
+			}
+		}
+	}
+}
+
+func (r *reader) certificate() {
+	if (r.c.CertFile == "") != (r.c.KeyFile == "") {
+		r.refuse("http_server.certificate", "certificate and private_key come together or not at all")
+	}
+}
