@@ -83,8 +83,8 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 		return err
 	}
 	if path[0] == pathResourcePolicy {
-		// An answer of success would promise what no rule here keeps.
-		httpio.WriteError(w, http.StatusNotImplemented, "PolicyEngineError", "there are no resource policies: a secret goes to whom its binding names")
+		// An answer of success would promise what is not done here yet.
+		httpio.WriteError(w, http.StatusNotImplemented, "PolicyEngineError", "resource policies are registered at the administration API, beside the bindings")
 		return nil
 	}
 	if r.Method == http.MethodGet {
