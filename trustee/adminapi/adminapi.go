@@ -39,6 +39,8 @@ type Config struct {
 	Log      *slog.Logger
 	Info     trusteeapi.Info
 	Now      func() time.Time
+	// Replicas says that other processes serve the same store.
+	Replicas bool
 }
 
 // Handler serves the API.
@@ -197,6 +199,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())
 	default:
 		h.cfg.Log.Error("administration failed", "path", r.URL.Path, "error", err)
+		if httpio.WriteStoreError(w, err) {
+			return
+		}
 		httpio.WriteError(w, http.StatusInternalServerError, httpio.TypeInternal, "internal error")
 	}
 }

@@ -38,7 +38,12 @@ func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (
 	if err != nil {
 		return "", fmt.Errorf("admin credential: %w", err)
 	}
-	return path, adminapi.RegisterAdmin(ctx, s, key.Public(), now)
+	first, err := adminapi.RegisterFirstAdmin(ctx, s, key.Public(), now)
+	if err == nil && !first {
+		// Another replica was faster: this key is nobody's.
+		err = os.Remove(path)
+	}
+	return path, err
 }
 
 func makeAdminKey(path string) (ed25519.PrivateKey, error) {

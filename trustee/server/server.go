@@ -36,7 +36,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
-	"github.com/cofferproject/coffer/trustee/store/bolt"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -66,6 +65,13 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	// Database is the connection string of the PostgreSQL database that replicas
+	// share; "" is the embedded store. DatabaseConnections is the most that are
+	// open at once (0: a default). EnvelopeKey is the path of the key that unlocks
+	// the store ("": in State).
+	Database            string
+	DatabaseConnections int
+	EnvelopeKey         string
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -74,6 +80,8 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	store    store.Store
+	lock     *os.File // of the state folder, where the store has none
+	shelf    *shelf.Shelf
 	kek      keyring.KEK
 	keys     *keyring.Keys
 	audit    *audit.Log
@@ -131,31 +139,13 @@ func (s *Server) open(ctx context.Context) error {
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return err
 	}
-	db, kekFile := filepath.Join(c.State, "trustee.db"), filepath.Join(c.State, "envelope.key")
-	if _, err := os.Stat(db); err == nil {
-		// A new key would leave everything unreadable; say what is missing instead.
-		if s.kek, err = keyring.OpenFileKEK(kekFile); err != nil {
-			return err
-		}
-	}
-	var err error
-	if s.kek == nil {
-		if s.kek, err = keyring.CreateFileKEK(kekFile); err != nil {
-			return err
-		}
-	}
-	wait := c.LockWait
-	if wait == 0 {
-		wait = lockWait
-	}
-	opened, err := bolt.Open(db, wait)
-	if err != nil {
+	if err := s.openState(ctx); err != nil {
 		return err
 	}
-	s.store = opened
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
 	}
+	var err error
 	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now}); err != nil {
 		return err
 	}
@@ -198,6 +188,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.shelf = items
 	if c.Collateral != "" {
 		if err := items.ImportPath(ctx, c.Collateral); err != nil {
 			return nil, err
@@ -212,7 +203,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	bodies := httpio.NewBudget(bodyMemory)
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Log: c.Log, Now: c.Now,
-		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
+		Replicas: c.Database != "", Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
 	})
 	if err != nil {
 		return nil, err
@@ -230,6 +221,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", s.ready)
 	kbs.Routes(mux)
 	admin.Routes(mux)
 	return mux, nil
@@ -271,8 +263,9 @@ func (s *Server) renewTLS(ctx context.Context) error {
 // housekeeping forgets what has ended and renews the certificate in time.
 func (s *Server) housekeeping(ctx context.Context) {
 	defer close(s.tasks)
-	sweep, renew := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour)
+	sweep, refresh, renew := time.NewTicker(30*time.Second), time.NewTicker(refreshEvery), time.NewTicker(24*time.Hour)
 	defer sweep.Stop()
+	defer refresh.Stop()
 	defer renew.Stop()
 	for {
 		var err error
@@ -283,6 +276,8 @@ func (s *Server) housekeeping(ctx context.Context) {
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
+		case <-refresh.C:
+			err = s.shelf.Refresh(ctx)
 		case <-renew.C:
 			err = s.renewTLS(ctx)
 		}
@@ -293,6 +288,9 @@ func (s *Server) housekeeping(ctx context.Context) {
 }
 
 const sweepBatch = 1000
+
+// refreshEvery is how late a replica may learn what another has imported.
+const refreshEvery = 2 * time.Second
 
 // URL gives the server's URL.
 func (s *Server) URL() string {
@@ -345,6 +343,9 @@ func (s *Server) closeState() error {
 	}
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
 	}
 	return errors.Join(errs...)
 }
