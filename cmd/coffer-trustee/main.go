@@ -24,6 +24,10 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 
 Usage:
   coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
+                       [--database URL --envelope-key FILE [--database-connections N]]
+  coffer-trustee new-envelope-key FILE
+  coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
+  coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
 
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
@@ -45,12 +49,22 @@ func (n *names) String() string     { return fmt.Sprint(*n) }
 func (n *names) Set(s string) error { *n = append(*n, s); return nil }
 
 func run(args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "new-envelope-key":
+			return newEnvelopeKey(args[1:])
+		case "backup":
+			return backup(context.Background(), args[1:])
+		case "restore":
+			return restore(context.Background(), args[1:])
+		}
+	}
 	if len(args) == 0 || args[0] != "serve" {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve")
+		return errors.New("no command given: serve, backup, restore or new-envelope-key")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config
@@ -61,6 +75,8 @@ func run(args []string) error {
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
 	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
+	databaseFlags(f, &c)
+	f.IntVar(&c.DatabaseConnections, "database-connections", 0, "most connections to the database at once (default 8)")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
 	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")

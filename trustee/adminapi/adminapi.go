@@ -11,6 +11,7 @@ package adminapi
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -39,6 +40,8 @@ type Config struct {
 	Log      *slog.Logger
 	Info     trusteeapi.Info
 	Now      func() time.Time
+	// Backup writes the store, encrypted under the envelope key.
+	Backup func(ctx context.Context, w io.Writer) error
 	// Replicas says that other processes serve the same store.
 	Replicas bool
 }
@@ -51,7 +54,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Log == nil || c.Now == nil {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Shelf == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil
@@ -139,6 +142,8 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 		w.WriteHeader(http.StatusNoContent)
 	case lines:
 		v.write(w)
+	case stream:
+		v.write(c, w)
 	default:
 		if err := httpio.WriteJSON(w, http.StatusOK, out); err != nil {
 			h.fail(w, r, err)

@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -203,6 +204,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	bodies := httpio.NewBudget(bodyMemory)
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Bodies: bodies, Shelf: items, Log: c.Log, Now: c.Now,
+		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
 		Replicas: c.Database != "", Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()},
 	})
 	if err != nil {

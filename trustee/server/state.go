@@ -47,16 +47,21 @@ func (s *Server) openState(ctx context.Context) error {
 	if s.kek, err = openSharedKey(c.envelopeKey()); err != nil {
 		return err
 	}
-	db, err := postgres.Open(ctx, postgres.Config{URL: c.Database, Connections: c.DatabaseConnections, Log: c.Log})
+	db, err := c.openDatabase(ctx)
 	if err != nil {
 		return err
 	}
 	s.store = db // so that it is closed, whatever comes
-	s.store, err = authentic.Open(ctx, db, keyring.Placed{KEK: s.kek}, random)
+	known, err := authentic.Open(ctx, db, keyring.Placed{KEK: s.kek}, random)
 	if err != nil {
-		s.store = db
+		return err
 	}
-	return err
+	s.store = known
+	return nil
+}
+
+func (c *Config) openDatabase(ctx context.Context) (*postgres.Store, error) {
+	return postgres.Open(ctx, postgres.Config{URL: c.Database, Connections: c.DatabaseConnections, Log: c.Log})
 }
 
 // openSharedKey never makes a key: every replica would make another.

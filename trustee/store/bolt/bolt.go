@@ -28,12 +28,15 @@ type Store struct {
 	closed bool
 }
 
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("another trustee has it open")
+
 // Open opens or makes the file. Where another process has it open it waits so
 // long for that to end.
 func Open(path string, wait time.Duration) (*Store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: wait, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("opening %s: another trustee has it open", path)
+		return nil, fmt.Errorf("opening %s: %w", path, ErrInUse)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
