@@ -85,14 +85,7 @@ func Open(ctx context.Context, inner store.Store, w Wrapper, random func([]byte)
 var errSome = errors.New("there is something")
 
 func readKey(ctx context.Context, inner store.Store) (wrapped []byte, empty bool, err error) {
-	err = inner.View(ctx, func(tx store.Tx) error {
-		b, err := tx.Get(bucket, keyName)
-		if b != nil {
-			wrapped = bytes.Clone(b)
-		}
-		return err
-	})
-	if err != nil || wrapped != nil {
+	if wrapped, err = storedKey(ctx, inner); err != nil || wrapped != nil {
 		return wrapped, false, err
 	}
 	d, ok := inner.(store.Dumper)
@@ -101,11 +94,22 @@ func readKey(ctx context.Context, inner store.Store) (wrapped []byte, empty bool
 	}
 	switch err := d.Dump(ctx, func(string, string, []byte) error { return errSome }); {
 	case errors.Is(err, errSome):
-		return nil, false, nil
+		// Another replica may have begun the store meanwhile, the key first.
+		wrapped, err := storedKey(ctx, inner)
+		return wrapped, false, err
 	case err != nil:
 		return nil, false, err
 	}
 	return nil, true, nil
+}
+
+func storedKey(ctx context.Context, inner store.Store) (wrapped []byte, err error) {
+	err = inner.View(ctx, func(tx store.Tx) error {
+		b, err := tx.Get(bucket, keyName)
+		wrapped = bytes.Clone(b)
+		return err
+	})
+	return wrapped, err
 }
 
 func (s *Store) mac(bucket, key string, value []byte) []byte {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,5 +152,31 @@ func TestLoad(t *testing.T) {
 	i = 0
 	if err := Load(t.Context(), inner, keyring.Placed{KEK: kek}, random, next); !errors.Is(err, store.ErrNotEmpty) {
 		t.Error(err)
+	}
+}
+
+// TestBegunTogether has replicas begin one store at once, each with a pair of its
+// own as soon as it can.
+func TestBegunTogether(t *testing.T) {
+	kek := newKEK(t)
+	for range 20 {
+		inner := embedded(t, filepath.Join(t.TempDir(), "db"))
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				s, err := Open(t.Context(), inner, keyring.Placed{KEK: kek}, random)
+				if err == nil {
+					err = s.Update(t.Context(), func(tx store.Tx) error { return tx.Put("a", fmt.Sprint(i), nil) })
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		n := 0
+		if err := open(t, inner, kek).Dump(t.Context(), func(string, string, []byte) error { n++; return nil }); err != nil || n != 4 {
+			t.Errorf("%d of 4, %v", n, err)
+		}
 	}
 }

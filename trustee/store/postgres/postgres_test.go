@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,7 +38,7 @@ func TestOnOneServer(t *testing.T) {
 	pg := pgtest.Start(t)
 	for name, test := range map[string]func(*testing.T, *pgtest.Server){
 		"Conformance": conformance, "LostAnswerToACommit": lostAnswer, "DeadReplicaHoldsNobodyUp": deadReplica, "RefusesAStandby": standby,
-		"Migrations": migrating, "BoundedConnections": bounded, "RefusesADatabaseThatForgets": forgets,
+		"Migrations": migrating, "FullDisk": fullDisk, "BoundedConnections": bounded, "RefusesADatabaseThatForgets": forgets,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, pg) })
 	}
@@ -266,6 +267,52 @@ func standby(t *testing.T, pg *pgtest.Server) {
 	if s, err := Open(t.Context(), Config{URL: url, Log: slog.New(slog.DiscardHandler)}); err == nil {
 		s.Close()
 		t.Error("a server that takes no changes was taken")
+	}
+}
+
+// fullDisk has the table's files at their end: an update that needs more is
+// ErrUnavailable and leaves nothing, reads go on, and so do updates once there is
+// room.
+func fullDisk(t *testing.T, pg *pgtest.Server) {
+	s := open(t, pg.Database("fulldisk"))
+	large := make([]byte, 1<<20)
+	rand.Read(large) // PostgreSQL would compress it
+	update := func(key string) error {
+		return s.Update(t.Context(), func(tx store.Tx) error {
+			return errors.Join(tx.Put("b", key, []byte("small")), tx.Put("b", key+" large", large))
+		})
+	}
+	if err := update("before"); err != nil {
+		t.Fatal(err)
+	}
+	pg.FullDisk(2 << 20)
+	t.Cleanup(pg.Room)
+	stored, failed := 0, false
+	for i := range 10 {
+		switch err := update(fmt.Sprint(i)); {
+		case err == nil && !failed:
+			stored = i + 1
+		case errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnknown):
+			failed = true
+		default:
+			t.Errorf("update %d: %v", i, err)
+		}
+	}
+	if !failed {
+		t.Fatal("nothing failed: the test shows nothing")
+	}
+	for i := range 10 {
+		v, err := get(s, fmt.Sprint(i))
+		if want := map[bool]string{true: "small"}[i < stored]; v != want || err != nil {
+			t.Errorf("update %d of %d that were acknowledged: %q, %v", i, stored, v, err)
+		}
+	}
+	pg.Room()
+	if err := update("after"); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if v, err := get(s, "before"); v != "small" || err != nil {
+		t.Errorf("%q, %v", v, err)
 	}
 }
 

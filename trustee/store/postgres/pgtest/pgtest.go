@@ -98,7 +98,12 @@ func programs(t testing.TB) string {
 }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
-	c := exec.Command(filepath.Join(s.bin, name), args...)
+	return s.as(filepath.Join(s.bin, name), args...)
+}
+
+// as makes a command of the server's user.
+func (s *Server) as(path string, args ...string) *exec.Cmd {
+	c := exec.Command(path, args...)
 	c.Dir = s.dir
 	c.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin", "TZ=UTC"}
 	// SIGQUIT is an immediate shutdown, children included.
@@ -161,6 +166,14 @@ func (s *Server) Thaw() { s.signalAll(syscall.SIGCONT) }
 
 func (s *Server) signalAll(sig syscall.Signal) {
 	s.t.Helper()
+	for _, p := range s.pids() {
+		_ = syscall.Kill(p, sig)
+	}
+}
+
+// pids gives the server's processes.
+func (s *Server) pids() []int {
+	s.t.Helper()
 	pids := []int{s.cmd.Process.Pid}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[0], pids[0]))
 	if err != nil {
@@ -172,8 +185,23 @@ func (s *Server) signalAll(sig syscall.Signal) {
 			pids = append(pids, n)
 		}
 	}
-	for _, p := range pids {
-		_ = syscall.Kill(p, sig)
+	return pids
+}
+
+// FullDisk has every file of the server that would grow above size fail to, in all
+// its processes and those to come; Room undoes it.
+func (s *Server) FullDisk(size uint64) { s.limit(fmt.Sprint(size)) }
+
+// Room undoes FullDisk.
+func (s *Server) Room() { s.limit("unlimited") }
+
+func (s *Server) limit(size string) {
+	s.t.Helper()
+	for _, p := range s.pids() {
+		// The hard limit stays, so that it can be undone.
+		if out, err := s.as("/usr/bin/prlimit", "--pid", fmt.Sprint(p), "--fsize="+size+":unlimited").CombinedOutput(); err != nil {
+			s.t.Fatalf("prlimit: %v: %s", err, out)
+		}
 	}
 }
 
@@ -194,6 +222,9 @@ func (s *Server) Database(name string) string {
 	s.SQL("postgres", "CREATE DATABASE "+name)
 	return s.URL(name)
 }
+
+// Dir is the folder of the server's Unix socket.
+func (s *Server) Dir() string { return s.dir }
 
 // URL gives a database's connection URL.
 func (s *Server) URL(name string) string {
