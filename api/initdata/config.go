@@ -21,11 +21,17 @@ type AAConfig struct {
 		KBS    *AAKBS    `toml:"kbs,omitempty"`
 		CoCoAS *AACoCoAS `toml:"coco_as,omitempty"`
 	} `toml:"token_configs,omitempty"`
-	EventlogConfig *struct {
-		EnableEventlog bool `toml:"enable_eventlog"`
-		InitPCR        int  `toml:"init_pcr,omitempty"`
-	} `toml:"eventlog_config,omitempty"`
-	Log *LogConfig `toml:"log,omitempty"`
+	EventlogConfig *AAEventlog `toml:"eventlog_config,omitempty"`
+	Log            *LogConfig  `toml:"log,omitempty"`
+}
+
+// AAEventlog says whether and where run-time events are recorded.
+type AAEventlog struct {
+	EnableEventlog bool `toml:"enable_eventlog"`
+	// InitPCR is the register of events that name none; nil: 17, as published.
+	InitPCR *int `toml:"init_pcr,omitempty"`
+	// EventlogAlgorithm must be the register's own; "": whichever that is.
+	EventlogAlgorithm string `toml:"eventlog_algorithm,omitempty"`
 }
 
 // AAKBS says which KBS the TEE attests to.

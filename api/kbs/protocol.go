@@ -39,7 +39,7 @@ type TPMRequest struct {
 
 // Challenge answers Request.
 type Challenge struct {
-	Nonce       string          `json:"nonce"` // standard base64 of 32 bytes
+	Nonce       string          `json:"nonce"` // standard base64 of 32 bytes, or a text that the TEE defines (se)
 	ExtraParams json.RawMessage `json:"extra-params"`
 }
 

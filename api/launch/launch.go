@@ -53,6 +53,10 @@ func (t TEE) Played() bool {
 	return false
 }
 
+// LoadsImage reports whether the TEE is given one image that holds all it starts
+// from, in place of firmware, kernel and initrd.
+func (t TEE) LoadsImage() bool { return t == SGX || t == SE }
+
 // Firmware names the kind of firmware that t's hardware measures: "snp", "tdx",
 // or "" for none of its own.
 func (t TEE) Firmware() string {
@@ -87,7 +91,7 @@ func (t TEE) Wire() string {
 // ConstantCmdline is the kernel command line of every release guest: all
 // configuration goes through initdata, so the line never varies (design.md
 // section 5).
-const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests"
+const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests no_timer_check"
 
 // MemoryLadderMiB lists the only memory sizes a VM may have, in MiB. PCR 4
 // depends on the size, so a free choice would make measurements innumerable.
@@ -130,8 +134,15 @@ type Spec struct {
 	// SimDevices are the kinds of devices beside the TEE that coffer-simhw plays, by
 	// wire name ("nvidia"), one of each. They are in no measurement of the launch.
 	SimDevices []string `json:"sim_devices,omitempty"`
+	// Image is what a TEE without a kernel of its own loads whole: an SGX enclave
+	// (SGXS), a Secure Execution boot image. Such a launch has no other file.
+	Image File `json:"image,omitzero"`
 	// SNP holds what only SEV-SNP, SEV-ES and SEV take.
 	SNP *SNPParams `json:"snp,omitempty"`
+	// SGX holds what only SGX takes.
+	SGX *SGXParams `json:"sgx,omitempty"`
+	// SE holds what only Secure Execution takes.
+	SE *SEParams `json:"se,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
 	Publish []PortForward `json:"publish,omitempty"`
 }
@@ -145,6 +156,18 @@ type SNPParams struct {
 	Features uint64 `json:"features,omitempty"`
 	// VMM is who makes the VMSA: "qemu" (also ""), "ec2", "gce".
 	VMM string `json:"vmm,omitempty"`
+}
+
+// SGXParams are launch parameters of SGX.
+type SGXParams struct {
+	// Sigstruct is the enclave's signature: 1808 bytes as EINIT takes them.
+	Sigstruct File `json:"sigstruct"`
+}
+
+// SEParams are launch parameters of Secure Execution.
+type SEParams struct {
+	// HostKeys are the documents (X.509) of the machines that may run the image.
+	HostKeys []File `json:"host_keys"`
 }
 
 // Values of SNPParams.
@@ -175,8 +198,20 @@ func (s *Spec) Validate() error {
 	switch {
 	case s.TEE == "":
 		return errors.New("launch spec: tee: missing")
-	case s.Kernel.Path == "":
+	case s.TEE.LoadsImage() && s.Image.Path == "":
+		return errors.New("launch spec: image: missing path")
+	case s.TEE.LoadsImage() && (s.Kernel.Path != "" || s.Initrd.Path != "" || s.Firmware.Path != "" || s.TEEFirmware.Path != "" || s.Cmdline != ""):
+		return fmt.Errorf("launch spec: kernel, initrd, firmware or cmdline: %s loads its image and nothing else", s.TEE)
+	case !s.TEE.LoadsImage() && s.Image.Path != "":
+		return fmt.Errorf("launch spec: image: %s boots a kernel", s.TEE)
+	case !s.TEE.LoadsImage() && s.Kernel.Path == "":
 		return errors.New("launch spec: kernel: missing path")
+	case s.SNP != nil && s.TEE.LoadsImage():
+		return fmt.Errorf("launch spec: snp: %s takes none of it", s.TEE)
+	case s.SGX != nil && s.TEE != SGX:
+		return fmt.Errorf("launch spec: sgx: %s takes none of it", s.TEE)
+	case s.SE != nil && s.TEE != SE:
+		return fmt.Errorf("launch spec: se: %s takes none of it", s.TEE)
 	case s.VCPUs < 1 || s.VCPUs > 64:
 		return fmt.Errorf("launch spec: vcpus: %d is not between 1 and 64", s.VCPUs)
 	case !slices.Contains(MemoryLadderMiB, s.MemoryMiB):

@@ -56,6 +56,9 @@ type Event struct {
 	EKRootSPKI string         `json:"ek_root_spki,omitempty"` // ready, tpm-sim: hex SHA-256 of the simulated EK root's SPKI
 	EKRoot     []byte         `json:"ek_root,omitempty"`      // ready, tpm-sim: DER of that root certificate
 	Simulation *Simulation    `json:"simulation,omitempty"`   // ready, the TEEs that coffer-simhw plays
+	// Launched is, in a ready event, what the launcher says that it has launched,
+	// without initdata and ports: its word, which a measurement bears out or not.
+	Launched *launch.Spec `json:"launched,omitempty"`
 }
 
 // Simulation is what coffer-simhw says of the hardware that it plays for one

@@ -24,6 +24,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 // Version is the only version of the format.
@@ -48,6 +50,11 @@ var QuotedPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14}
 // PCRInitdata is the register that the guest extends with the initdata digest.
 const PCRInitdata = 8
 
+// PCREvents is the register of run-time events (package tee/aael). No firmware or
+// kernel of ours extends it, software cannot reset it, and a reset of the machine,
+// which does, resets the registers of the measured boot with it.
+const PCREvents = 15
+
 // Bundle is one measurements.json.
 type Bundle struct {
 	Version    int        `json:"version"`
@@ -57,6 +64,9 @@ type Bundle struct {
 	// a list of what is accepted in general, any JSON where a policy wants
 	// another shape.
 	Values map[string]any `json:"values,omitempty"`
+	// Debug says that the values are of a debug image: what they explain is a
+	// debug guest, which a launch digest alone does not tell.
+	Debug bool `json:"debug,omitempty"`
 	// Expires is when the bundle ceases to count; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
 }
@@ -68,6 +78,9 @@ type Provenance struct {
 	Compiler string            `json:"compiler,omitempty"` // that made the guest's programs
 	Packages []Package         `json:"packages,omitempty"`
 	Files    map[string]string `json:"files,omitempty"` // name to hex SHA-256 of measured files
+	// Launch is the one launch that the named values were computed for; nil where
+	// they are not those of one launch. For people: no verifier judges by it.
+	Launch *launch.Inputs `json:"launch,omitempty"`
 	// TemporaryLock says that packages were resolved anew and not pinned by
 	// the lock file in the source tree.
 	TemporaryLock bool `json:"temporary_lock,omitempty"`
@@ -148,6 +161,11 @@ func (v *Bundle) Validate() error {
 	if v.Version != Version {
 		return fmt.Errorf("reference values: version %d is not supported, only %d", v.Version, Version)
 	}
+	if l := v.Provenance.Launch; l != nil {
+		if err := l.Validate(); err != nil {
+			return fmt.Errorf("reference values: provenance: %w", err)
+		}
+	}
 	if len(v.Sets) > MaxSets {
 		return fmt.Errorf("reference values: %d sets, at most %d", len(v.Sets), MaxSets)
 	}
@@ -161,6 +179,9 @@ func (v *Bundle) Validate() error {
 		if err := s.validate(); err != nil {
 			return fmt.Errorf("reference values: sets[%d]: %w", i, err)
 		}
+		if v.Debug && !DebugImage(s.Image) {
+			return fmt.Errorf("reference values: sets[%d]: image %.40q in a bundle of a debug image", i, s.Image)
+		}
 		k := key{s.TEE, s.Image, s.MemoryMiB}
 		if seen[k] {
 			return fmt.Errorf("reference values: sets[%d]: second set for %s, image %s, %d MiB", i, s.TEE, s.Image, s.MemoryMiB)
@@ -169,6 +190,9 @@ func (v *Bundle) Validate() error {
 	}
 	return v.validateValues()
 }
+
+// DebugImage says whether an image's name is a debug image's.
+func DebugImage(name string) bool { return strings.Contains(name, "debug") }
 
 func (s *Set) validate() error {
 	switch {
@@ -222,7 +246,11 @@ func (v *Bundle) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding reference values: %w", err)
 	}
-	fmt.Fprintf(&b, "{\"version\":%d,\n\"provenance\":%s,\n\"sets\":[", v.Version, prov)
+	fmt.Fprintf(&b, "{\"version\":%d,\n", v.Version)
+	if v.Debug {
+		b.WriteString("\"debug\":true,\n")
+	}
+	fmt.Fprintf(&b, "\"provenance\":%s,\n\"sets\":[", prov)
 	for i, s := range v.Sets {
 		if i > 0 {
 			b.WriteByte(',')
@@ -245,7 +273,7 @@ func (v *Bundle) Encode() ([]byte, error) {
 // Select gives the sets of the named images alone: a trustee that is to release
 // secrets to one image must not know the others, a debug image least of all.
 func (v *Bundle) Select(images ...string) *Bundle {
-	out := &Bundle{Version: v.Version, Provenance: v.Provenance, Values: v.Values, Expires: v.Expires}
+	out := &Bundle{Version: v.Version, Provenance: v.Provenance, Values: v.Values, Debug: v.Debug, Expires: v.Expires}
 	for _, s := range v.Sets {
 		if slices.Contains(images, s.Image) {
 			out.Sets = append(out.Sets, s)

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 func bundle() *Bundle {
@@ -68,6 +70,7 @@ func TestParseRefuses(t *testing.T) {
 		"short digest":   strings.Replace(valid(func(*Bundle) {}), Digest{1}.String(), "01", 1),
 		"upper digest":   strings.Replace(valid(func(*Bundle) {}), Digest{1}.String(), strings.Repeat("AB", 32), 1),
 		"unknown type":   strings.Replace(valid(func(*Bundle) {}), "EV_S_CRTM_VERSION", "EV_NEW", 1),
+		"bad launch":     valid(func(b *Bundle) { b.Provenance.Launch = &launch.Inputs{TEE: "snp", VCPUs: 0, MemoryMiB: 256} }),
 		"too many":       valid(func(b *Bundle) { b.Sets[0].Events = make([]Event, MaxEventsPerSet+1) }),
 	} {
 		if _, err := Parse([]byte(doc)); err == nil {

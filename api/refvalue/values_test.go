@@ -87,3 +87,24 @@ func TestMerge(t *testing.T) {
 		t.Error("two values that contradict each other")
 	}
 }
+
+// A bundle of a debug image says so through every form, and names none but such
+// images.
+func TestDebug(t *testing.T) {
+	b := &Bundle{
+		Version: Version, Provenance: Provenance{Tool: "test"}, Debug: true, Values: map[string]any{"a": []any{"b"}},
+		Sets: []Set{{TEE: "tpm", Image: "debug", MemoryMiB: 256, Events: []Event{{PCR: 4, Type: EventTag}}}},
+	}
+	raw, err := b.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(raw)
+	if err != nil || !got.Debug || !got.Select("debug").Debug {
+		t.Errorf("%s: %+v, %v", raw, got, err)
+	}
+	b.Sets[0].Image = "release"
+	if _, err := b.Encode(); err == nil {
+		t.Error("a release image in a bundle of a debug image")
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 // PathPrefix is the prefix of all paths, relative to the server's URL.
@@ -166,18 +167,21 @@ const (
 
 // Record tells one decision in full: what `coffer explain` shows.
 type Record struct {
-	ID        string         `json:"id"`
-	Time      time.Time      `json:"time"`
-	Namespace string         `json:"namespace"`
-	Kind      string         `json:"kind"` // "auth", "attest", "release"
-	Outcome   string         `json:"outcome"`
-	TEE       string         `json:"tee,omitempty"`
-	Simulated bool           `json:"simulated,omitempty"`
-	Peer      string         `json:"peer,omitempty"` // network address, as far as it can be believed
-	Resource  string         `json:"resource,omitempty"`
-	Initdata  string         `json:"initdata,omitempty"` // "<algorithm>:<hex>", verified
-	Status    string         `json:"status,omitempty"`   // EAR status
-	Vector    map[string]int `json:"trustworthiness_vector,omitempty"`
+	ID        string    `json:"id"`
+	Time      time.Time `json:"time"`
+	Namespace string    `json:"namespace"`
+	Kind      string    `json:"kind"` // "auth", "attest", "release"
+	Outcome   string    `json:"outcome"`
+	TEE       string    `json:"tee,omitempty"`
+	Simulated bool      `json:"simulated,omitempty"`
+	Peer      string    `json:"peer,omitempty"` // network address, as far as it can be believed
+	Resource  string    `json:"resource,omitempty"`
+	// Attestation is the record of the attestation whose result a request for a
+	// secret carried.
+	Attestation string         `json:"attestation,omitempty"`
+	Initdata    string         `json:"initdata,omitempty"` // "<algorithm>:<hex>", verified
+	Status      string         `json:"status,omitempty"`   // EAR status
+	Vector      map[string]int `json:"trustworthiness_vector,omitempty"`
 	// Appraisals tell what was checked and what the policies said, device by
 	// device.
 	Appraisals []Appraisal `json:"appraisals,omitempty"`
@@ -201,6 +205,23 @@ type Appraisal struct {
 	Checks   []Check  `json:"checks"`
 	// Findings say why claims were not affirmed by the policy.
 	Findings []Finding `json:"findings,omitempty"`
+	// References are, where there are findings, the reference values of this TEE
+	// that say what launch they were computed for: at most MaxReferences bytes.
+	References []Reference `json:"references,omitempty"`
+	// ReferencesOmitted is how many more there were.
+	ReferencesOmitted int `json:"references_omitted,omitempty"`
+}
+
+// MaxReferences bounds the references of one appraisal in a record, in bytes of JSON.
+const MaxReferences = 24 << 10
+
+// Reference is a bundle of reference values with the launch that it was computed
+// for, as the bundle states it.
+type Reference struct {
+	Bundle   string         `json:"bundle"` // name
+	SignedBy string         `json:"signed_by,omitempty"`
+	Launch   *launch.Inputs `json:"launch"`
+	Values   map[string]any `json:"values"`
 }
 
 // Check is one fact that the verifier has verified.

@@ -32,18 +32,30 @@ func openAttester(log *slog.Logger) (attest.Attester, error) {
 		}
 		return sim.New(t, attester.Options{Logger: log})
 	}
-	d, err := simhw.Open(context.Background())
+	a, d, err := openPlayed()
 	if err != nil {
 		return nil, err
 	}
-	a, err := played(d)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
+	if r, ok := a.(attest.Recorder); ok {
+		return recorder{owner{a, d}, r}, nil
 	}
 	hardware.Lock()
 	hardware.device = d
 	hardware.Unlock()
 	return owner{a, d}, nil
+}
+
+// openPlayed opens what coffer-simhw plays; who closes the device closes both.
+func openPlayed() (attest.Attester, *simhw.Device, error) {
+	d, err := simhw.Open(context.Background())
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := played(d)
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	return a, d, nil
 }
 
 // owner closes the device with its attester.
@@ -58,6 +70,12 @@ func (o owner) Close() error {
 	hardware.device = nil
 	hardware.Unlock()
 	return o.device.Close()
+}
+
+// recorder is an owner whose attester records run-time events.
+type recorder struct {
+	owner
+	attest.Recorder
 }
 
 // played gives the attester of the TEE that coffer-simhw says it plays.
@@ -106,30 +124,29 @@ func (m metadata) Do(ctx context.Context, r *azure.Request) ([]byte, error) {
 }
 
 // register opens what initdata is bound to.
-func register(log *slog.Logger) (boot.Register, error) {
+func register(*slog.Logger) (boot.Register, error) {
 	if t, ok := boot.FindTPM(); ok {
 		return t, nil
 	}
-	a, err := openAttester(log)
+	a, d, err := openPlayed()
 	if errors.Is(err, attest.ErrNotPresent) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	o := a.(owner) // without a TPM it is no other
-	if o.TEE() == "az-snp-vtpm" {
-		return &boot.VTPM{Name: o.TEE(), TPM: o.device, Device: o.device}, nil
+	if a.TEE() == "az-snp-vtpm" {
+		return &boot.VTPM{Name: a.TEE(), TPM: d, Device: d}, nil
 	}
-	r, err := teedev.Bound(o.Attester)
+	r, err := teedev.Bound(a)
 	if err != nil {
-		return nil, errors.Join(err, o.Close())
+		return nil, errors.Join(err, d.Close())
 	}
 	switch l := r.(type) {
 	case *boot.LaunchBound:
-		l.Device = o.device
+		l.Device = d
 	case *boot.Extended:
-		l.Device = o.device
+		l.Device = d
 	}
 	return r, nil
 }

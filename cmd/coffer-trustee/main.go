@@ -17,13 +17,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
 const usage = `coffer-trustee keeps keys and secrets and releases them to attested TEEs.
 
 Usage:
-  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample]
+  coffer-trustee serve [--state DIR] [--listen ADDR] [--san NAME]... [--collateral PATH] [--simulated-namespace NAME] [--insecure-sample] [--limit NAME=N]...
                        [--database URL --envelope-key FILE [--database-connections N]]
   coffer-trustee new-envelope-key FILE
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
@@ -75,6 +76,8 @@ func run(args []string) error {
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
 	f.StringVar(&c.Collateral, "collateral", "", "collateral bundle, or folder of them (*.json), to import at the start")
 	f.BoolVar(&c.InsecureSample, "insecure-sample", false, "take samples as evidence, which anybody can make: for tests of clients only")
+	c.Limits = limits.Defaults()
+	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	databaseFlags(f, &c)
 	f.IntVar(&c.DatabaseConnections, "database-connections", 0, "most connections to the database at once (default 8)")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")

@@ -43,11 +43,11 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 			return nil, s.deny("CreateContainerRequest", err)
 		}
 		if ctx.Err() != nil {
-			return nil, err
+			return nil, ctx.Err()
 		}
 		// A code of its own, so that who asked can tell a bad image or registry
 		// from a guest that does not work.
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		return nil, status.Error(codes.FailedPrecondition, s.public(err))
 	}
 	pulled := time.Now()
 	cfg, err := s.configure(g, image)
@@ -64,6 +64,20 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 	}
 	s.log.Info("container created", "container", c.Name, "duration", time.Since(pulled))
 	return &emptypb.Empty{}, nil
+}
+
+// public gives what the host may read of a failed pull. The error as it is may
+// hold a registry's words, a signed address or names of an encrypted layer's
+// files: it is for the console of a debug guest.
+func (s *Server) public(err error) string {
+	if s.opt.ShowDenials {
+		s.log.Warn("pull in full", "error", err)
+	}
+	var p interface{ Public() string }
+	if errors.As(err, &p) {
+		return p.Public()
+	}
+	return "pulling the image failed"
 }
 
 // configure turns the policy's container into the runtime's terms.

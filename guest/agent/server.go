@@ -44,7 +44,8 @@ const maxCalls = 1024
 // Images gives verified images.
 type Images interface {
 	// Prepare makes the image of c available: pulled by the policy's digest,
-	// verified, decrypted and unpacked.
+	// verified, decrypted and unpacked. The host is told what Public() string of
+	// an error in its chain says, and nothing more.
 	Prepare(ctx context.Context, c *podpolicy.Container) (*Image, error)
 }
 
@@ -201,7 +202,10 @@ func (s *Server) deny(request string, err error) error {
 	return status.Errorf(codes.PermissionDenied, "%s is blocked by policy: %s", request, b)
 }
 
-// statusOf gives an error the code that the contract names.
+// statusOf gives an error the code that the contract names. Its text is the
+// host's to read: handlers make it of the policy's and the request's own values
+// and of the kernel's error names. What others have said, registries and images,
+// comes in by Images.Prepare alone, and CreateContainer does not let it through.
 func statusOf(err error) error {
 	if err == nil {
 		return nil

@@ -85,6 +85,9 @@ func deviceProgram() []byte {
 	return p
 }
 
+// loadTries bounds how often the program is handed to the kernel.
+const loadTries = 20
+
 // restrictDevices attaches the program to the group.
 func restrictDevices(dir string) error {
 	group, err := os.Open(dir)
@@ -108,6 +111,11 @@ func restrictDevices(dir string) error {
 		attach: attachCgroupDevice,
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
+	// The kernel's verifier gives up at a pending signal, which the Go runtime sends
+	// its own threads to preempt them.
+	for try := 1; errno == unix.EAGAIN && try < loadTries; try++ {
+		fd, _, errno = unix.Syscall(unix.SYS_BPF, bpfProgLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
+	}
 	runtime.KeepAlive(prog)
 	runtime.KeepAlive(licence)
 	if errno != 0 {

@@ -29,6 +29,7 @@ import (
 	"github.com/cofferproject/coffer/api/keyproviderpb"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/clock"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/attest"
 )
 
@@ -37,6 +38,10 @@ const (
 	CDHSocket = "/run/confidential-containers/cdh.sock"
 	AASocket  = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
 )
+
+// EventSocket is where the guest's REST server asks for events (not published:
+// there it speaks to AASocket, which also gives tokens).
+const EventSocket = "/run/confidential-containers/attestation-agent/events.sock"
 
 // teeKeyAlgorithm is the published name of the one kind of TEE key made here.
 const teeKeyAlgorithm = "ECDH-ES+A256KW-P256"
@@ -62,7 +67,17 @@ type Config struct {
 	Control *net.UnixConn
 	// CDHSocket and AASocket are the published paths if empty.
 	CDHSocket, AASocket string
-	// SocketGID is the group that may connect to the CDH socket besides root.
+	// EventSocket, if set, is where the REST server asks for run-time events to be
+	// recorded: the attestation agent's API with this one call.
+	EventSocket string
+	// EventLogDir is where the event log is kept; aael.Dir if empty.
+	EventLogDir string
+	// EventsElsewhere says that another process is the attestation agent. A document
+	// that wants events recorded is refused then: the log has one writer, whom the
+	// evidence made here would not wait for.
+	EventsElsewhere bool
+	// SocketGID is the group that may connect to the CDH socket and the event
+	// socket besides root.
 	SocketGID int
 	// AttestTimeout bounds one attestation with its retries; 30 s if zero.
 	AttestTimeout time.Duration
@@ -80,6 +95,7 @@ type Server struct {
 	manifests map[string]bool   // digests that the pod policy names
 	gate      *gate             // packets of verified manifests, for the published socket
 	aa        *initdata.AAKBS   // may be nil
+	events    *events           // nil: run-time events are not recorded
 	clock     *clock.Clock
 }
 
@@ -94,6 +110,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.AASocket == "" {
 		cfg.AASocket = AASocket
+	}
+	if cfg.EventLogDir == "" {
+		cfg.EventLogDir = aael.Dir
 	}
 	if cfg.AttestTimeout == 0 {
 		cfg.AttestTimeout = 30 * time.Second
@@ -133,6 +152,12 @@ func (s *Server) readInitdata() error {
 	if aa != nil {
 		s.aa = aa.TokenConfigs.KBS
 	}
+	if s.events, err = newEvents(aa, s.cfg.EventLogDir, s.log); err != nil {
+		return err
+	}
+	if s.events != nil && s.cfg.EventsElsewhere {
+		return fmt.Errorf("%s: enable_eventlog is not supported beside another attestation agent", initdata.KeyAA)
+	}
 	if s.devices.want, err = doc.AdditionalDevices(); err != nil {
 		return err
 	}
@@ -161,6 +186,9 @@ func (s *Server) readInitdata() error {
 	}
 	s.client.initdata, s.client.devices = s.cfg.Initdata, s.devices
 	s.client.attestTimeout = s.cfg.AttestTimeout
+	if s.events != nil {
+		s.events.recorded = s.client.forget
+	}
 	return nil
 }
 
@@ -170,9 +198,6 @@ func unsupported(aa *initdata.AAConfig, cdh *initdata.CDHConfig) error {
 	if aa != nil {
 		if k := aa.TokenConfigs.KBS; k != nil && k.TEEKeyAlgorithm != "" && k.TEEKeyAlgorithm != teeKeyAlgorithm {
 			return fmt.Errorf("%s: tee_key_algorithm %.60q is not supported, only %s", initdata.KeyAA, k.TEEKeyAlgorithm, teeKeyAlgorithm)
-		}
-		if e := aa.EventlogConfig; e != nil && e.EnableEventlog {
-			return fmt.Errorf("%s: enable_eventlog is not supported: no reference value could explain the events", initdata.KeyAA)
 		}
 	}
 	if cdh != nil {
@@ -190,11 +215,14 @@ func unsupported(aa *initdata.AAConfig, cdh *initdata.CDHConfig) error {
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.tee = start(s.cfg.OpenAttester)
+	s.tee = start(func() (Attester, error) { return s.openAttester(ctx) })
 	defer func() {
 		s.devices.close()
 		if a, err := s.tee.get(context.Background()); err == nil {
 			_ = a.Close()
+			if s.events != nil {
+				_ = s.events.close()
+			}
 		}
 	}()
 	if s.client != nil {
@@ -202,7 +230,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	errs := make(chan error, 3)
+	errs := make(chan error, 4)
 	serve := func(path string, gid int, register func(*ttrpc.Server)) error {
 		l, err := listen(path, gid)
 		if err != nil {
@@ -237,6 +265,13 @@ func (s *Server) Run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if s.cfg.EventSocket != "" {
+		if err := serve(s.cfg.EventSocket, s.cfg.SocketGID, func(srv *ttrpc.Server) {
+			aapb.RegisterAttestationAgentServiceService(srv, &eventRecorder{s: s})
+		}); err != nil {
+			return err
+		}
+	}
 	if s.cfg.Control != nil {
 		wg.Go(func() { errs <- s.serveControl(ctx) })
 	}
@@ -253,6 +288,19 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return err
 	}
+}
+
+// openAttester opens the TEE, and the event log before any evidence is made.
+func (s *Server) openAttester(ctx context.Context) (Attester, error) {
+	a, err := s.cfg.OpenAttester()
+	if err != nil || s.events == nil {
+		return a, err
+	}
+	if err := s.events.open(ctx, a); err != nil {
+		s.log.Error("no attestation: the event log cannot be used", "err", err)
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
 }
 
 // listen makes a socket that only root and one group may connect to.

@@ -63,6 +63,7 @@ type pod struct {
 	kp  keyproviderpb.KeyProviderServiceService
 	aa  aapb.AttestationAgentServiceService
 	ctl *net.UnixConn
+	ev  aapb.AttestationAgentServiceService // the workloads' socket for events
 }
 
 func document(t testing.TB, url, ca string, manifests ...string) []byte {
@@ -103,6 +104,13 @@ func policy(t testing.TB, manifests []string) string {
 
 func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
 	t.Helper()
+	p, _ := runPodIn(t, doc, open, t.TempDir())
+	return p
+}
+
+// runPodIn also gives what ends the key holder; its event log is in logs.
+func runPodIn(t *testing.T, doc []byte, open func() (Attester, error), logs string) (*pod, func()) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "kh")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +126,8 @@ func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
 	}
 	cfg := Config{
 		Initdata: doc, OpenAttester: open, Floor: floor, Control: control, AttestTimeout: 3 * time.Second,
-		CDHSocket: filepath.Join(dir, "cdh.sock"), AASocket: filepath.Join(dir, "aa.sock"), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		CDHSocket: filepath.Join(dir, "cdh.sock"), AASocket: filepath.Join(dir, "aa.sock"),
+		EventSocket: filepath.Join(dir, "ev.sock"), EventLogDir: logs, Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 	s, err := New(cfg)
 	if err != nil {
@@ -127,7 +136,7 @@ func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -139,6 +148,7 @@ func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
 		}
 		_ = agent.Close()
 	})
+	t.Cleanup(end)
 	dial := func(path string) *ttrpc.Client {
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			c, err := net.Dial("unix", path)
@@ -153,7 +163,10 @@ func runPod(t *testing.T, doc []byte, open func() (Attester, error)) *pod {
 		}
 	}
 	cdh := dial(cfg.CDHSocket)
-	return &pod{cdhpb.NewGetResourceServiceClient(cdh), keyproviderpb.NewKeyProviderServiceClient(cdh), aapb.NewAttestationAgentServiceClient(dial(cfg.AASocket)), agent}
+	return &pod{
+		cdhpb.NewGetResourceServiceClient(cdh), keyproviderpb.NewKeyProviderServiceClient(cdh), aapb.NewAttestationAgentServiceClient(dial(cfg.AASocket)), agent,
+		aapb.NewAttestationAgentServiceClient(dial(cfg.EventSocket)),
+	}, end
 }
 
 type testWriter struct{ t *testing.T }
@@ -264,7 +277,6 @@ func TestOnlyTheCAInInitdata(t *testing.T) {
 func TestSettingsWithoutEffectAreRefused(t *testing.T) {
 	for name, data := range map[string]map[string]string{
 		"key algorithm": {initdata.KeyAA: "[token_configs.kbs]\nurl='https://x'\ntee_key_algorithm='RSA-OAEP-256'\n"},
-		"event log":     {initdata.KeyAA: "[eventlog_config]\nenable_eventlog=true\n"},
 		"offline":       {initdata.KeyCDH: "[kbc]\nname='offline_fs_kbc'\n"},
 		"credentials":   {initdata.KeyCDH: "[kbc]\nname='cc_kbc'\n[[credentials]]\npath='/x'\nresource_uri='kbs:///a/b/c'\n"},
 	} {
@@ -335,7 +347,7 @@ func TestTokenComesWithoutTheKey(t *testing.T) {
 		t.Errorf("got %s", r.GetToken())
 	}
 	x, err := p.aa.ExtendRuntimeMeasurement(context.Background(), &aapb.ExtendRuntimeMeasurementRequest{})
-	if err != nil || x.GetResult() != aapb.RuntimeMeasurementResult_NOT_SUPPORTED {
+	if err != nil || x.GetResult() != aapb.RuntimeMeasurementResult_NOT_ENABLED {
 		t.Errorf("extend: %v, %v", x, err)
 	}
 	if _, err := p.aa.BindInitData(context.Background(), &aapb.BindInitDataRequest{}); status.Code(err) != codes.Unimplemented {

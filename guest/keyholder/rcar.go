@@ -42,6 +42,9 @@ func (c *client) session(ctx context.Context, stale *session) (*session, error) 
 			s, err := c.attest(c.life)
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			if c.flight != f { // forgotten meanwhile: good for those who wait, no longer
+				return s, err
+			}
 			c.flight = nil
 			if err == nil {
 				c.current = s
@@ -52,6 +55,13 @@ func (c *client) session(ctx context.Context, stale *session) (*session, error) 
 	}
 	c.mu.Unlock()
 	return f.get(ctx)
+}
+
+// forget has the next caller attest anew: what evidence says has changed.
+func (c *client) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current, c.flight = nil, nil
 }
 
 // attest repeats the handshake while the trustee is not available.

@@ -16,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/keyproviderpb"
 	"github.com/cofferproject/coffer/api/resource"
+	"github.com/cofferproject/coffer/tee/aael"
 )
 
 // rpcError gives a precise code; the text is the cause, the trustee's reason,
@@ -36,6 +37,10 @@ func rpcError(err error) error {
 		code = codes.Unauthenticated
 	case denied && (d.Reason == ReasonNoTrustee):
 		code = codes.FailedPrecondition
+	case denied && d.Reason == ReasonEventMalformed:
+		code = codes.InvalidArgument
+	case denied && (d.Reason == ReasonEventRate || d.Reason == ReasonEventLogFull):
+		code = codes.ResourceExhausted
 	case denied:
 		code = codes.PermissionDenied
 	case errors.As(err, &u):
@@ -165,10 +170,23 @@ func (a *attestationAgent) GetToken(ctx context.Context, r *aapb.GetTokenRequest
 	return &aapb.GetTokenResponse{Token: b}, nil
 }
 
-// ExtendRuntimeMeasurement is not supported: an event nobody foretold would
-// make every later attestation fail.
-func (a *attestationAgent) ExtendRuntimeMeasurement(context.Context, *aapb.ExtendRuntimeMeasurementRequest) (*aapb.ExtendRuntimeMeasurementResponse, error) {
-	return &aapb.ExtendRuntimeMeasurementResponse{Result: aapb.RuntimeMeasurementResult_NOT_SUPPORTED}, nil
+// ExtendRuntimeMeasurement records an event of the guest's own.
+func (a *attestationAgent) ExtendRuntimeMeasurement(ctx context.Context, r *aapb.ExtendRuntimeMeasurementRequest) (*aapb.ExtendRuntimeMeasurementResponse, error) {
+	return a.s.extendRuntimeMeasurement(ctx, callerGuest, r)
+}
+
+func (s *Server) extendRuntimeMeasurement(ctx context.Context, from caller, r *aapb.ExtendRuntimeMeasurementRequest) (*aapb.ExtendRuntimeMeasurementResponse, error) {
+	if s.events == nil {
+		return &aapb.ExtendRuntimeMeasurementResponse{Result: aapb.RuntimeMeasurementResult_NOT_ENABLED}, nil
+	}
+	if _, err := s.tee.get(ctx); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	res, err := s.events.extend(ctx, from, aael.Event{Domain: r.GetDomain(), Operation: r.GetOperation(), Content: r.GetContent()}, r.RegisterIndex)
+	if err != nil {
+		return nil, rpcError(err)
+	}
+	return &aapb.ExtendRuntimeMeasurementResponse{Result: res}, nil
 }
 
 // BindInitData is done by the guest's init before anything is parsed.
@@ -188,4 +206,45 @@ func (a *attestationAgent) GetTeeType(ctx context.Context, _ *aapb.GetTeeTypeReq
 // GetAdditionalTees gives the kinds of devices beside the CPU that initdata asks for.
 func (a *attestationAgent) GetAdditionalTees(context.Context, *aapb.GetAdditionalTeesRequest) (*aapb.GetAdditionalTeesResponse, error) {
 	return &aapb.GetAdditionalTeesResponse{AdditionalTees: a.s.devices.want}, nil
+}
+
+// eventRecorder is the attestation agent's API for workloads: one call of it, and
+// no evidence, token or key.
+type eventRecorder struct {
+	notForWorkloads
+	s *Server
+}
+
+// ExtendRuntimeMeasurement records an event of a workload.
+func (e *eventRecorder) ExtendRuntimeMeasurement(ctx context.Context, r *aapb.ExtendRuntimeMeasurementRequest) (*aapb.ExtendRuntimeMeasurementResponse, error) {
+	return e.s.extendRuntimeMeasurement(ctx, callerWorkload, r)
+}
+
+// notForWorkloads refuses every other call.
+type notForWorkloads struct{}
+
+var errNotForWorkloads = status.Error(codes.Unimplemented, "not served on this socket")
+
+func (notForWorkloads) GetEvidence(context.Context, *aapb.GetEvidenceRequest) (*aapb.GetEvidenceResponse, error) {
+	return nil, errNotForWorkloads
+}
+
+func (notForWorkloads) GetAdditionalEvidence(context.Context, *aapb.GetAdditionalEvidenceRequest) (*aapb.GetEvidenceResponse, error) {
+	return nil, errNotForWorkloads
+}
+
+func (notForWorkloads) GetToken(context.Context, *aapb.GetTokenRequest) (*aapb.GetTokenResponse, error) {
+	return nil, errNotForWorkloads
+}
+
+func (notForWorkloads) BindInitData(context.Context, *aapb.BindInitDataRequest) (*aapb.BindInitDataResponse, error) {
+	return nil, errNotForWorkloads
+}
+
+func (notForWorkloads) GetTeeType(context.Context, *aapb.GetTeeTypeRequest) (*aapb.GetTeeTypeResponse, error) {
+	return nil, errNotForWorkloads
+}
+
+func (notForWorkloads) GetAdditionalTees(context.Context, *aapb.GetAdditionalTeesRequest) (*aapb.GetAdditionalTeesResponse, error) {
+	return nil, errNotForWorkloads
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
@@ -138,6 +139,13 @@ func encodeError(err error) []byte {
 	d, ok := denial.As(err)
 	if !ok {
 		d = &denial.Denial{Detail: err.Error()}
+		var gone *unavailableError
+		switch {
+		case errors.As(err, &gone) && errors.Is(err, syscall.ECONNREFUSED):
+			d.Claim = layerkey.ClaimTrusteeRefused
+		case errors.As(err, &gone):
+			d.Claim = layerkey.ClaimTrusteeUnavailable
+		}
 	}
 	b, err := json.Marshal(d)
 	if err != nil {

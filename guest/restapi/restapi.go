@@ -1,8 +1,9 @@
 // Package restapi is the workload's door to its resources: HTTP on loopback, as
 // the published api-server-rest (shared spec guest-components, section 5).
 //
-// Served now: GET /cdh/resource/<repository>/<type>/<tag>. Known paths of the
-// attestation part answer 404 as a server without that feature does.
+// Served now: GET /cdh/resource/<repository>/<type>/<tag>; POST /aa/aael where the
+// key holder has a socket for it. The other paths of the attestation part answer
+// 404 as a server without that feature does.
 //
 // Invariants: only loopback peers, and none of the image parser's; every request is bounded in size, time and
 // number; the process holds no key and no token, it passes questions on to the
@@ -24,11 +25,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/cofferproject/coffer/api/cdhpb"
 	"github.com/cofferproject/coffer/api/resource"
 )
 
@@ -45,8 +44,10 @@ const (
 type Config struct {
 	Listener  net.Listener // on loopback; DefaultAddr if nil
 	CDHSocket string       // key holder's socket
-	Refused   []uint32     // users whose processes get nothing
-	Logger    *slog.Logger
+	// EventSocket is the key holder's socket for run-time events; "": none.
+	EventSocket string
+	Refused     []uint32 // users whose processes get nothing
+	Logger      *slog.Logger
 }
 
 // Run serves until ctx ends.
@@ -62,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Listener = l
 	}
 	srv := &http.Server{
-		Handler:           notFrom(cfg.Refused, newHandler(&hub{socket: cfg.CDHSocket})),
+		Handler:           notFrom(cfg.Refused, newHandler(&hub{socket: cfg.CDHSocket}, newRecorder(cfg.EventSocket))),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      callTimeout + 10*time.Second,
@@ -83,9 +84,12 @@ type getter interface {
 	GetResource(ctx context.Context, uri string) ([]byte, error)
 }
 
-func newHandler(g getter) http.Handler {
+func newHandler(g getter, rec recorder) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(resourcePrefix+"/", func(w http.ResponseWriter, r *http.Request) { serveResource(w, r, g) })
+	if rec != nil {
+		mux.HandleFunc("POST /aa/aael", func(w http.ResponseWriter, r *http.Request) { serveEvent(w, r, rec) })
+	}
 	mux.HandleFunc("/aa/", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "Attestation Feature Not Enabled", http.StatusNotFound)
 	})
@@ -141,57 +145,12 @@ func httpCode(err error) int {
 		return http.StatusBadRequest
 	case codes.Unavailable:
 		return http.StatusServiceUnavailable
+	case codes.ResourceExhausted:
+		return http.StatusTooManyRequests
 	case codes.DeadlineExceeded:
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusInternalServerError
-}
-
-// hub keeps one connection to the key holder and dials again when it broke.
-type hub struct {
-	socket string
-	mu     sync.Mutex
-	client *ttrpc.Client
-}
-
-// GetResource asks, a second time if the connection turned out to be dead.
-func (h *hub) GetResource(ctx context.Context, uri string) ([]byte, error) {
-	for attempt := 0; ; attempt++ {
-		c, err := h.connect(ctx)
-		if err != nil {
-			return nil, status.Error(codes.Unavailable, "the key holder does not answer")
-		}
-		rsp, err := cdhpb.NewGetResourceServiceClient(c).GetResource(ctx, &cdhpb.GetResourceRequest{ResourcePath: uri})
-		if err == nil {
-			return rsp.GetResource(), nil
-		}
-		if attempt > 0 || !errors.Is(err, ttrpc.ErrClosed) {
-			return nil, err
-		}
-		h.drop(c)
-	}
-}
-
-func (h *hub) connect(ctx context.Context) (*ttrpc.Client, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.client == nil {
-		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", h.socket)
-		if err != nil {
-			return nil, err
-		}
-		h.client = ttrpc.NewClient(conn)
-	}
-	return h.client, nil
-}
-
-func (h *hub) drop(c *ttrpc.Client) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.client == c {
-		h.client = nil
-	}
-	_ = c.Close()
 }
 
 // limitedListener bounds how many connections are open at once.

@@ -1,7 +1,9 @@
 package restapi
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cofferproject/coffer/api/aapb"
 	"github.com/cofferproject/coffer/api/cdhpb"
 )
 
@@ -34,6 +37,25 @@ func (keyHolder) GetResource(_ context.Context, r *cdhpb.GetResourceRequest) (*c
 	return nil, status.Error(codes.NotFound, "resource-not-found")
 }
 
+// attestationAgent records what it is told to by the domain.
+type attestationAgent struct {
+	aapb.AttestationAgentServiceService
+}
+
+func (attestationAgent) ExtendRuntimeMeasurement(_ context.Context, r *aapb.ExtendRuntimeMeasurementRequest) (*aapb.ExtendRuntimeMeasurementResponse, error) {
+	switch r.GetDomain() + " " + r.GetOperation() + " " + r.GetContent() {
+	case "example.org op {}":
+		return &aapb.ExtendRuntimeMeasurementResponse{}, nil
+	case "example.org op off":
+		return &aapb.ExtendRuntimeMeasurementResponse{Result: aapb.RuntimeMeasurementResult_NOT_ENABLED}, nil
+	case "example.org op none":
+		return &aapb.ExtendRuntimeMeasurementResponse{Result: aapb.RuntimeMeasurementResult_NOT_SUPPORTED}, nil
+	case "example.org op full":
+		return nil, status.Error(codes.ResourceExhausted, "denied: event-log-full")
+	}
+	return nil, status.Error(codes.InvalidArgument, "denied: event-malformed")
+}
+
 func startKeyHolder(t *testing.T, path string) *ttrpc.Server {
 	t.Helper()
 	l, err := net.Listen("unix", path)
@@ -45,6 +67,7 @@ func startKeyHolder(t *testing.T, path string) *ttrpc.Server {
 		t.Fatal(err)
 	}
 	cdhpb.RegisterGetResourceServiceService(srv, keyHolder{})
+	aapb.RegisterAttestationAgentServiceService(srv, attestationAgent{})
 	go func() { _ = srv.Serve(context.Background(), l) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	return srv
@@ -95,7 +118,7 @@ func TestServedPaths(t *testing.T) {
 }
 
 func TestOnlyLoopback(t *testing.T) {
-	h := newHandler(&hub{socket: "/nowhere"})
+	h := newHandler(&hub{socket: "/nowhere"}, nil)
 	for addr, code := range map[string]int{"10.0.2.2:1": 403, "[2001:db8::1]:1": 403, "[::ffff:127.0.0.1]:1": 503, "127.0.0.1:1": 503, "bad": 403} {
 		r := httptest.NewRequest("GET", "/cdh/resource/a/b/c", nil)
 		r.RemoteAddr = addr
@@ -151,6 +174,75 @@ func TestUserOfASocket(t *testing.T) {
 			t.Errorf("%s: %d, %t, %v; want %d", addr, uid, ok, err, want)
 		}
 	}
+}
+
+func TestEvents(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "events.sock")
+	kh := startKeyHolder(t, sock)
+	h := newHandler(&hub{socket: sock}, newRecorder(sock))
+	post := func(method, path, body string) (int, string) {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code, strings.TrimSpace(w.Body.String())
+	}
+	event := func(content string) string {
+		return `{"domain":"example.org","operation":"op","content":"` + content + `"}`
+	}
+	for name, c := range map[string]struct {
+		method, path, body string
+		code               int
+		answer             string
+	}{
+		"recorded":      {"POST", "/aa/aael", event("{}"), 200, `{"success":"true"}`},
+		"not enabled":   {"POST", "/aa/aael", event("off"), 200, `"success":"false","message":`},
+		"not supported": {"POST", "/aa/aael", event("none"), 200, `"success":"false","message":`},
+		"full":          {"POST", "/aa/aael", event("full"), 429, "event-log-full"},
+		"refused":       {"POST", "/aa/aael", event("bad"), 400, "event-malformed"},
+		"no JSON":       {"POST", "/aa/aael", "x", 400, "JSON"},
+		"no content":    {"POST", "/aa/aael", `{"domain":"a","operation":"b"}`, 400, "content"},
+		"null":          {"POST", "/aa/aael", `{"domain":"a","operation":"b","content":null}`, 400, "content"},
+		"one more":      {"POST", "/aa/aael", `{"domain":"example.org","operation":"op","content":"{}","register":1}`, 400, "member"},
+		"too long":      {"POST", "/aa/aael", event(strings.Repeat("x", maxEvent)), 400, "too long"},
+		"GET":           {"GET", "/aa/aael", "", 404, "Not Enabled"},
+		"token":         {"GET", "/aa/token?token_type=kbs", "", 404, "Not Enabled"},
+	} {
+		if code, answer := post(c.method, c.path, c.body); code != c.code || !strings.Contains(answer, c.answer) {
+			t.Errorf("%s: %d %q", name, code, answer)
+		}
+	}
+	// The key holder starts anew: the event may have been recorded, so it is not
+	// repeated; the next one goes through.
+	_ = kh.Close()
+	startKeyHolder(t, sock)
+	if code, answer := post("POST", "/aa/aael", event("{}")); code != 503 && code != 200 {
+		t.Errorf("on a dead connection: %d %q", code, answer)
+	}
+	if code, answer := post("POST", "/aa/aael", event("{}")); code != 200 {
+		t.Errorf("after it: %d %q", code, answer)
+	}
+	h = newHandler(&hub{socket: sock}, newRecorder(""))
+	if code, _ := post("POST", "/aa/aael", event("{}")); code != 404 {
+		t.Errorf("without a socket: %d", code)
+	}
+}
+
+func FuzzEvent(f *testing.F) {
+	f.Add([]byte(`{"domain":"example.org","operation":"op","content":"{}"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := readEvent(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, err := readEvent(bytes.NewReader(again)); err == nil && *f != *e {
+			t.Errorf("%q became %+v", b, f)
+		}
+	})
 }
 
 type answer struct {

@@ -34,7 +34,7 @@ type Opener struct {
 // Openers lists the TEEs in the order in which they are looked for.
 var Openers = []Opener{
 	{"snp", func(*slog.Logger) (attest.Attester, error) { return opened(snp.Open()) }},
-	{"tdx", func(*slog.Logger) (attest.Attester, error) { return opened(tdx.Open(nil)) }},
+	{"tdx", func(*slog.Logger) (attest.Attester, error) { return opened(tdx.Open()) }},
 	{"cca", func(*slog.Logger) (attest.Attester, error) {
 		r, err := configfs.Open(configfs.Dir, configfs.CCA)
 		if err != nil {

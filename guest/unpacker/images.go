@@ -2,7 +2,6 @@ package unpacker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,18 +26,18 @@ type Images struct {
 	Log       *slog.Logger                   // may be nil
 }
 
-// Prepare pulls c's image by the policy's digests.
+// Prepare pulls c's image by the policy's digests. Its error is a *PullError.
 func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
 	req, err := Request(c)
 	if err != nil {
-		return nil, err
+		return nil, newPullError(c.Image, told(err.Error()), nil) // the policy is the host's to read
 	}
 	if im.Config != nil {
-		if req.Config, err = im.Config(ctx); err != nil {
-			return nil, fmt.Errorf("image %s: registry configuration: %w", c.Image, err)
+		if req.Config, err = im.Config(ctx); err == nil {
+			req.Config, err = req.Config.For(req.Image)
 		}
-		if req.Config, err = req.Config.For(req.Image); err != nil {
-			return nil, fmt.Errorf("image %s: registry configuration: %w", c.Image, err)
+		if err != nil {
+			return nil, newPullError(c.Image, mark(fmt.Errorf("image %s: registry configuration: %w", c.Image, err), errConfig), nil)
 		}
 	}
 	req.KeySocket = im.KeySocket
@@ -48,7 +47,7 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 	began := time.Now()
 	img, err := im.Service.Pull(ctx, req)
 	if err != nil {
-		return nil, err
+		return nil, newPullError(c.Image, err, places(&req))
 	}
 	if im.Log != nil {
 		t := &img.Times
@@ -60,6 +59,18 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 		out.Layers = append(out.Layers, img.Layers[i].Dir)
 	}
 	return out, nil
+}
+
+// places gives the hosts of the registries that a pull asks.
+func places(req *PullRequest) (out []string) {
+	srcs, err := req.Config.Conf.Sources(req.Image)
+	if err != nil {
+		return nil
+	}
+	for _, s := range srcs {
+		out = append(out, s.Ref.Domain)
+	}
+	return out
 }
 
 // Request gives the part of a PullRequest that the policy decides.
@@ -87,13 +98,13 @@ func Request(c *podpolicy.Container) (PullRequest, error) {
 func RegistryConfig(img *initdata.CDHImage, auth []byte) (registry.Config, error) {
 	cfg := registry.Config{Auth: auth, ExtraRoots: img.ExtraRootCertificates}
 	if img.ImageSecurityPolicy != "" || img.ImageSecurityPolicyURI != "" || img.SigstoreConfig != "" || img.SigstoreConfigURI != "" {
-		return cfg, errors.New("cdh.toml: image signature policies are not supported yet")
+		return cfg, told("cdh.toml: image signature policies are not supported yet")
 	}
 	if img.RegistryConfigurationURI != "" {
-		return cfg, errors.New("cdh.toml: image.registry_configuration_uri is not supported, use image.registry_config")
+		return cfg, told("cdh.toml: image.registry_configuration_uri is not supported, use image.registry_config")
 	}
 	if img.AuthenticatedRegistryCredentialsURI != "" && auth == nil {
-		return cfg, errors.New("cdh.toml: image.authenticated_registry_credentials_uri is set and nothing was fetched for it")
+		return cfg, told("cdh.toml: image.authenticated_registry_credentials_uri is set and nothing was fetched for it")
 	}
 	if p := img.ImagePullProxy; p != nil {
 		cfg.Proxy = registry.Proxy{HTTPS: p.HTTPS, HTTP: p.HTTP, NoProxy: p.No}

@@ -81,7 +81,7 @@ func parserLoop() int {
 
 // failure turns an error into what the coordinator needs to know about it.
 func failure(err error) *reply {
-	r := &reply{Error: err.Error(), PeerGone: errors.Is(err, syscall.EPIPE)}
+	r := &reply{Error: err.Error(), Causes: causesOf(err), PeerGone: errors.Is(err, syscall.EPIPE)}
 	r.Denial, _ = denial.As(err)
 	var mm *digest.MismatchError
 	var src *registry.SourceError
@@ -184,7 +184,7 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	}
 	lt, err := manifest.ParseLayerType(j.Layer.MediaType)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", j.What, err)
+		return nil, mark(fmt.Errorf("%s: %w", j.What, err), errUnpack)
 	}
 	debug.SetGCPercent(unpack.GCPercent(lt.Compression))
 	ctx, cancel := context.WithCancel(ctx)
@@ -199,7 +199,7 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	src := io.Reader(&timed{&counter{blob, &counted}, &times.Fetch})
 	if lt.Encrypted {
 		if len(files) < 2 {
-			return nil, fmt.Errorf("%s: is encrypted, and nothing here can unwrap its key", j.What)
+			return nil, mark(fmt.Errorf("%s: is encrypted, and nothing here can unwrap its key", j.What), errKey)
 		}
 		// The registry answers while the key comes.
 		ahead := bufio.NewReaderSize(src, 64<<10)
@@ -214,7 +214,7 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 		if err != nil {
 			cancel() // ends the peek
 			<-asked
-			return nil, fmt.Errorf("%s: %w", j.What, err)
+			return nil, mark(fmt.Errorf("%s: %w", j.What, err), errKey)
 		}
 		<-asked
 		src = &timed{src, &times.Decrypt}
@@ -223,7 +223,7 @@ func (p *parser) layer(ctx context.Context, c *registry.Client, j *job, files []
 	st, err := unpack.Layer(src, j.What, diffID, layerstream.NewEncoder(files[0]), j.Limits)
 	stop()
 	if err != nil {
-		return nil, err
+		return nil, mark(err, errUnpack)
 	}
 	// Each reader's time holds that of the one below it.
 	fetched = times.Fetch - fetched

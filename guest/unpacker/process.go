@@ -135,7 +135,7 @@ func (w *worker) died(err error) error {
 	code := w.proc.ExitCode()
 	switch {
 	case code == 128+int(unix.SIGKILL):
-		return fmt.Errorf("%s was killed, probably for its memory: the image needs more than the guest has, or more than a parser may use", w.name)
+		return mark(fmt.Errorf("%s was killed, probably for its memory: the image needs more than the guest has, or more than a parser may use", w.name), errKilled)
 	case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
 		return fmt.Errorf("%s ended unexpectedly with code %d", w.name, code)
 	}

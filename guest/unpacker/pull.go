@@ -137,7 +137,7 @@ func (p *pull) layers(ctx context.Context, diffIDs []digest.Digest) ([]LayerDir,
 		wg.Go(func() {
 			dir, err := p.s.layer(ctx, key, func(ctx context.Context) (string, error) { return p.unpack(ctx, i, id) })
 			if err != nil {
-				cancel(err) // the first one wins
+				cancel(&layerError{i + 1, len(diffIDs), err}) // the first one wins
 				return
 			}
 			out[i] = LayerDir{Dir: dir, DiffID: id}

@@ -61,6 +61,7 @@ type reply struct {
 	Opaque   []string          `json:"opaque,omitempty"` // writer: apply.Result
 
 	Error    string         `json:"error,omitempty"`
+	Causes   []cause        `json:"causes,omitempty"` // of Error, as the host may know them
 	Denial   *denial.Denial `json:"denial,omitempty"`
 	BadHost  string         `json:"bad_host,omitempty"`  // gave bytes of another digest
 	PeerGone bool           `json:"peer_gone,omitempty"` // the other half ended first: its error is the cause

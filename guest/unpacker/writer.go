@@ -32,7 +32,7 @@ func writeLayer(root string) int {
 	unix.Umask(0)
 	r, err := write(root, os.NewFile(pipeFD, "records"))
 	if err != nil {
-		r = &reply{Error: err.Error(), PeerGone: errors.Is(err, layerstream.ErrCut)}
+		r = &reply{Error: err.Error(), Causes: causesOf(mark(err, errUnpack)), PeerGone: errors.Is(err, layerstream.ErrCut)}
 	}
 	if send(c, r) != nil || err != nil {
 		return 1

@@ -101,6 +101,9 @@ func start(ctx context.Context, cancel context.CancelCauseFunc, in io.Reader, ev
 	if s, ok := sb.(interface{ Simulation() *nodeapi.Simulation }); ok {
 		e.Simulation = s.Simulation()
 	}
+	launched := req.Launch
+	launched.Initdata, launched.Publish = nil, nil
+	e.Launched = &launched
 	ev.send(e)
 	return sb, srv, nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -95,9 +96,16 @@ func types(evs []nodeapi.Event) string {
 }
 
 func TestLifeCycle(t *testing.T) {
-	evs, err := run(t, &fake{}, request(t))
+	r := request(t)
+	r.Launch = launch.Spec{TEE: launch.SNPSim, Kernel: launch.File{Path: "/vmlinuz"}, Cmdline: "quiet", VCPUs: 3, MemoryMiB: 512, Initdata: []byte("document")}
+	evs, err := run(t, &fake{}, r)
 	if err != nil || types(evs) != "progress ready exited" {
 		t.Fatalf("%v, %v", evs, err)
+	}
+	// What it launched, for whoever must explain a measurement.
+	r.Launch.Initdata = nil
+	if l := evs[1].Launched; l == nil || !reflect.DeepEqual(*l, r.Launch) {
+		t.Errorf("launched %+v", l)
 	}
 	if evs[1].PIDs["qemu"] != 7 || evs[2].Reason != nodeapi.ReasonDestroyed {
 		t.Errorf("%+v", evs)

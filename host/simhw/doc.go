@@ -8,6 +8,11 @@
 // What it says is what hardware would have measured of these inputs, not what
 // ran: QEMU could run other code than it was given.
 //
+// It begins as root, where its launcher is: the files behind QEMU's descriptors
+// and the keys of the simulated vendors are root's. Before it reads a byte of the
+// guest's it goes on under a uid of its own, with the guest's port as its only
+// way to anything.
+//
 // Invariants: nothing of what `coffer measure` computed takes part; a device that
 // QEMU does not have is not there; requests of the guest are bounded, and what
 // breaks the protocol ends the connection.

@@ -13,6 +13,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/simhw"
+	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/vmm/qmp"
 )
 
@@ -23,6 +24,7 @@ const (
 	FDConfig              // Config as JSON
 	FDReady               // Ready as JSON, one line, then closed
 	FDFirmware            // the TEE's firmware; /dev/null where there is none
+	fdProgram             // the program itself, as host/supervise starts it
 )
 
 const (
@@ -34,6 +36,7 @@ const (
 // Config is what a launcher tells coffer-simhw.
 type Config struct {
 	PID    int         `json:"pid"`    // of QEMU
+	UID    int         `json:"uid"`    // to run under once the hardware is measured; 0: the launcher is not root
 	CADir  string      `json:"ca_dir"` // where this machine's simulated roots are kept
 	Launch launch.Spec `json:"launch"` // without initdata: that is read from the machine
 }
@@ -61,9 +64,14 @@ type Model struct {
 // for each.
 type Power func(c *Config, in *Inputs) (*Model, error)
 
-// Main is a coffer-simhw process.
+// Main is a coffer-simhw process. Root's rights open QEMU's descriptors and the
+// roots of simulated vendors; they are given up before the guest's first request
+// is read, and before the launcher is told that the hardware runs.
 func Main(ctx context.Context, models map[launch.TEE]Power, kinds map[string]Plug) error {
 	ready := os.NewFile(FDReady, "ready")
+	if err := os.NewFile(fdProgram, "program").Close(); err != nil {
+		return fmt.Errorf("closing the program: %w", err)
+	}
 	m, err := powerOn(ctx, models, kinds)
 	var r Ready
 	if err != nil {
@@ -114,6 +122,9 @@ func powerOn(ctx context.Context, models map[launch.TEE]Power, kinds map[string]
 	}
 	devices, beside, err := plugIn(c, kinds)
 	if err != nil {
+		return nil, err
+	}
+	if err := supervise.Drop(c.UID); err != nil {
 		return nil, err
 	}
 	note := Note(c.Launch.TEE, in, m.Notes)

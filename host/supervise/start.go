@@ -6,12 +6,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Command is a process to start for a sandbox.
@@ -31,7 +34,8 @@ const capNetBindService = 10
 func FD(i int) int { return 3 + i }
 
 // Start starts c so that the kernel kills it when this process dies. The
-// caller waits for it. No core is dumped; there is no supplementary group.
+// caller waits for it. No core is dumped; there is no supplementary group, and no
+// descriptor but those of c.
 func Start(c *Command) (*exec.Cmd, error) {
 	bin, err := os.Open(c.Path)
 	if err != nil {
@@ -59,6 +63,9 @@ func Start(c *Command) (*exec.Cmd, error) {
 		}
 	}
 	noCoreDumps()
+	if err := noInheritance(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
+	}
 	if err := onForker(cmd.Start); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
 	}
@@ -68,6 +75,17 @@ func Start(c *Command) (*exec.Cmd, error) {
 // noCoreDumps applies to this process and, by inheritance, to all it starts.
 var noCoreDumps = sync.OnceFunc(func() {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+})
+
+// noInheritance keeps from every process that is started what this one has
+// inherited from a launcher that left descriptors open; Go's own files are never
+// passed on unasked.
+var noInheritance = sync.OnceValue(func() error {
+	const first = 3
+	if err := unix.CloseRange(first, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping descriptors: %w", err)
+	}
+	return nil
 })
 
 // onForker runs f on a thread that lives as long as this process: the parent

@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 		launcher()
 	case "parent":
 		parent()
+	case "drop":
+		dropping()
 	}
 	if len(os.Args) > 1 && os.Args[1] == "supervise" {
 		if err := Main(os.Stdin); err != nil {
@@ -273,6 +275,56 @@ func FuzzRecord(f *testing.F) {
 		defer root.Close()
 		_, _ = readRecord(root, ".")
 	})
+}
+
+// dropping drops to the uid that the test names and says what the kernel makes of
+// every thread.
+func dropping() {
+	uid, err := strconv.Atoi(os.Getenv("SUPERVISE_TEST_UID"))
+	if err == nil {
+		err = Drop(uid)
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	threads, _ := filepath.Glob("/proc/self/task/*/status")
+	for _, th := range threads {
+		b, _ := os.ReadFile(th)
+		os.Stdout.Write(b)
+	}
+	fmt.Println("back to root:", syscall.Setuid(0))
+	os.Exit(0)
+}
+
+func TestDrop(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("changes uids: needs root")
+	}
+	try := func(uid string) string {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = []string{"SUPERVISE_TEST_ROLE=drop", "SUPERVISE_TEST_UID=" + uid}
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	uid, _, err := PrivateUIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strconv.Itoa(uid)
+	got := try(id)
+	ids := strings.Repeat("\t"+id, 4) + "\n"
+	for _, want := range []string{"\nUid:" + ids, "\nGid:" + ids, "\nGroups:\t \n", "\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n", "\nNoNewPrivs:\t1\n"} {
+		if n := strings.Count(got, want); n < 1 || n != strings.Count(got, "\nUid:") {
+			t.Errorf("%q in %d threads of %d:\n%s", want, n, strings.Count(got, "\nUid:"), got)
+		}
+	}
+	if !strings.Contains(got, "back to root: operation not permitted") {
+		t.Errorf("the way back:\n%s", got)
+	}
+	if got := try("0"); !strings.Contains(got, "error giving up privileges: no uid") {
+		t.Errorf("root without a uid to run under: %s", got)
+	}
 }
 
 func TestStartConfines(t *testing.T) {

@@ -30,7 +30,7 @@ type launching struct {
 }
 
 func (l *launching) run(ctx context.Context) (*VM, error) {
-	qemuUID, tpmUID, err := supervise.PrivateUIDs()
+	qemuUID, deviceUID, err := supervise.PrivateUIDs()
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 	if err := l.watch(); err != nil {
 		return nil, err
 	}
-	pre, err := l.prepare(ctx, tpmUID)
+	pre, err := l.prepare(ctx, deviceUID)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 	}
 	if played {
 		l.progress(fmt.Sprintf("measuring the running machine as %s hardware would (simulated: it protects nothing)", l.spec.TEE.Wire()))
-		if err := l.startSimHW(ctx, vm, port, monitor, pre.teeFirmware); err != nil {
+		if err := l.startSimHW(ctx, vm, deviceUID, port, monitor, pre.teeFirmware); err != nil {
 			return nil, err
 		}
 	}

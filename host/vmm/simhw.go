@@ -24,11 +24,11 @@ const caDir = "simhw-ca"
 const maxReady = 1 << 20
 
 // startSimHW starts coffer-simhw beside the running QEMU and waits until it has
-// measured. guest and monitor are its ends of QEMU's sockets.
-func (l *launching) startSimHW(ctx context.Context, vm *VM, guest, monitor, firmware *os.File) error {
+// measured and runs under uid. guest and monitor are its ends of QEMU's sockets.
+func (l *launching) startSimHW(ctx context.Context, vm *VM, uid int, guest, monitor, firmware *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.driver.opt.StartTimeout, errors.New("it did not measure in time"))
 	defer cancel()
-	config, err := l.simConfig(vm.qemu.Process.Pid)
+	config, err := l.simConfig(vm.qemu.Process.Pid, uid)
 	if err != nil {
 		return err
 	}
@@ -75,10 +75,10 @@ func (l *launching) startSimHW(ctx context.Context, vm *VM, guest, monitor, firm
 }
 
 // simConfig gives the configuration as a file at its start.
-func (l *launching) simConfig(qemu int) (*os.File, error) {
+func (l *launching) simConfig(qemu, uid int) (*os.File, error) {
 	spec := *l.spec
 	spec.Initdata = nil // it is read from the machine
-	b, err := json.Marshal(simhw.Config{PID: qemu, CADir: filepath.Join(l.driver.opt.CacheDir, caDir), Launch: spec})
+	b, err := json.Marshal(simhw.Config{PID: qemu, UID: uid, CADir: filepath.Join(l.driver.opt.CacheDir, caDir), Launch: spec})
 	if err != nil {
 		return nil, fmt.Errorf("starting coffer-simhw: %w", err)
 	}

@@ -56,6 +56,75 @@ func (echoHW) Handle(_ context.Context, op apisimhw.Op, _ byte, p []byte) ([]byt
 	return append([]byte("report over "), p...), nil
 }
 
+// checkDropped reads off the kernel what coffer-simhw may do while it serves the
+// guest: nothing but that.
+func checkDropped(t *testing.T, pid, qemu int) {
+	t.Helper()
+	status := func(pid int) map[string]string {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]string{}
+		for _, l := range strings.Split(string(b), "\n") {
+			k, v, _ := strings.Cut(l, ":")
+			m[k] = strings.Join(strings.Fields(v), " ")
+		}
+		return m
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, th := range threads {
+		tid, err := strconv.Atoi(th.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := status(tid)
+		if s["NoNewPrivs"] != "1" {
+			t.Errorf("thread %d of coffer-simhw may gain privileges: NoNewPrivs %q", tid, s["NoNewPrivs"])
+		}
+		if os.Geteuid() != 0 {
+			continue // it runs as this user
+		}
+		for _, id := range []string{"Uid", "Gid"} {
+			f := strings.Fields(s[id])
+			if len(f) != 4 || f[0] == "0" || f[0] != f[1] || f[0] != f[2] || f[0] != f[3] {
+				t.Errorf("thread %d of coffer-simhw has %s %q", tid, id, s[id])
+			}
+		}
+		if s["Uid"] == status(qemu)["Uid"] {
+			t.Errorf("coffer-simhw runs under QEMU's uid, %s", s["Uid"])
+		}
+		if s["Groups"] != "" || strings.Trim(s["CapEff"]+s["CapPrm"]+s["CapInh"]+s["CapAmb"], "0") != "" {
+			t.Errorf("thread %d of coffer-simhw: groups %q, capabilities %s %s %s %s", tid, s["Groups"], s["CapEff"], s["CapPrm"], s["CapInh"], s["CapAmb"])
+		}
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets := 0
+	for _, fd := range fds {
+		to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case len(fd.Name()) == 1 && fd.Name() <= "2": // no input, and the launcher's pipe for what it says
+		case to == "anon_inode:[eventpoll]", to == "anon_inode:[eventfd]", strings.HasPrefix(to, "/sys/fs/cgroup/"): // Go's own
+		case strings.HasPrefix(to, "socket:"):
+			sockets++
+		default:
+			t.Errorf("coffer-simhw has descriptor %s to %s", fd.Name(), to)
+		}
+	}
+	if sockets != 1 {
+		t.Errorf("coffer-simhw has %d sockets, want the guest's port alone", sockets)
+	}
+}
+
 // simHW gives the path under which the test binary is coffer-simhw.
 func simHW(t *testing.T) string {
 	t.Helper()
@@ -108,6 +177,7 @@ func TestSimHWMeasuresTheRunningMachine(t *testing.T) {
 		}
 	}
 	t.Log(sim.Note)
+	checkDropped(t, vm.PIDs()["simhw"], vm.PIDs()["qemu"])
 	for range 2 { // the port is opened anew each time
 		c := dial(t, vm, 's')
 		got, err := io.ReadAll(c)

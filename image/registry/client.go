@@ -282,6 +282,17 @@ type authError struct{ error }
 
 func (e *authError) Unwrap() error { return e.error }
 
+// Unauthorized says whether err is about credentials: none, or refused ones, or a
+// token server that gave nothing for them.
+func Unauthorized(err error) bool {
+	var a *authError
+	var s *StatusError
+	return errors.As(err, &a) || errors.As(err, &s) && s.Status == http.StatusUnauthorized
+}
+
+// ErrPlainHTTP says that a registry has no TLS.
+var ErrPlainHTTP = errors.New("it speaks plain HTTP: set insecure = true for it in the registry configuration if that is meant")
+
 // StatusError is a registry's refusal.
 type StatusError struct {
 	Status  int
@@ -348,7 +359,7 @@ func (c *Client) hint(err error) error {
 	var ne net.Error
 	switch {
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return fmt.Errorf("%w (it speaks plain HTTP: set insecure = true for it in the registry configuration if that is meant)", err)
+		return fmt.Errorf("%w (%w)", err, ErrPlainHTTP)
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (put its CA into image.extra_root_certificates)", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/owner/measure"
+	"github.com/cofferproject/coffer/owner/run"
 )
 
 // Exit codes of every coffer command; docs/exit-codes.md explains them. They lie
@@ -82,9 +84,15 @@ func PrintError(w io.Writer, cmd *cobra.Command, err error) {
 		Error  string         `json:"error"`
 		Code   int            `json:"code"`
 		Denial *denial.Denial `json:"denial,omitempty"`
+		// Launch explains a denial by the inputs of the launch.
+		Launch *measure.Explanation `json:"launch,omitempty"`
 	}{Error: err.Error(), Code: ExitCode(err)}
 	if d, ok := denial.As(err); ok {
 		out.Denial = d
+	}
+	var denied *run.Denied
+	if errors.As(err, &denied) {
+		out.Launch = denied.Launch
 	}
 	if b, merr := json.Marshal(out); merr == nil {
 		fmt.Fprintf(w, "%s\n", b)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,6 +28,9 @@ type measureFlags struct {
 	fromPod, variant                   string
 	firmware, kernel, initrd, initdata string
 	cmdline, cpuModel                  string
+	enclave, sigstruct, bootImage      string
+	hostKeys                           []string
+	acceptSigner                       bool
 	bundle                             string
 	expires                            time.Duration
 	policy                             uint64
@@ -35,12 +39,17 @@ type measureFlags struct {
 // MeasureReport is what --output json prints.
 type MeasureReport struct {
 	*measure.Result
+	*MeasuredMachine        // nil for a TEE that loads an image: it has none that counts
+	Bundle           string `json:"bundle,omitempty"` // file with the signed reference values
+	SignedBy         string `json:"signed_by,omitempty"`
+}
+
+// MeasuredMachine is the virtual machine of a measured launch.
+type MeasuredMachine struct {
 	MemoryMiB int    `json:"memory_mib"`
 	VCPUs     int    `json:"vcpus"`
 	CPUModel  string `json:"cpu_model,omitempty"`
 	Cmdline   string `json:"cmdline"`
-	Bundle    string `json:"bundle,omitempty"` // file with the signed reference values
-	SignedBy  string `json:"signed_by,omitempty"`
 }
 
 // NewMeasureCommand gives `coffer measure`.
@@ -51,17 +60,23 @@ func NewMeasureCommand() *cobra.Command {
 		Short: "Say what a TEE's hardware will measure of a launch",
 		Long: `Compute what TEE hardware will measure, without booting anything: of the
 platform's guest image, of named files, or (--from-pod) of exactly what
-"coffer run" with the same flags would launch.
+"coffer run" with the same flags would launch. SGX is given an enclave (an SGXS
+stream), Secure Execution an encrypted boot image.
 
 --bundle writes the reference values, signed with the owner's key, for the trustee
 to import. TEEs: ` + strings.Join(measure.TEEs(), ", ") + `.`,
 		Example: `  coffer measure snp --vcpus 2
   coffer measure tdx-sim --from-pod pod.yaml --bundle values.jws
-  coffer measure snp --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline "console=ttyS0" --vcpus 4 --cpu-model EPYC-Milan`,
+  coffer measure snp --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline "console=ttyS0" --vcpus 4 --cpu-model EPYC-Milan
+  coffer measure sgx --enclave app.sgxs --sigstruct app.sig --bundle values.jws
+  coffer measure se --boot-image pod.img --host-key HKD-3931-0275d38.crt --bundle values.jws`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.FixedCompletions(measure.TEEs(), cobra.ShellCompDirectiveNoFileComp),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.opts.TEE = launch.TEE(args[0])
+			if name := foreignFlag(f.opts.TEE, cmd.Flags().Changed); name != "" {
+				return Exit(ExitUsage, fmt.Errorf("--%s: says nothing about what %s measures", name, f.opts.TEE))
+			}
 			return f.run(cmd)
 		},
 	}
@@ -81,6 +96,11 @@ to import. TEEs: ` + strings.Join(measure.TEEs(), ", ") + `.`,
 	fl.StringVar(&f.cmdline, "cmdline", "", "kernel command line")
 	fl.StringVar(&f.initdata, "initdata", "", "plain initdata document")
 	fl.Uint64Var(&f.policy, "guest-policy", 0, "guest policy of SNP, SEV-ES or SEV")
+	fl.StringVar(&f.enclave, "enclave", "", "sgx: enclave `file` (SGXS)")
+	fl.StringVar(&f.sigstruct, "sigstruct", "", "sgx: `file` with the enclave's signature structure")
+	fl.BoolVar(&f.acceptSigner, "accept-signer", false, "sgx: values accept any enclave of this signer, product and version")
+	fl.StringVar(&f.bootImage, "boot-image", "", "se: encrypted boot image, or its header alone (`file`)")
+	fl.StringArrayVar(&f.hostKeys, "host-key", nil, "se: host key document of a machine that may run the image (`file`, repeatable)")
 	fl.StringVar(&f.bundle, "bundle", "", "write signed reference values to this `file`")
 	fl.DurationVar(&f.expires, "expires", 90*24*time.Hour, "how long the bundle counts")
 	cmd.MarkFlagsMutuallyExclusive("from-pod", "initdata")
@@ -92,7 +112,11 @@ func (f *measureFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return runError(err)
 	}
-	out := &MeasureReport{Result: r, MemoryMiB: spec.MemoryMiB, VCPUs: spec.VCPUs, CPUModel: spec.CPUModel, Cmdline: spec.Cmdline}
+	r.Debug = f.debug()
+	out := &MeasureReport{Result: r}
+	if !spec.TEE.LoadsImage() {
+		out.MeasuredMachine = &MeasuredMachine{MemoryMiB: spec.MemoryMiB, VCPUs: spec.VCPUs, CPUModel: spec.CPUModel, Cmdline: spec.Cmdline}
+	}
 	if f.bundle != "" {
 		if err := f.sign(out); err != nil {
 			return err
@@ -103,6 +127,9 @@ func (f *measureFlags) run(cmd *cobra.Command) error {
 	}
 	return out.print(cmd.OutOrStdout())
 }
+
+// debug says whether the guest image is a debug image, as far as the flags tell.
+func (f *measureFlags) debug() bool { return f.opts.Debug || refvalue.DebugImage(f.variant) }
 
 func (f *measureFlags) measure(ctx context.Context, progress func(string)) (*measure.Result, *launch.Spec, error) {
 	named := f.firmware != "" || f.kernel != "" || f.initrd != "" || f.cmdline != "" || f.cpuModel != "" || f.variant != "" || f.policy != 0
@@ -122,16 +149,51 @@ func (f *measureFlags) measure(ctx context.Context, progress func(string)) (*mea
 		return nil, nil, err
 	}
 	r, err := measure.Launch(spec)
+	if err == nil && f.acceptSigner {
+		err = r.AcceptSigner()
+	}
 	if err != nil {
 		return nil, nil, &run.InputError{Err: err}
 	}
 	return r, spec, nil
 }
 
+// Flags by what they describe.
+var (
+	machineFlags = []string{
+		"from-pod", "image", "platform", "debug-image", "variant", "firmware", "kernel", "initrd", "cmdline", "cpu-model", "guest-policy", "vcpus", "cpus", "memory",
+	}
+	enclaveFlags   = []string{"enclave", "sigstruct", "accept-signer"}
+	bootImageFlags = []string{"boot-image", "host-key"}
+)
+
+// foreignFlag gives the first flag that was set and describes another kind of TEE;
+// unheard, it would make a measurement look like that of something else.
+func foreignFlag(tee launch.TEE, changed func(string) bool) string {
+	var foreign []string
+	if tee.LoadsImage() {
+		foreign = machineFlags
+	}
+	if tee != launch.SGX {
+		foreign = slices.Concat(foreign, enclaveFlags)
+	}
+	if tee != launch.SE {
+		foreign = slices.Concat(foreign, bootImageFlags)
+	}
+	if i := slices.IndexFunc(foreign, changed); i >= 0 {
+		return foreign[i]
+	}
+	return ""
+}
+
 // spec makes the launch from the platform and what the flags name in its place.
 func (f *measureFlags) spec() (*launch.Spec, error) {
 	s := &launch.Spec{TEE: f.opts.TEE, CPUModel: f.opts.TEE.DefaultCPUModel()}
-	if f.kernel == "" || f.firmware == "" && f.opts.TEE.Firmware() != "" {
+	if s.TEE.LoadsImage() {
+		if err := f.image(s); err != nil {
+			return nil, err
+		}
+	} else if f.kernel == "" || f.firmware == "" && f.opts.TEE.Firmware() != "" {
 		p, err := platform.Load(f.opts.Platform)
 		if errors.Is(err, os.ErrNotExist) {
 			err = fmt.Errorf("%w: coffer guest build makes it; without a platform, --kernel and --firmware name files", err)
@@ -187,6 +249,28 @@ func (f *measureFlags) spec() (*launch.Spec, error) {
 	return s, nil
 }
 
+// image names the files of a TEE that loads an image.
+func (f *measureFlags) image(s *launch.Spec) error {
+	flag, path := "enclave", f.enclave
+	if s.TEE == launch.SE {
+		flag, path = "boot-image", f.bootImage
+	}
+	if path == "" {
+		return Exit(ExitUsage, fmt.Errorf("--%s: names the file that %s loads, and is missing", flag, s.TEE))
+	}
+	s.Image = launch.File{Path: path}
+	if f.sigstruct != "" {
+		s.SGX = &launch.SGXParams{Sigstruct: launch.File{Path: f.sigstruct}}
+	}
+	for _, p := range f.hostKeys {
+		if s.SE == nil {
+			s.SE = new(launch.SEParams)
+		}
+		s.SE.HostKeys = append(s.SE.HostKeys, launch.File{Path: p})
+	}
+	return nil
+}
+
 // sign writes the bundle.
 func (f *measureFlags) sign(out *MeasureReport) error {
 	if f.expires <= 0 {
@@ -212,6 +296,10 @@ func (r *MeasureReport) print(out io.Writer) error {
 	if r.TEE.Simulated() {
 		fmt.Fprintf(out, "%s is SIMULATED: it protects nothing\n", r.TEE)
 	}
+	if r.Debug {
+		fmt.Fprintln(out, "WARNING: these are the values of a DEBUG image, which shows on its console what a release image hides. The bundle says so, and a production")
+		fmt.Fprintln(out, "namespace takes it only if it was made with --insecure-allow-debug. Never give it to a trustee that keeps real secrets.")
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "FIELD\tVALUE\tOF")
 	for _, row := range r.Rows {
@@ -220,11 +308,13 @@ func (r *MeasureReport) print(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "launch: %d MiB, %d vCPU", r.MemoryMiB, r.VCPUs)
-	if r.CPUModel != "" {
-		fmt.Fprintf(out, " of model %s", r.CPUModel)
+	if m := r.MeasuredMachine; m != nil {
+		fmt.Fprintf(out, "launch: %d MiB, %d vCPU", m.MemoryMiB, m.VCPUs)
+		if m.CPUModel != "" {
+			fmt.Fprintf(out, " of model %s", m.CPUModel)
+		}
+		fmt.Fprintf(out, ", command line %q\n", m.Cmdline)
 	}
-	fmt.Fprintf(out, ", command line %q\n", r.Cmdline)
 	for _, n := range r.Notes {
 		fmt.Fprintln(out, "note:", n)
 	}

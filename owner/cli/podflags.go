@@ -35,6 +35,7 @@ func (f *podFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.opts.Images.GuestAuthURI, "registry-auth", "", "kbs:/// URI of the auth.json that the guest fetches from the trustee")
 	fl.BoolVar(&f.opts.AllowExec, "allow-exec", false, "seal so that whoever runs the pod may start any command in it (coffer exec)")
 	fl.BoolVar(&f.opts.HideLogs, "hide-logs", false, "seal so that whoever runs the pod cannot read its output")
+	fl.BoolVar(&f.opts.EventLog, "event-log", false, "seal so that the pod can record run-time events, which attestation shows from then on (POST http://127.0.0.1:8006/aa/aael)")
 	fl.StringArrayVar(&f.opts.Devices, "attest-device", nil, "seal so that the pod gets nothing without evidence of this kind of device beside the CPU: "+strings.Join(seal.AttestableDevices, ", ")+" (repeatable)")
 	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
 	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits, at least 2)")

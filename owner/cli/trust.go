@@ -230,19 +230,24 @@ func policies(l []trusteeapi.Policy) table {
 
 // NewCollateralCommand manages collateral.
 func NewCollateralCommand() *cobra.Command {
-	return group("collateral", "Manage certificates, revocation lists and TCB information that verifiers need; nothing is fetched",
-		onTrustee("import FILE", "Give the trustee a bundle; items older than those it has are not taken", exactArgs(1, "the bundle"),
-			func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
-				b, err := readFile(args[0], cmd.InOrStdin(), collateral.MaxBundle)
-				if err != nil {
-					return nil, Exit(ExitInput, err)
-				}
-				r, err := c.ImportCollateral(cmd.Context(), b)
-				if err != nil || Output(cmd) == "json" {
-					return r, err
-				}
-				return fmt.Sprintf("%d items taken, %d older than those at hand", r.Taken, r.Older), nil
-			}),
+	var origin string
+	add := onTrustee("import FILE", "Give the trustee a bundle; items older than those it has are not taken", exactArgs(1, "the bundle"),
+		func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
+			b, err := readFile(args[0], cmd.InOrStdin(), collateral.MaxBundle)
+			if err == nil && origin != "" {
+				b, err = bundleOf(origin, b)
+			}
+			if err != nil {
+				return nil, Exit(ExitInput, err)
+			}
+			r, err := c.ImportCollateral(cmd.Context(), b)
+			if err != nil || Output(cmd) == "json" {
+				return r, err
+			}
+			return fmt.Sprintf("%d items taken, %d older than those at hand", r.Taken, r.Older), nil
+		})
+	add.Flags().StringVar(&origin, "origin", "", "FILE is no bundle but the document that is published at this URL, such as a TPM maker's revocation list (DER)")
+	return group("collateral", "Manage certificates, revocation lists and TCB information that verifiers need; nothing is fetched", add,
 		onTrustee("ls", "List items", noArgs, func(cmd *cobra.Command, c *trusteeclient.Client, _ []string) (any, error) {
 			l, err := c.ListCollateral(cmd.Context())
 			t := table{head: []string{"ORIGIN", "BYTES", "FETCHED"}, doc: l}
@@ -254,6 +259,20 @@ func NewCollateralCommand() *cobra.Command {
 		onTrustee("rm ORIGIN", "Remove an item", exactArgs(1, "the item's origin"), func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
 			return args[0], c.DeleteCollateral(cmd.Context(), args[0])
 		}))
+}
+
+// bundleOf makes a bundle of one document, which was fetched just now. Items are
+// named by https, however their vendor spells the URL.
+func bundleOf(origin string, body []byte) ([]byte, error) {
+	if rest, ok := strings.CutPrefix(origin, "http://"); ok {
+		origin = "https://" + rest
+	}
+	b, err := collateral.NewSet(&collateral.Item{Origin: origin, Body: body, Fetched: time.Now().UTC().Truncate(time.Second)}).Encode()
+	if err != nil {
+		return nil, err
+	}
+	_, err = collateral.Parse(b) // what the trustee would refuse is refused here, with its name
+	return b, err
 }
 
 // NewRootCommand manages roots.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/owner/measure"
 	"github.com/cofferproject/coffer/owner/run"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
 )
@@ -24,7 +25,10 @@ func NewExplainCommand() *cobra.Command {
 		Short: "Show why the trustee accepted or refused: measured, expected, and where the expectation comes from",
 		Long: `Show one decision of the trustee in full. ID is the record that a denial names.
 The guest and the host are told the record, the reason and the claim only; what
-was measured and what was expected is for the owner.`,
+was measured and what was expected is for the owner.
+
+Where a measurement of the launch was refused, coffer computes from the reference
+values' launches, and from the usual platform's files, which input is another one.`,
 		Example: "  coffer explain 5cb73c30a59b65bfa5d72a14c7677c65",
 		Args:    exactArgs(1, "the record id that a denial names"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -40,18 +44,25 @@ was measured and what was expected is for the owner.`,
 			if err != nil {
 				return err
 			}
+			x := &explainedRecord{r, run.ExplainRecord(cmd.Context(), t.Client, r)}
 			if Output(cmd) == "json" {
-				return PrintJSON(cmd.OutOrStdout(), r)
+				return PrintJSON(cmd.OutOrStdout(), x)
 			}
-			return printRecord(cmd.OutOrStdout(), r)
+			return x.print(cmd.OutOrStdout())
 		},
 	}
 	addTrusteeFlags(cmd, &o)
 	return cmd
 }
 
-// printRecord writes a record for people: the verdict first, then who said so.
-func printRecord(out io.Writer, r *trusteeapi.Record) error {
+// explainedRecord is a record, and beside it what coffer computes of the launch.
+type explainedRecord struct {
+	*trusteeapi.Record
+	Launch *measure.Explanation `json:"launch,omitempty"`
+}
+
+// print writes a record for people: the verdict first, then who said so.
+func (r *explainedRecord) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
@@ -69,6 +80,7 @@ func printRecord(out io.Writer, r *trusteeapi.Record) error {
 		row("detail", d.Detail)
 	}
 	row("resource", r.Resource)
+	row("attestation", r.Attestation)
 	tee := r.TEE
 	if r.Simulated {
 		tee += " (SIMULATED: proves nothing)"
@@ -98,6 +110,22 @@ func printRecord(out io.Writer, r *trusteeapi.Record) error {
 				what = f.Condition
 			}
 			row(fmt.Sprintf("  not affirmed %s=%d", f.Claim, f.Value), fmt.Sprintf("%s: measured %s, expected %s (%s)", what, shown(f.Measured), shown(f.Expected), f.Source))
+		}
+		for _, l := range a.References {
+			by := ""
+			if l.SignedBy != "" {
+				by = ", signed with key " + l.SignedBy
+			}
+			row("  values of a launch", l.Bundle+by+": "+measure.Describe(l.Launch))
+		}
+		if a.ReferencesOmitted > 0 {
+			row("  values of a launch", fmt.Sprintf("%d more", a.ReferencesOmitted))
+		}
+	}
+	if r.Launch != nil {
+		row("launch", "which input of it that is, as coffer has computed:")
+		for _, f := range r.Launch.Facts() {
+			row("  "+f.Name, f.Value)
 		}
 	}
 	return w.Flush()

@@ -17,8 +17,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/owner/evidence"
+	"github.com/cofferproject/coffer/owner/run"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/tee/verifiers"
@@ -27,6 +29,7 @@ import (
 // verifyFlags are the flags of verify that name files.
 type verifyFlags struct {
 	initdata, reportData, requestExtra, policy, time, owner string
+	platform                                                string
 	collateral, references, simulated, ekRoots, anchors     []string
 }
 
@@ -78,6 +81,7 @@ Exit codes: 0 affirmed by the policy; 126 genuine, but not affirmed; 123 refused
 	fl.StringArrayVar(&f.simulated, "simulated-root", nil, "certificate (PEM) of a machine that plays hardware: judge as in a simulated namespace (repeatable)")
 	fl.StringArrayVar(&f.ekRoots, "ek-root", nil, "root certificate (PEM) of TPM endorsement keys (repeatable)")
 	fl.StringArrayVar(&f.anchors, "anchor", nil, "TEE/NAME=FILE: a document that the TEE's verifier needs, such as cca/trust-anchors=tastore.json (repeatable)")
+	fl.StringVar(&f.platform, "platform", "", "platform whose guest images and firmware are tried where a launch is not affirmed (default: that of coffer run, if it is there)")
 	fl.BoolVar(&o.InsecureSkipRevocation, "insecure-skip-revocation", false, "judge certificates without revocation lists")
 	fl.BoolVar(&o.InsecureExpiredCollateral, "insecure-expired-collateral", false, "take collateral that is past its next update")
 	fl.BoolVar(&o.InsecureUnboundReport, "insecure-unbound-report", false, "take Azure evidence of versions 0 and 1, whose hardware report may be of an earlier boot")
@@ -109,6 +113,9 @@ func readFile(name string, stdin io.Reader, limit int64) ([]byte, error) {
 // load reads the files that the flags name.
 func (f *verifyFlags) load(o *evidence.Options) (err error) {
 	o.Now = time.Now()
+	if err := f.loadPlatform(o); err != nil {
+		return err
+	}
 	if f.time != "" {
 		if o.Now, err = time.Parse(time.RFC3339, f.time); err != nil {
 			return fmt.Errorf("--time: %w", err)
@@ -202,7 +209,31 @@ func (f *verifyFlags) loadReferences(o *evidence.Options) error {
 		if err := f.reference(o, b); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		if len(o.ReferenceNames) < len(o.References) {
+			o.ReferenceNames = append(o.ReferenceNames, name)
+		}
 	}
+	return nil
+}
+
+// loadPlatform reads the platform that is named, or leaves the usual one to be
+// read where it is of use.
+func (f *verifyFlags) loadPlatform(o *evidence.Options) error {
+	if f.platform == "" {
+		o.Platform = func() *platform.Platform {
+			p, err := platform.Load(run.DefaultPlatform())
+			if err != nil {
+				return nil // it explains only; without it less is explained
+			}
+			return p
+		}
+		return nil
+	}
+	p, err := platform.Load(f.platform)
+	if err != nil {
+		return fmt.Errorf("--platform: %w", err)
+	}
+	o.Platform = func() *platform.Platform { return p }
 	return nil
 }
 

@@ -110,6 +110,12 @@ func writeDevice(out io.Writer, d *evidence.Device) error {
 			fmt.Fprintf(w, "  %s=%d\t%s\t%s\t%s\t%s\n", f.Claim, f.Value, shown(field), shown(f.Measured), shown(f.Expected), shown(f.Source))
 		}
 	}
+	if d.Launch != nil {
+		fmt.Fprintln(w, "  LAUNCH\tWHICH INPUT IT IS, AS COMPUTED")
+		for _, f := range d.Launch.Facts() {
+			fmt.Fprintf(w, "  %s\t%s\n", f.Name, denial.Printable(f.Value))
+		}
+	}
 	fmt.Fprintln(w, "  CLAIM\tVALUE")
 	for _, name := range d.ClaimNames() {
 		s, ok := d.Claims[name].(string)

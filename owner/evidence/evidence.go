@@ -21,7 +21,10 @@ import (
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/owner/measure"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/policy"
 	tpmverifier "github.com/cofferproject/coffer/tee/tpm/verifier"
@@ -43,7 +46,9 @@ type Options struct {
 	RequestExtra []byte // Request.extra-params of the session (TPM)
 	Collateral   collateral.Source
 	References   []*refvalue.Bundle
-	Values       map[string]any // named values beside those of References
+	// ReferenceNames are what References are called for people; may be nil.
+	ReferenceNames []string
+	Values         map[string]any // named values beside those of References
 	// Policy is the text of a policy; "": the embedded one of the device's class.
 	Policy        string
 	Now           time.Time
@@ -52,6 +57,9 @@ type Options struct {
 	SimulatedRoots []*x509.Certificate
 	EKRoots        []*x509.Certificate // TPM, production
 	Anchors        map[string]map[string][]byte
+	// Platform, of a launch that is not affirmed, gives the guest images and the
+	// firmware that may have been launched; nil: no search among them.
+	Platform func() *platform.Platform
 
 	InsecureSkipRevocation, InsecureExpiredCollateral, InsecureUnboundReport, InsecureSample bool
 }
@@ -84,6 +92,9 @@ type Device struct {
 	Debug          bool               `json:"debug"`
 	Unproven       []string           `json:"unproven,omitempty"`
 	Extensions     []policy.Extension `json:"extensions,omitempty"`
+	// Launch says which input of the launch is not the expected one, where a
+	// register of it was not affirmed.
+	Launch *measure.Explanation `json:"launch,omitempty"`
 }
 
 // Judge verifies and appraises. A refusal is in the report; an error is a fault
@@ -193,11 +204,45 @@ func (r *Report) judge(ctx context.Context, v verify.Verifier, doc json.RawMessa
 			Submod: fmt.Sprintf("%s%d", res.Class, count[res.Class]), TEE: res.TEE, Status: a.Vector.Status(), Vector: a.Vector.Map(),
 			Policy: p.ID(), PolicyDigest: p.Digest(), Findings: a.Findings, Checks: res.Checks, Claims: res.Claims, Initdata: res.Initdata.String(),
 			Simulated: res.Simulated, SimulationNote: res.SimulationNote, Debug: res.Debug, Unproven: res.Unproven, Extensions: a.Extensions,
+			Launch: o.explain(ctx, res, a.Findings),
 		})
 		count[res.Class]++
 	}
 	r.Status = worst(r.Devices)
 	return nil
+}
+
+// explainTime bounds the search for the launch that was measured.
+const explainTime = 30 * time.Second
+
+// explain says which input of a launch is behind findings; nil where none is.
+func (o *Options) explain(ctx context.Context, res *verify.Result, findings []policy.Finding) *measure.Explanation {
+	if !slices.ContainsFunc(findings, func(f policy.Finding) bool { return measure.LaunchValue(res.TEE, f.Reference) }) {
+		return nil
+	}
+	q := &measure.Question{TEE: res.TEE, Claims: res.Claims}
+	for i, b := range o.References {
+		if l := b.Provenance.Launch; l != nil && launch.TEE(l.TEE).Wire() == res.TEE {
+			q.References = append(q.References, measure.Reference{Bundle: o.name(i), Launch: l, Values: b.Values})
+		}
+	}
+	if len(q.References) == 0 {
+		return nil // nothing is known of any launch
+	}
+	if o.Platform != nil {
+		q.Platform = o.Platform()
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTime)
+	defer cancel()
+	return measure.Explain(ctx, q)
+}
+
+// name is what a bundle is called: its file, or its place among those given.
+func (o *Options) name(i int) string {
+	if i < len(o.ReferenceNames) {
+		return o.ReferenceNames[i]
+	}
+	return fmt.Sprint(i + 1)
 }
 
 func (o *Options) policy(class string) (*policy.Policy, error) {

@@ -1,9 +1,12 @@
 // Package measure says what TEE hardware will measure of a launch, for people and
 // for the trustee: a table, and reference values under the names that the default
-// policies query. The digests themselves are computed by tee/*/measure.
+// policies query. The digests themselves are computed by tee/*/measure. And the
+// way back: Explain finds the launch that a measurement is of, and the inputs in
+// which it is not the expected one.
 //
-// Invariants: nothing is booted or fetched; files are read once, bounded; a
-// launch that cannot be measured is an error, never a partial result.
+// Invariants: nothing is booted or fetched; files are bounded; a launch that cannot
+// be measured is an error, never a partial result; no launch explains a measurement
+// unless it gives exactly that.
 //
 // Trust zone: owner.
 package measure
@@ -29,7 +32,13 @@ type Result struct {
 	// Sets are TPM event sets.
 	Sets  []refvalue.Set    `json:"sets,omitempty"`
 	Files map[string]string `json:"files"` // what was measured: name to SHA-256
-	Notes []string          `json:"notes,omitempty"`
+	// Debug says that a debug image was measured; whoever chose the image sets it.
+	Debug bool     `json:"debug,omitempty"`
+	Notes []string `json:"notes,omitempty"`
+	// Launch is what the values were computed from.
+	Launch *launch.Inputs `json:"launch"`
+
+	signer map[string]any // reference values of the enclave's signer (AcceptSigner)
 }
 
 // Row is one measured field.
@@ -67,7 +76,7 @@ func Launch(spec *launch.Spec) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Result{TEE: spec.TEE, Values: map[string]any{}, Files: in.digests}
+	r := &Result{TEE: spec.TEE, Values: map[string]any{}, Files: in.digests, Launch: in.of(spec)}
 	if err := calc(spec, in, r); err != nil {
 		return nil, fmt.Errorf("measuring %s: %w", spec.TEE, err)
 	}
@@ -114,8 +123,14 @@ func (r *Result) accept(name string, values ...any) {
 // Bundle gives the reference values; expires zero: they never cease to count.
 func (r *Result) Bundle(tool string, expires time.Time) (*refvalue.Bundle, error) {
 	b := &refvalue.Bundle{
-		Version: refvalue.Version, Provenance: refvalue.Provenance{Tool: tool, Files: r.Files},
-		Sets: r.Sets, Values: r.Values, Expires: expires.UTC().Truncate(time.Second),
+		Version: refvalue.Version, Provenance: refvalue.Provenance{Tool: tool, Files: r.Files, Launch: r.Launch},
+		Values: r.Values, Debug: r.Debug, Expires: expires.UTC().Truncate(time.Second),
+	}
+	for _, s := range r.Sets {
+		if r.Debug && !refvalue.DebugImage(s.Image) {
+			s.Image += "-debug" // as the platform calls its debug images
+		}
+		b.Sets = append(b.Sets, s)
 	}
 	if expires.IsZero() {
 		b.Expires = time.Time{}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,17 @@ func TestFields(t *testing.T) {
 				if !slices.Equal(got, want) {
 					t.Errorf("%s changes %v, want %v", what, got, want)
 				}
+				// The table of fields says the same.
+				input := map[string]Input{"kernel": Kernel, "initrd": Initrd, "cmdline": Cmdline, "vcpus": VCPUs, "memory": Memory, "model": CPUModel}[what]
+				var table []string
+				for _, f := range fields[base.TEE.Wire()] {
+					if slices.Contains(f.of, input) {
+						table = append(table, f.claim[strings.LastIndexByte(f.claim, '.')+1:])
+					}
+				}
+				if what != "initdata" && !slices.Equal(table, want) {
+					t.Errorf("%s: the table of fields says %v, want %v", what, table, want)
+				}
 			}
 			b, err := before.Bundle("test", time.Now().Add(time.Hour))
 			if err != nil {
@@ -130,7 +142,7 @@ func TestFields(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again, err := refvalue.Parse(doc); err != nil || len(again.Values) == 0 {
+			if again, err := refvalue.Parse(doc); err != nil || len(again.Values) == 0 || *again.Provenance.Launch != *before.Launch {
 				t.Errorf("the bundle does not survive: %v", err)
 			}
 		})
@@ -151,5 +163,20 @@ func TestRefuses(t *testing.T) {
 		if _, err := Launch(&s); err == nil {
 			t.Errorf("%s: measured", name)
 		}
+	}
+}
+
+// Event sets carry the image's name, which is all that tells a TPM's debug guest.
+func TestBundleOfADebugImage(t *testing.T) {
+	r := &Result{Sets: []refvalue.Set{{TEE: "tpm-sim", Image: "sim", MemoryMiB: 256, Events: []refvalue.Event{{PCR: 4, Type: refvalue.EventTag}}}}}
+	for _, debug := range []bool{false, true} {
+		r.Debug = debug
+		b, err := r.Bundle("test", time.Time{})
+		if err != nil || b.Debug != debug || refvalue.DebugImage(b.Sets[0].Image) != debug {
+			t.Errorf("debug %t: %+v, %v", debug, b, err)
+		}
+	}
+	if r.Sets[0].Image != "sim" {
+		t.Errorf("the result was changed: %q", r.Sets[0].Image)
 	}
 }

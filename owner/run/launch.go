@@ -64,7 +64,11 @@ func (p *prepared) measure(o *PodOptions, pf *platform.Platform) (*measure.Resul
 	if err != nil {
 		return nil, err
 	}
-	return measure.Launch(s)
+	r, err := measure.Launch(s)
+	if err == nil {
+		r.Debug = o.Debug
+	}
+	return r, err
 }
 
 // Measure says what TEE hardware will measure of a pod that is run with the same
@@ -104,5 +108,6 @@ func Measure(ctx context.Context, o PodOptions, progress func(string)) (*measure
 	if err != nil {
 		return nil, nil, &InputError{err}
 	}
+	r.Debug = o.Debug
 	return r, s, nil
 }

@@ -42,6 +42,7 @@ type PodOptions struct {
 	Images       ImageOptions
 	AllowExec    bool // the host may start any command in any container
 	HideLogs     bool // the host may not read the containers' output
+	EventLog     bool // the guest records run-time events
 	MemoryMiB    int
 	VCPUs        int
 	Devices      []string // kinds of devices beside the CPU whose evidence the pod is sealed to
@@ -282,7 +283,7 @@ func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
 	if err != nil {
 		return seal.Settings{}, err
 	}
-	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices}
+	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices, EventLog: o.EventLog}
 	s.Image.ExtraRootCertificates = src.roots
 	s.Image.AuthenticatedRegistryCredentialsURI = o.Images.GuestAuthURI
 	if rc := registryConfig(src.guestConf()); rc != nil {

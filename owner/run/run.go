@@ -217,7 +217,7 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 		if cause := context.Cause(ctx); errors.As(cause, &le) {
 			return 0, le
 		}
-		return 0, r.explain(t.Client, err)
+		return 0, r.explain(t.Client, &launched{spec, n.ready.Launched, prep.digest, pf}, err)
 	}
 	return code, nil
 }

@@ -36,6 +36,8 @@ type Settings struct {
 	// KBSCert is the PEM of the CA that its certificate chains to.
 	KBSURL  string
 	KBSCert string
+	// EventLog has the guest record run-time events (aa.toml, enable_eventlog).
+	EventLog bool
 	// Image configures the guest's image pulls.
 	Image initdata.CDHImage
 	// Devices are the kinds of devices beside the CPU, by wire name, without whose
@@ -71,6 +73,9 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 	}
 	var aa initdata.AAConfig
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: s.KBSURL, Cert: s.KBSCert}
+	if s.EventLog {
+		aa.EventlogConfig = &initdata.AAEventlog{EnableEventlog: true}
+	}
 	aa.AdditionalDevices = slices.Sorted(slices.Values(s.Devices))
 	aaText, err := initdata.EncodeConfig(aa)
 	if err != nil {

@@ -84,6 +84,22 @@ func TestDocumentsHoldWhatTheGuestNeeds(t *testing.T) {
 	if err != nil || aa.TokenConfigs.KBS.URL != "https://10.0.2.2:8080" || aa.TokenConfigs.KBS.Cert != ca {
 		t.Errorf("%+v %v", aa, err)
 	}
+	if aa.EventlogConfig != nil {
+		t.Errorf("run-time events nobody asked for: %+v", aa.EventlogConfig)
+	}
+	p, err := podpolicy.Parse([]byte(d.Data[podpolicy.DataKey]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	recording, err := Make(p, Settings{KBSURL: "https://10.0.2.2:8080", KBSCert: ca, EventLog: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := initdata.Parse(recording.Documents[initdata.SHA256]); err != nil {
+		t.Error(err)
+	} else if aa, err := d.AA(); err != nil || aa.EventlogConfig == nil || !aa.EventlogConfig.EnableEventlog || aa.EventlogConfig.InitPCR != nil {
+		t.Errorf("%+v %v", aa, err)
+	}
 	cdh, err := d.CDH()
 	if err != nil || cdh.KBC.Name != "cc_kbc" || cdh.KBC.KBSCert != ca || len(cdh.Image.RegistryConfig.Registry[0].Mirror) != 1 || len(cdh.Image.ExtraRootCertificates) != 1 {
 		t.Errorf("%+v %v", cdh, err)

@@ -9,7 +9,7 @@
 // reader could split in two ways is refused. The log is bounded, so that it
 // always fits into evidence.
 //
-// Trust zone: guest.
+// Trust zone: guest; the trustee reads entries with Parse, Check and Explain.
 package aael
 
 import (
@@ -155,6 +155,9 @@ func (l *Log) Close() error {
 	return errors.Join(err, l.root.Close())
 }
 
+// Register gives the register that takes events of pcr.
+func (l *Log) Register(pcr int) (int, error) { return l.o.Extender.Register(pcr) }
+
 // Extend records an event: the register that takes events of pcr is extended,
 // and the entry is on disk, before it returns nil. After an error the event may
 // still come to be recorded, by the next Extend or Open.
@@ -163,7 +166,7 @@ func (l *Log) Extend(ctx context.Context, pcr int, e Event) error {
 	if err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
-	register, err := l.o.Extender.Register(pcr)
+	register, err := l.Register(pcr)
 	if err != nil {
 		return fmt.Errorf("event of PCR %d: %w", pcr, err)
 	}
@@ -216,7 +219,12 @@ func (l *Log) finish(ctx context.Context, w *wal, digest []byte) error {
 	case bytes.Equal(now, after): // died behind the extend
 	case bytes.Equal(now, w.before):
 		if err := l.o.Extender.Extend(ctx, w.register, digest); err != nil {
-			return fmt.Errorf("extending register %d: %w", w.register, err)
+			err = fmt.Errorf("extending register %d: %w", w.register, err)
+			if errors.Is(err, attest.ErrUnsupported) {
+				// Nothing was extended and nothing will be: the event never was.
+				err = errors.Join(err, l.removeWAL())
+			}
+			return err
 		}
 		if now, err = l.o.Extender.Read(ctx, w.register); err != nil {
 			return fmt.Errorf("reading register %d: %w", w.register, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/test/vectors"
 )
 
 // registers is a TEE's run-time registers in memory. They outlive the process
@@ -355,6 +356,106 @@ func TestFull(t *testing.T) {
 	check(t, dir, r, MaxSize/MaxContent-1)
 }
 
+// A kernel without the register's file: the event never was, now and at the next
+// start.
+func TestRegisterThatCannotBeExtended(t *testing.T) {
+	dir, r := t.TempDir(), newRegisters("sha384")
+	r.fail = func() (error, bool) { return attest.ErrUnsupported, false }
+	l := open(t, dir, r)
+	if err := l.Extend(t.Context(), DefaultPCR, pull); !errors.Is(err, attest.ErrUnsupported) {
+		t.Errorf("got %v", err)
+	}
+	check(t, dir, r, 0)
+	// One that died after it had announced the event.
+	e := eventlog.NewAAEL(4, "a b c", eventlog.SHA384)
+	w := &wal{register: 3, before: make([]byte, 48), entry: e.Append(nil)}
+	write(t, dir, walName, w.encode())
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, r)
+	check(t, dir, r, 0)
+	r.fail = nil
+	if err := l.Extend(t.Context(), DefaultPCR, pull); err != nil {
+		t.Error(err)
+	}
+	check(t, dir, r, 1)
+}
+
+func TestExplain(t *testing.T) {
+	var log []byte
+	value := make([]byte, 32)
+	for _, s := range []string{"a b c", "d e f"} {
+		e := eventlog.NewAAEL(15, s, eventlog.SHA256)
+		log = e.Append(log)
+		value = eventlog.SHA256.Hash(append(value, e.Digests[0].Sum...))
+	}
+	v, events, err := Explain(log, 15, eventlog.SHA256)
+	if err != nil || !bytes.Equal(v, value) || len(events) != 2 {
+		t.Errorf("%x, %d events, %v", v, len(events), err)
+	}
+	if v, events, err := Explain(nil, 15, eventlog.SHA256); err != nil || !bytes.Equal(v, make([]byte, 32)) || len(events) != 0 {
+		t.Errorf("no log: %x, %d events, %v", v, len(events), err)
+	}
+	text := bytes.Clone(log)
+	text[len(text)-1] ^= 1
+	for name, b := range map[string][]byte{"another register": log, "cut": log[:len(log)-1], "text that is not the digest's": text, "padding": append(bytes.Clone(log), eventlog.Padding...)} {
+		register := uint32(15)
+		if name == "another register" {
+			register = 14
+		}
+		if _, _, err := Explain(b, register, eventlog.SHA256); err == nil {
+			t.Errorf("%s: explained", name)
+		}
+	}
+}
+
+// The entries that the published agent wrote on a machine pass the strict check.
+func TestCheckTakesThePublishedVector(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(vectors.Dir(t, "eventlog"), "CCEL_AAEL_alibabacloud"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := eventlog.ParseCC(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range l.Events {
+		if e := &l.Events[i]; Is(e) {
+			if err := Check(e, eventlog.SHA384); err != nil {
+				t.Errorf("entry %d: %v", i, err)
+			}
+		}
+	}
+	if texts := Texts(l.Events); len(texts) != 2 {
+		t.Errorf("%q", texts)
+	}
+}
+
+func TestAround(t *testing.T) {
+	quotes, grow := 0, 1
+	var log []byte
+	entries := func() ([]byte, error) { return bytes.Clone(log), nil }
+	quote := func() error {
+		quotes++
+		if quotes <= grow {
+			log = append(log, 1)
+		}
+		return nil
+	}
+	if b, err := Around(entries, quote); err != nil || quotes != 2 || !bytes.Equal(b, log) {
+		t.Errorf("%x after %d quotes: %v", b, quotes, err)
+	}
+	quotes, grow = 0, 100
+	if _, err := Around(entries, quote); err == nil || quotes != maxQuotes {
+		t.Errorf("a log that always grows: %d quotes, %v", quotes, err)
+	}
+	quotes = 0
+	if b, err := Around(nil, quote); b != nil || err != nil || quotes != 1 {
+		t.Errorf("without a log: %x, %d quotes, %v", b, quotes, err)
+	}
+}
+
 func TestTextThatReadersCouldSplit(t *testing.T) {
 	good := []Event{pull, {"a", "b", ""}, {"a", "b", "c d  e\t"}, {"é.example", "öp", "ü"}}
 	for _, e := range good {
@@ -454,6 +555,29 @@ func FuzzParse(f *testing.F) {
 		}
 		if !bytes.Equal(again, b) {
 			t.Errorf("%x becomes %x", b, again)
+		}
+	})
+}
+
+// What the trustee reads: no event may be shown whose digest is not its text's.
+func FuzzExplain(f *testing.F) {
+	e := eventlog.NewAAEL(15, "a b c", eventlog.SHA256)
+	f.Add(e.Append(nil))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		value, events, err := Explain(b, 15, eventlog.SHA256)
+		if err != nil {
+			return
+		}
+		want := make([]byte, 32)
+		for i := range events {
+			if d := events[i].Describe(); !d.DigestMatchesEvent || d.Index != 15 || d.Details["unicode_name"] != "AAEL" {
+				t.Errorf("%x shows %+v", b, d)
+			}
+			want = eventlog.SHA256.Hash(append(want, eventlog.SHA256.Hash(events[i].Data)...))
+		}
+		if !bytes.Equal(value, want) {
+			t.Errorf("%x gives %x, want %x", b, value, want)
 		}
 	})
 }

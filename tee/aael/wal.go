@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/eventlog"
 )
 
@@ -110,7 +111,13 @@ func (l *Log) recover(ctx context.Context) error {
 		return fmt.Errorf("write-ahead entry: %w", err)
 	}
 	e := eventlog.NewAAEL(p[0].Index, text, l.alg)
-	return l.finish(ctx, w, e.Digests[0].Sum)
+	err = l.finish(ctx, w, e.Digests[0].Sum)
+	if errors.Is(err, attest.ErrUnsupported) {
+		if _, e := l.root.Stat(walName); errors.Is(e, fs.ErrNotExist) {
+			return nil // announced, not possible, taken back
+		}
+	}
+	return err
 }
 
 func (l *Log) read() ([]byte, error) { return readBounded(l.root, logName) }

@@ -57,6 +57,20 @@ type Extender interface {
 	Read(ctx context.Context, register int) ([]byte, error)
 }
 
+// Recorder is implemented by attesters whose evidence has a place for the
+// attestation agent's event log (package tee/aael).
+type Recorder interface {
+	Extender
+	// EventRegister is the one register for the log's events: zero when the guest
+	// starts, reset by nothing short of a reset of the machine, extended by
+	// nothing but the log. index is the number that the log has for it.
+	EventRegister() (register int, index uint32)
+	// Record has all later evidence carry the entries and fit them; entries waits
+	// for an event that is being recorded (aael.Log.Bytes). It is called once,
+	// before the first Evidence.
+	Record(entries func() ([]byte, error))
+}
+
 // Reporter is a device with the shape of the kernel's configfs-tsm: report data
 // in, report out, with an auxiliary blob (SNP: the certificate table). Simulated
 // hardware has the same shape, so that attesters know one way only.

@@ -26,6 +26,7 @@ const (
 	MaxCert     = 16 << 10
 	MaxQuote    = 32 << 10
 	maxField    = 4 << 10
+	MaxEntries  = 64 << 10
 	maxNote     = 1 << 10
 )
 

@@ -23,6 +23,9 @@ type Evidence struct {
 	TDQuote []byte
 	// Simulation says what is not real (addition, versions 1 and 2).
 	Simulation string
+	// Entries are the attestation agent's entries for PCR 15, without a header
+	// (addition, versions 1 and 2; tee/aael/SPEC.md).
+	Entries []byte
 	// ASK is the certificate between a simulated machine's VCEK and its root, DER
 	// (addition, with Simulation and TEE SNP only: AMD's are known).
 	ASK []byte
@@ -59,6 +62,7 @@ type versioned struct {
 	TDQuote    *b64url  `json:"td_quote,omitempty"`
 	Simulation string   `json:"simulation,omitempty"`
 	ASK        b64url   `json:"ask,omitempty"`
+	Entries    b64url   `json:"aael,omitempty"`
 }
 
 type snp0 struct {
@@ -112,6 +116,7 @@ func (e *Evidence) parseVersioned(m map[string]json.RawMessage) error {
 	err := members(m, []member{
 		{"version", false, &e.Version}, {"tpm_quote", false, &quoteMember[hexBytes]{e}}, {"hcl_report", false, (*b64url)(&e.HCLReport)},
 		{device, false, (*b64url)(to)}, {"simulation", true, &e.Simulation}, {"ask", true, (*b64url)(&e.ASK)},
+		{"aael", true, (*b64url)(&e.Entries)},
 	})
 	if err == nil && e.Version != 1 && e.Version != 2 {
 		err = fmt.Errorf("version %d is not known", e.Version)
@@ -224,6 +229,8 @@ func (e *Evidence) validate() error {
 		return errors.New("simulation note too long or of several lines")
 	case len(e.ASK) > MaxCert || len(e.ASK) > 0 && (e.Simulation == "" || e.TEE != SNP):
 		return errors.New("ask: too long, or not of a simulated SNP machine")
+	case len(e.Entries) > MaxEntries || len(e.Entries) > 0 && e.Version == 0:
+		return fmt.Errorf("aael: %d bytes, at most %d, and none in version 0", len(e.Entries), MaxEntries)
 	case e.Simulation != "" && e.Version == 0:
 		return errors.New("version 0 has no place for a simulation note")
 	}
@@ -236,7 +243,7 @@ func (e *Evidence) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("azure evidence: %w", err)
 	}
 	if e.Version > 0 {
-		v := versioned{Version: e.Version, Quote: quoteHex{Signature: e.Quote.Signature, Message: e.Quote.Message}, HCLReport: e.HCLReport, Simulation: e.Simulation, ASK: e.ASK}
+		v := versioned{Version: e.Version, Quote: quoteHex{Signature: e.Quote.Signature, Message: e.Quote.Message}, HCLReport: e.HCLReport, Simulation: e.Simulation, ASK: e.ASK, Entries: e.Entries}
 		for _, p := range e.Quote.PCRs {
 			v.Quote.PCRs = append(v.Quote.PCRs, p[:])
 		}

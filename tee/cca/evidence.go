@@ -13,14 +13,13 @@
 package cca
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/cofferproject/coffer/tee/internal/ints"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -63,17 +62,9 @@ func (e *Evidence) MarshalJSON() ([]byte, error) {
 // Parse decodes evidence. An unknown member is an error: it might change the
 // meaning of the rest.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("cca evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var w wire
-	if err := d.Decode(&w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return nil, fmt.Errorf("cca evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("cca evidence: data after the document")
 	}
 	switch {
 	case len(w.Token) == 0 || len(w.Token) > MaxToken:

@@ -12,17 +12,17 @@
 package collateral
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // Version is the only version of the bundle's format (SPEC.md).
@@ -108,17 +108,9 @@ func (s *Set) Encode() ([]byte, error) {
 
 // Parse reads a bundle: bounded, strict, every origin an https URL and named once.
 func Parse(b []byte) (*Set, error) {
-	if len(b) > MaxBundle {
-		return nil, fmt.Errorf("collateral: %d bytes, at most %d", len(b), MaxBundle)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var v bundle
-	if err := d.Decode(&v); err != nil {
+	if err := jsonobject.Strict(b, MaxBundle, &v); err != nil {
 		return nil, fmt.Errorf("decoding collateral: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("decoding collateral: data after the document")
 	}
 	if v.Version != Version {
 		return nil, fmt.Errorf("collateral: version %d is not supported, only %d", v.Version, Version)

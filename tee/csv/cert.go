@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/cofferproject/coffer/tee/internal/ints"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // Key usages of Hygon's certificates.
@@ -265,7 +266,7 @@ func (c *RootCert) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON takes the published form.
 func (c *RootCert) UnmarshalJSON(b []byte) error {
 	var w wireRoot
-	if err := strict(b, &w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return err
 	}
 	m := mapping{b: c[:]}
@@ -283,7 +284,7 @@ func (c *Cert) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON takes the published form.
 func (c *Cert) UnmarshalJSON(b []byte) error {
 	var w wireCert
-	if err := strict(b, &w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return err
 	}
 	if len(w.Sigs) != 2 {

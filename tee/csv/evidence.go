@@ -12,14 +12,13 @@
 package csv
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/cofferproject/coffer/tee/internal/ints"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -92,11 +91,8 @@ func (e *Evidence) MarshalJSON() ([]byte, error) {
 
 // Parse decodes evidence. An unknown member is an error.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("csv evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
 	var w wireEvidence
-	if err := strict(b, &w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return nil, fmt.Errorf("csv evidence: %w", err)
 	}
 	e := &Evidence{Flags: w.Report.Flags}
@@ -126,18 +122,6 @@ func Parse(b []byte) (*Evidence, error) {
 		}
 	}
 	return e, nil
-}
-
-func strict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the document")
-	}
-	return nil
 }
 
 // SerialNumber gives the serial number's text: letters and digits.

@@ -151,7 +151,11 @@ func TestTrimKeepsAnEventThatEndsInPadding(t *testing.T) {
 }
 
 func TestContentOfAAEL(t *testing.T) {
-	for text, want := range map[string]any{`{"a":1}`: map[string]any{}, "plain": "plain", `{"a":1} x`: `{"a":1} x`, `"q"`: "q"} {
+	deep := strings.Repeat("[", maxContentDepth) + strings.Repeat("]", maxContentDepth)
+	for text, want := range map[string]any{
+		`{"a":1}`: map[string]any{}, "plain": "plain", `{"a":1} x`: `{"a":1} x`, `"q"`: "q",
+		`{"a":1e999}`: `{"a":1e999}`, `{"a":` + deep + `}`: `{"a":` + deep + `}`,
+	} {
 		got := content(text)
 		if _, isMap := want.(map[string]any); isMap {
 			if m, ok := got.(map[string]any); !ok || len(m) != 1 {

@@ -136,15 +136,46 @@ func tagged(b []byte) map[string]any {
 	return d
 }
 
-// content is the JSON value that s is, or else s. Numbers stay as written.
+// maxContentDepth is how deep a content may be nested to be shown as JSON.
+const maxContentDepth = 16
+
+// content is the JSON value that s is, or else s. Numbers stay as written. What
+// policies and tokens could stumble over stays text too: a workload that records
+// it must not make its pod unattestable.
 func content(s string) any {
 	dec := json.NewDecoder(strings.NewReader(s))
 	dec.UseNumber()
 	var v any
-	if dec.Decode(&v) != nil || len(strings.TrimSpace(s[dec.InputOffset():])) > 0 {
+	if dec.Decode(&v) != nil || len(strings.TrimSpace(s[dec.InputOffset():])) > 0 || !plain(v, maxContentDepth) {
 		return s
 	}
 	return v
+}
+
+// plain reports whether a value is nested at most so deep, and has only numbers
+// that a float64 can hold.
+func plain(v any, depth int) bool {
+	if depth == 0 {
+		return false
+	}
+	switch t := v.(type) {
+	case json.Number:
+		_, err := t.Float64()
+		return err == nil
+	case []any:
+		for _, x := range t {
+			if !plain(x, depth-1) {
+				return false
+			}
+		}
+	case map[string]any:
+		for _, x := range t {
+			if !plain(x, depth-1) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func variable(b []byte) map[string]any {

@@ -7,12 +7,10 @@
 package gcp
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
@@ -20,6 +18,8 @@ import (
 	tdxabi "github.com/google/go-tdx-guest/abi"
 	tdxpb "github.com/google/go-tdx-guest/proto/tdx"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name on the wire.
@@ -96,17 +96,9 @@ func Parse(b []byte) (*Attestation, error) {
 }
 
 func parse(b []byte) (*Attestation, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("%d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var v document
-	if err := d.Decode(&v); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &v); err != nil {
 		return nil, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("data after the document")
 	}
 	switch {
 	case len(v.AKPub) == 0 || len(v.AKPub) > maxField:

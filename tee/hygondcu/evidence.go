@@ -8,16 +8,15 @@
 package hygondcu
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/cofferproject/coffer/tee/csv"
 	"github.com/cofferproject/coffer/tee/internal/ints"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -100,17 +99,9 @@ func (e *Evidence) MarshalJSON() ([]byte, error) {
 
 // Parse decodes evidence. An unknown member is an error.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("hygondcu evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var w wireEvidence
-	if err := d.Decode(&w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return nil, fmt.Errorf("hygondcu evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("hygondcu evidence: data after the document")
 	}
 	if len(w.Reports) == 0 || len(w.Reports) > MaxReports {
 		return nil, fmt.Errorf("hygondcu evidence: %d reports, at least 1 and at most %d", len(w.Reports), MaxReports)

@@ -103,13 +103,13 @@ func (v *Verifier) pckChain(q *quote.Quote, now time.Time, r *Verdict) (*pckChai
 		return nil, verify.Deny(ReasonPCKMalformed, Component, "certification data", fmt.Errorf("type %d is not a PCK chain (5)", q.CertType))
 	}
 	key := sha256.Sum256(q.CertData)
-	c, ok := v.chains.get(key)
+	c, ok := v.chains.Get(key)
 	if !ok {
 		var err error
 		if c, err = v.verifyChain(q.CertData); err != nil {
 			return nil, err
 		}
-		v.chains.put(key, c)
+		v.chains.Put(key, c)
 	}
 	if now.Before(c.lastIssue) || now.After(c.expires) {
 		return nil, verify.Mismatch(ReasonPCKExpired, Component, "PCK chain", now.UTC().Format(time.RFC3339),

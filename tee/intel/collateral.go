@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/internal/crl"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -131,7 +132,7 @@ func (v *Verifier) crl(origin string, issuer *x509.Certificate, spki string) (*r
 		return nil, err
 	}
 	key := itemKey{it, spki}
-	if l, ok := v.items.get(key); ok {
+	if l, ok := v.items.Get(key); ok {
 		if l, ok := l.(*revocations); ok {
 			return l, nil
 		}
@@ -139,22 +140,16 @@ func (v *Verifier) crl(origin string, issuer *x509.Certificate, spki string) (*r
 	if len(it.Body) > maxCRL {
 		return nil, malformed(origin, fmt.Errorf("%d bytes, at most %d", len(it.Body), maxCRL))
 	}
-	crl, err := x509.ParseRevocationList(it.Body)
-	if err == nil && (crl.Number == nil || crl.NextUpdate.IsZero()) {
-		err = errors.New("no number or next update")
-	}
+	list, err := crl.Parse(it.Body, issuer)
 	if err != nil {
-		return nil, malformed(origin, err)
+		return nil, verify.Deny(crl.ReasonOf(err), Component, "collateral "+origin, err)
 	}
-	if err := crl.CheckSignatureFrom(issuer); err != nil {
-		return nil, untrusted(origin, err)
-	}
-	l := &revocations{serials: make(map[string]bool, len(crl.RevokedCertificateEntries)), number: crl.Number}
-	for _, e := range crl.RevokedCertificateEntries {
+	l := &revocations{serials: make(map[string]bool, len(list.RevokedCertificateEntries)), number: list.Number}
+	for _, e := range list.RevokedCertificateEntries {
 		l.serials[string(e.SerialNumber.Bytes())] = true
 	}
-	l.add(crl.ThisUpdate, crl.NextUpdate)
-	v.items.put(key, l)
+	l.add(list.ThisUpdate, list.NextUpdate)
+	v.items.Put(key, l)
 	return l, nil
 }
 
@@ -165,7 +160,7 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 		return nil, err
 	}
 	key := itemKey{it, c.spki}
-	if t, ok := v.items.get(key); ok {
+	if t, ok := v.items.Get(key); ok {
 		if t, ok := t.(*T); ok {
 			return t, nil
 		}
@@ -186,7 +181,7 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 		return nil, malformed(origin, err)
 	}
 	*sign(t) = *s
-	v.items.put(key, t)
+	v.items.Put(key, t)
 	return t, nil
 }
 

@@ -16,10 +16,13 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/internal/lru"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -93,8 +96,8 @@ func Root() *x509.Certificate {
 type Verifier struct {
 	cfg    verify.Config
 	roots  []*x509.Certificate
-	chains *cache[[32]byte, *pckChain]
-	items  *cache[itemKey, any]
+	chains *lru.Cache[[32]byte, *pckChain]
+	items  *lru.Cache[itemKey, any]
 }
 
 // New refuses a configuration that leaves a security choice open.
@@ -102,7 +105,7 @@ func New(cfg verify.Config) (*Verifier, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	v := &Verifier{cfg: cfg, chains: newCache[[32]byte, *pckChain](1024), items: newCache[itemKey, any](1024)}
+	v := &Verifier{cfg: cfg, chains: lru.New[[32]byte, *pckChain](1024), items: lru.New[itemKey, any](1024)}
 	v.roots = []*x509.Certificate{Root()}
 	if cfg.Kind == verify.InsecureSimulated {
 		for _, r := range cfg.SimulatedRoots {
@@ -125,6 +128,18 @@ type Verdict struct {
 	Claims   map[string]any
 	Checks   []verify.Check
 	Unproven []string
+}
+
+// AddTo adds what the quote proves to a result: checks, what of them is unproven,
+// and claims, for which r must have a map.
+func (v *Verdict) AddTo(r *verify.Result) {
+	r.Checks = append(r.Checks, v.Checks...)
+	for _, u := range v.Unproven {
+		if !slices.Contains(r.Unproven, u) {
+			r.Unproven = append(r.Unproven, u)
+		}
+	}
+	maps.Copy(r.Claims, v.Claims)
 }
 
 // VerifyQuote checks a quote of one TEE type (quote.SGX, quote.TDX) and gives

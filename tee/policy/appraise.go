@@ -16,6 +16,10 @@ import (
 // of a larger one it has the digest. Tokens travel in HTTP headers.
 const MaxClaim = 4 << 10
 
+// MaxEventsClaim is that of the texts of run-time events. A guest of ours records
+// no more (guest/keyholder), so that its tokens have them all.
+const MaxEventsClaim = 16 << 10
+
 // Appraised is what one device's verified evidence is worth.
 type Appraised struct {
 	// Evidence is the annotated evidence as a token carries it.
@@ -92,7 +96,11 @@ func trim(m map[string]any) map[string]any {
 				continue // the signer says what is wrong with it
 			}
 		}
-		if len(raw) > MaxClaim {
+		limit := MaxClaim
+		if k == verify.ClaimRuntimeEvents {
+			limit = MaxEventsClaim
+		}
+		if len(raw) > limit {
 			s := sha256.Sum256(raw)
 			out[k] = map[string]any{"sha256": hex.EncodeToString(s[:])}
 		}

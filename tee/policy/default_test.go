@@ -246,6 +246,37 @@ func TestDefaultsAffirmAndDeny(t *testing.T) {
 	}
 }
 
+// Where the owner asks for it, an endorsement key needs its maker's good word; an
+// enrolled key has none to give.
+func TestDefaultAsksForTheMakersLists(t *testing.T) {
+	p, err := Default("cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		claims, refs string
+		want         int8
+	}{
+		{`"ek_root":"ff","ek_crl":"good"`, `{"tpm_ek_crl":["good"]}`, 2},
+		{`"ek_root":"ff","ek_crl":"absent"`, `{"tpm_ek_crl":["good"]}`, 0},
+		{`"ek_root":"ff"`, `{"tpm_ek_crl":["good"]}`, 0},
+		{`"ek_root":"ff","ek_crl":"absent"`, `{"tpm_ek_crl":["good","absent"]}`, 2},
+		{`"ek_root":"ff","ek_crl":"absent"`, `{}`, 2},
+		{`"ek_root":"ff","ek_crl":"absent"`, `{"tpm_ek_crl":[]}`, 0},
+		{`"simulated":false`, `{"tpm_ek_crl":["good"]}`, 2}, // enrolled
+	} {
+		refs, err := NewReferences(object(t, c.refs), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := object(t, `{"ak_public":"key","ak_name":"000b","reference":{"image":"release"},"initdata_digest":"00",`+c.claims+`}`)
+		v, err := p.Evaluate(t.Context(), &Input{Evidence: map[string]any{"tpm": claims}, References: refs, Now: noon})
+		if err != nil || (v.Vector.Hardware == 2) != (c.want == 2) || (v.Vector.Status() == ear.Affirming) != (c.want == 2) {
+			t.Errorf("%s with %s: %+v, %v", c.claims, c.refs, v, err)
+		}
+	}
+}
+
 // The pod policy that others generate names images and users.
 func TestValidatedIdentifiers(t *testing.T) {
 	p, err := Default("cpu")

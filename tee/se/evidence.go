@@ -14,14 +14,13 @@
 package se
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha512"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -93,25 +92,10 @@ type Evidence struct {
 	Tags        []byte `json:"image_hdr_tags"`
 }
 
-func strict(b []byte, limit int, v any) error {
-	if len(b) > limit {
-		return fmt.Errorf("%d bytes, at most %d", len(b), limit)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the document")
-	}
-	return nil
-}
-
 // ParseChallenge decodes a challenge.
 func ParseChallenge(b []byte) (*Challenge, error) {
 	c := new(Challenge)
-	err := strict(b, MaxChallenge, c)
+	err := jsonobject.Strict(b, MaxChallenge, c)
 	switch {
 	case err != nil:
 	case len(c.Request) == 0 || len(c.Request) > maxRequest:
@@ -136,7 +120,7 @@ func sealed(b []byte) bool { return len(b) > 0 && len(b) <= maxSealed }
 // Parse decodes evidence. An unknown member is an error.
 func Parse(b []byte) (*Evidence, error) {
 	e := new(Evidence)
-	err := strict(b, MaxEvidence, e)
+	err := jsonobject.Strict(b, MaxEvidence, e)
 	if err == nil {
 		for _, f := range []struct {
 			name string

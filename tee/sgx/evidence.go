@@ -11,14 +11,13 @@
 package sgx
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -58,17 +57,9 @@ func (e *Evidence) Encode() (json.RawMessage, error) {
 // Parse decodes evidence. An unknown member is an error: it might change the
 // meaning of the rest.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("sgx evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	e := new(Evidence)
-	if err := d.Decode(e); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, e); err != nil {
 		return nil, fmt.Errorf("sgx evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("sgx evidence: data after the document")
 	}
 	return e, e.check()
 }

@@ -12,15 +12,14 @@
 package tdx
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/intel/quote"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -76,17 +75,9 @@ func (e *Evidence) Encode() (json.RawMessage, error) {
 // Parse decodes evidence. An unknown member is an error: it might change the
 // meaning of the rest.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("tdx evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var w wire
-	if err := d.Decode(&w); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, &w); err != nil {
 		return nil, fmt.Errorf("tdx evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("tdx evidence: data after the document")
 	}
 	e := Evidence(w)
 	return &e, e.check()

@@ -13,13 +13,12 @@
 package tpm
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // WireName is the TEE's name in the KBS protocol.
@@ -36,6 +35,7 @@ const QualifyingSize = 32
 const (
 	MaxEvidence = 4 << 20
 	MaxEventLog = 1 << 20
+	MaxEntries  = 64 << 10
 	maxField    = 8 << 10
 	maxNote     = 1 << 10
 )
@@ -50,6 +50,9 @@ type Evidence struct {
 	AKArea []byte `json:"ak_tpmt_public,omitempty"`
 	// EventLog is the firmware's event log, crypto-agile format (addition).
 	EventLog []byte `json:"event_log,omitempty"`
+	// Entries are the attestation agent's entries for PCR 15, without a header
+	// (addition; tee/aael/SPEC.md).
+	Entries []byte `json:"aael,omitempty"`
 	// CredentialMAC is HMAC-SHA256(s, runtime-data hash), where s came out of
 	// ActivateCredential (addition).
 	CredentialMAC []byte `json:"credential_hmac,omitempty"`
@@ -82,17 +85,9 @@ func (p *PCRHex) UnmarshalText(b []byte) error {
 // Parse decodes evidence. An unknown member is an error: it might change the
 // meaning of the rest.
 func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxEvidence {
-		return nil, fmt.Errorf("tpm evidence: %d bytes, at most %d", len(b), MaxEvidence)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	e := new(Evidence)
-	if err := d.Decode(e); err != nil {
+	if err := jsonobject.Strict(b, MaxEvidence, e); err != nil {
 		return nil, fmt.Errorf("tpm evidence: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("tpm evidence: data after the document")
 	}
 	switch {
 	case len(e.Quote.PCRs) != PCRCount:
@@ -107,6 +102,8 @@ func Parse(b []byte) (*Evidence, error) {
 		return nil, errors.New("tpm evidence: ak_tpmt_public or credential_hmac too long")
 	case len(e.EventLog) > MaxEventLog:
 		return nil, fmt.Errorf("tpm evidence: event log of %d bytes, at most %d", len(e.EventLog), MaxEventLog)
+	case len(e.Entries) > MaxEntries:
+		return nil, fmt.Errorf("tpm evidence: aael of %d bytes, at most %d", len(e.Entries), MaxEntries)
 	case len(e.Simulation) > maxNote || strings.ContainsAny(e.Simulation, "\r\n"):
 		return nil, errors.New("tpm evidence: simulation note too long or of several lines")
 	}

@@ -8,6 +8,7 @@
 package verifiers
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -29,6 +30,8 @@ import (
 	dpuverifier "github.com/cofferproject/coffer/tee/nvidiadpu/verifier"
 	"github.com/cofferproject/coffer/tee/sample"
 	sampleverifier "github.com/cofferproject/coffer/tee/sample/verifier"
+	"github.com/cofferproject/coffer/tee/se"
+	semeasure "github.com/cofferproject/coffer/tee/se/measure"
 	severifier "github.com/cofferproject/coffer/tee/se/verifier"
 	sgxverifier "github.com/cofferproject/coffer/tee/sgx/verifier"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
@@ -51,6 +54,8 @@ type Trust struct {
 	// vendors' embedded roots, by TEE and by the name in Anchors.
 	Anchors map[string]map[string][]byte
 	TPM     tpmverifier.Trust
+	// SE seals challenges for this trustee; nil: none are made or opened.
+	SE *severifier.Sealer
 	// Azure holds what `coffer verify` may skip for recorded evidence.
 	Azure azureverifier.Options
 }
@@ -84,10 +89,12 @@ var all = map[string]entry{
 	"csv": {make: func(t *Trust) (verify.Verifier, error) {
 		return csvverifier.New(csvverifier.Config{Config: t.Config})
 	}},
-	// No challenge is issued for SE yet, so that all its evidence is denied.
-	"se": {make: func(t *Trust) (verify.Verifier, error) {
-		return severifier.New(severifier.Config{Config: t.Config})
-	}},
+	se.WireName: {
+		anchors: map[string]string{
+			"host-keys": "public keys of the machines (host key documents, PEM)", "image-header": "header of the one image that may attest, or the image's beginning",
+		},
+		make: newSE,
+	},
 	"nvidia": {make: func(t *Trust) (verify.Verifier, error) { return nvidiaverifier.New(t.Config) }},
 	cca.WireName: {
 		anchors: map[string]string{"trust-anchors": "CPAKs of platforms", "reference-values": "firmware of platforms"},
@@ -157,6 +164,14 @@ func AnchorKeys(tee, name string, doc []byte) ([]crypto.PublicKey, error) {
 		for _, c := range certs {
 			out = append(out, c.PublicKey)
 		}
+	case se.WireName + "/host-keys":
+		l, err := severifier.ParseHostKeys(doc)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range l {
+			out = append(out, k)
+		}
 	case cca.WireName + "/trust-anchors":
 		l, err := ccaverifier.ParseTrustAnchors(doc)
 		if err != nil {
@@ -206,6 +221,41 @@ func newDPU(t *Trust) (verify.Verifier, error) {
 		}
 	}
 	return dpuverifier.New(t.Config, o)
+}
+
+// newSE makes challenges where host keys, an image and a sealing key are there.
+func newSE(t *Trust) (verify.Verifier, error) {
+	c := severifier.Config{Config: t.Config}
+	if t.SE != nil {
+		c.Opener, c.Challenges = t.SE, &severifier.Challenges{Sealer: t.SE}
+	}
+	if b := t.anchor(se.WireName, "host-keys"); b != nil {
+		keys, err := severifier.ParseHostKeys(b)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range keys {
+			h, err := severifier.HostKeyHash(k)
+			if err != nil {
+				return nil, err
+			}
+			c.HostKeys = append(c.HostKeys, h)
+		}
+		if c.Challenges != nil {
+			c.Challenges.HostKeys = keys
+		}
+	}
+	if b := t.anchor(se.WireName, "image-header"); b != nil {
+		h, err := semeasure.ReadHeader(bytes.NewReader(b))
+		if err != nil {
+			return nil, err
+		}
+		c.Images = []*se.Tags{h.Tags}
+		if c.Challenges != nil {
+			c.Challenges.Image = h.Tags
+		}
+	}
+	return severifier.New(c)
 }
 
 // newSample is for simulated namespaces alone.

@@ -46,21 +46,27 @@ const (
 	ClassDPU    = "nvidia-dpu"
 )
 
+// ClaimRuntimeEvents is the claim (addition) with the texts of what the guest
+// recorded after its boot, a list of "<domain> <operation> <content>" in order
+// (tee/aael/SPEC.md); absent without events. uefi_event_logs has the events whole.
+const ClaimRuntimeEvents = "runtime_events"
+
 // Reasons that all verifiers share. Others carry their TEE's name in front.
 const (
-	ReasonSimulated           denial.Reason = "simulated-evidence"   // in a production namespace
-	ReasonNotSimulated        denial.Reason = "not-simulated"        // no simulation note, or a vendor's root, in a simulated namespace
-	ReasonUnproven            denial.Reason = "unproven-verifier"    // no outside vector, and allow_unproven does not name it
-	ReasonReportData          denial.Reason = "report-data-mismatch" // another nonce or TEE key
-	ReasonInitdataMismatch    denial.Reason = "initdata-mismatch"    // the register holds another digest
-	ReasonInitdataMissing     denial.Reason = "initdata-missing"     // the register is set, and no document came
-	ReasonInitdataUnexpected  denial.Reason = "initdata-unexpected"  // a document came, and the register is zero
-	ReasonInitdataMalformed   denial.Reason = "initdata-malformed"   //
-	ReasonInitdataUnbound     denial.Reason = "initdata-unbound"     // this TEE binds none, and a document came
-	ReasonCollateralMissing   denial.Reason = "collateral-missing"   // Claim names its origin
-	ReasonCollateralMalformed denial.Reason = "collateral-malformed" //
-	ReasonCollateralUntrusted denial.Reason = "collateral-untrusted" // its signature or chain
-	ReasonCollateralExpired   denial.Reason = "collateral-expired"   //
+	ReasonSimulated             denial.Reason = "simulated-evidence"     // in a production namespace
+	ReasonNotSimulated          denial.Reason = "not-simulated"          // no simulation note, or a vendor's root, in a simulated namespace
+	ReasonUnproven              denial.Reason = "unproven-verifier"      // no outside vector, and allow_unproven does not name it
+	ReasonReportData            denial.Reason = "report-data-mismatch"   // another nonce or TEE key
+	ReasonInitdataMismatch      denial.Reason = "initdata-mismatch"      // the register holds another digest
+	ReasonInitdataMissing       denial.Reason = "initdata-missing"       // the register is set, and no document came
+	ReasonInitdataUnexpected    denial.Reason = "initdata-unexpected"    // a document came, and the register is zero
+	ReasonInitdataMalformed     denial.Reason = "initdata-malformed"     //
+	ReasonInitdataUnbound       denial.Reason = "initdata-unbound"       // this TEE binds none, and a document came
+	ReasonCollateralMissing     denial.Reason = "collateral-missing"     // Claim names its origin
+	ReasonCollateralMalformed   denial.Reason = "collateral-malformed"   //
+	ReasonCollateralUntrusted   denial.Reason = "collateral-untrusted"   // its signature or chain
+	ReasonCollateralUnsupported denial.Reason = "collateral-unsupported" // a kind that is not understood
+	ReasonCollateralExpired     denial.Reason = "collateral-expired"     //
 )
 
 // Config is what a verifier may believe.
@@ -181,6 +187,27 @@ type Result struct {
 	// was started without.
 	Initdata    *ear.Digest
 	InitdataDoc *initdata.Document
+}
+
+// NewResult begins the result of one device, under a wire name and a class, after
+// CheckNote.
+func (k Kind) NewResult(component, tee, class, note string) (*Result, error) {
+	if err := k.CheckNote(component, note); err != nil {
+		return nil, err
+	}
+	return &Result{TEE: tee, Class: class, Claims: map[string]any{}, Simulated: k == InsecureSimulated, SimulationNote: note}, nil
+}
+
+// CheckNote keeps simulated and real evidence apart: note is the evidence's own
+// word on what of it is not real, "" where all is.
+func (k Kind) CheckNote(component, note string) error {
+	switch {
+	case note != "" && k != InsecureSimulated:
+		return Mismatch(ReasonSimulated, component, "simulation", note, "none", "a production namespace")
+	case note == "" && k == InsecureSimulated:
+		return Mismatch(ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	}
+	return nil
 }
 
 // Check is one verified fact: "report signature", "VCEK", "SPKI 1f..".

@@ -20,13 +20,15 @@ import (
 const (
 	envChange = "COFFER_TEST_CHANGE" // a key of hostileChanges
 	envNode   = "COFFER_TEST_NODE"   // the real coffer-node
+	envLie    = "COFFER_TEST_LIE"    // if set: it says that it has launched what it was asked to
 )
 
 // hostileChanges are what a node may do to a launch between measure and start.
 var hostileChanges = map[string]func(r *nodeapi.Request) error{
 	"kernel": func(r *nodeapi.Request) error {
-		// The same kernel for whoever runs it, and another file.
-		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, make([]byte, 16)...) })
+		// The same kernel for whoever runs it, and another file. Not by zeros: CCA
+		// measures whole granules of memory, whose rest is zero anyway.
+		return replaceFile(r, &r.Launch.Kernel, func(b []byte) []byte { return append(b, "another kernel"...) })
 	},
 	"argument": func(r *nodeapi.Request) error { r.Launch.Cmdline += " evil=1"; return nil },
 	"initdata": func(r *nodeapi.Request) error {
@@ -116,6 +118,7 @@ func hostileNode() int {
 	req := new(nodeapi.Request)
 	d := json.NewDecoder(os.Stdin)
 	err := d.Decode(req)
+	asked := req.Launch
 	if err == nil {
 		err = hostileChanges[os.Getenv(envChange)](req)
 	}
@@ -128,6 +131,9 @@ func hostileNode() int {
 		cmd.Stdout = w
 		go func() { tellNothing(os.Stdout, events); close(told) }()
 		defer func() { _ = w.Close(); <-told }()
+	}
+	if os.Getenv(envLie) != "" {
+		cmd.Stdout = &liar{asked: &asked}
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	in, perr := cmd.StdinPipe()
@@ -147,6 +153,37 @@ func hostileNode() int {
 	}()
 	_ = cmd.Wait()
 	return cmd.ProcessState.ExitCode()
+}
+
+// liar passes the node's events on and changes what they say was launched.
+type liar struct {
+	asked *launch.Spec
+	line  []byte
+}
+
+func (l *liar) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if l.line = append(l.line, c); c != '\n' {
+			continue
+		}
+		var ev nodeapi.Event
+		if err := json.Unmarshal(l.line, &ev); err != nil {
+			return 0, err
+		}
+		if ev.Launched != nil {
+			ev.Launched = l.asked
+			ev.Launched.Initdata = nil
+		}
+		out, err := json.Marshal(ev)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := os.Stdout.Write(append(out, '\n')); err != nil {
+			return 0, err
+		}
+		l.line = l.line[:0]
+	}
+	return len(b), nil
 }
 
 // hostileBin is a folder of binaries whose coffer-node is hostile.

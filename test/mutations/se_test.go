@@ -70,7 +70,7 @@ func TestSE(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	answer := func(tb testing.TB, machine *setest.Machine) json.RawMessage {
+	answer := func(tb testing.TB, machine *setest.Machine) (json.RawMessage, string) {
 		c, err := verifier.NewChallenge(sealers[0], []*ecdh.PublicKey{machine.HostKey()}, tags)
 		if err != nil {
 			tb.Fatal(err)
@@ -83,9 +83,9 @@ func TestSE(t *testing.T) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		return b
+		return b, string(nonce)
 	}
-	good := answer(t, m)
+	good, nonce := answer(t, m)
 	hash, err := verifier.HostKeyHash(m.HostKey())
 	if err != nil {
 		t.Fatal(err)
@@ -112,33 +112,45 @@ func TestSE(t *testing.T) {
 	Run(t, Suite{
 		Verifier: with(nil),
 		Good: func(testing.TB) *verify.Input {
-			return &verify.Input{Evidence: good, ReportData: make([]byte, 64), Now: time.Now()}
+			return &verify.Input{Evidence: good, Nonce: nonce, ReportData: make([]byte, 64), Now: time.Now()}
 		},
 		Fields: []Field{
 			seField("measurement", func(e *se.Evidence) []byte { return e.Measurement }, verifier.ReasonMeasurement),
 			seField("additional data", func(e *se.Evidence) []byte { return e.Additional }, verifier.ReasonMeasurement),
 			seField("user data", func(e *se.Evidence) []byte { return e.UserData }, verifier.ReasonMeasurement),
 			seField("guest id", func(e *se.Evidence) []byte { return e.CUID }, verifier.ReasonMeasurement),
-			seField("sealed key", func(e *se.Evidence) []byte { return e.SealedKey }, verifier.ReasonSealed),
-			seField("sealed nonce", func(e *se.Evidence) []byte { return e.SealedNonce }, verifier.ReasonSealed),
-			seField("image tags", func(e *se.Evidence) []byte { return e.Tags }, verifier.ReasonMeasurement),
+			seField("sealed key", func(e *se.Evidence) []byte { return e.SealedKey }, verifier.ReasonOther),
+			seField("sealed nonce", func(e *se.Evidence) []byte { return e.SealedNonce }, verifier.ReasonOther),
+			seField("image tags", func(e *se.Evidence) []byte { return e.Tags }, verifier.ReasonOther),
 		},
 		Cases: []Case{
 			{Name: "wrong nonce", Reason: verify.ReasonReportData, Mutate: func(_ testing.TB, in *verify.Input) { in.ReportData = make([]byte, 64); in.ReportData[9] = 1 }},
 			{Name: "initdata", Reason: verify.ReasonInitdataUnbound, Mutate: func(_ testing.TB, in *verify.Input) { in.Initdata = []byte("x") }},
-			{Name: "another image", Reason: verifier.ReasonMeasurement, Mutate: func(t testing.TB, in *verify.Input) { in.Evidence = answer(t, otherImage) }},
+			{Name: "another image", Reason: verifier.ReasonMeasurement, Mutate: func(t testing.TB, in *verify.Input) { in.Evidence, in.Nonce = answer(t, otherImage) }},
 			{Name: "another image under its own tags", Reason: verifier.ReasonImage, Mutate: func(t testing.TB, in *verify.Input) {
-				in.Evidence = answer(t, otherImage)
+				in.Evidence, in.Nonce = answer(t, otherImage)
 				seBend(func(e *se.Evidence) { e.Tags = otherTags.Bytes() })(t, in)
+				c, err := se.ParseChallenge([]byte(in.Nonce))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Tags = otherTags.Bytes()
+				b, err := json.Marshal(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				in.Nonce = string(b)
 			}},
+			{Name: "for another session's challenge", Reason: verifier.ReasonOther, Mutate: func(t testing.TB, in *verify.Input) { in.Evidence, _ = answer(t, m) }},
+			{Name: "a nonce that is no challenge", Reason: verifier.ReasonOther, Mutate: func(_ testing.TB, in *verify.Input) { in.Nonce = "x" }},
 			{Name: "image that is not listed", Reason: verifier.ReasonImage, Verifier: with(func(c *verifier.Config) { c.Images = []*se.Tags{otherTags} })},
 			{Name: "host key that is not listed", Reason: verifier.ReasonHostKey, Verifier: with(func(c *verifier.Config) { c.HostKeys = [][]byte{make([]byte, 32)} })},
 			{Name: "challenge of another trustee", Reason: verifier.ReasonSealed, Verifier: with(func(c *verifier.Config) { c.Opener = sealers[1] })},
 			{Name: "no sealer", Reason: verifier.ReasonSealed, Verifier: with(func(c *verifier.Config) { c.Opener = nil })},
 			{Name: "not allowed", Reason: verify.ReasonUnproven, Verifier: with(func(c *verifier.Config) { c.AllowUnproven = nil })},
 			{Name: "simulated namespace", Reason: verify.ReasonNotSimulated, Verifier: with(func(c *verifier.Config) { c.Kind = verify.InsecureSimulated })},
-			{Name: "key and nonce exchanged", Reason: verifier.ReasonSealed, Mutate: seBend(func(e *se.Evidence) { e.SealedKey, e.SealedNonce = e.SealedNonce, e.SealedKey })},
-			{Name: "a key of the guest's own", Reason: verifier.ReasonSealed, Mutate: seBend(func(e *se.Evidence) {
+			{Name: "key and nonce exchanged", Reason: verifier.ReasonOther, Mutate: seBend(func(e *se.Evidence) { e.SealedKey, e.SealedNonce = e.SealedNonce, e.SealedKey })},
+			{Name: "a key of the guest's own", Reason: verifier.ReasonOther, Mutate: seBend(func(e *se.Evidence) {
 				key := make([]byte, 64)
 				e.SealedKey, e.Measurement = sealers[1].Seal(verifier.MeasurementKey, key), se.Measure(key, e.Tags, e.CUID, e.UserData, make([]byte, 16), e.Additional)
 			})},
@@ -147,7 +159,7 @@ func TestSE(t *testing.T) {
 			{Name: "more additional data", Reason: verifier.ReasonMalformed, Mutate: seBend(func(e *se.Evidence) { e.Additional = append(e.Additional, 0) })},
 		},
 	})
-	r, err := with(nil).Verify(&verify.Input{Evidence: good, ReportData: make([]byte, 64), Now: time.Now()})
+	r, err := with(nil).Verify(&verify.Input{Evidence: good, Nonce: nonce, ReportData: make([]byte, 64), Now: time.Now()})
 	if err != nil || len(r[0].Unproven) != 1 || r[0].Claims["version"] != int64(256) || r[0].Claims["tag"] != "00000000000000000700000000000000" {
 		t.Errorf("%+v, %v", r, err)
 	}

@@ -163,6 +163,24 @@ func (x *snpGuest) crl(t testing.TB, a *sim.Authority, from, until time.Time, re
 	}
 }
 
+// bentCRL is a current list of the root that revokes a stranger and is changed
+// before it is signed.
+func (x *snpGuest) bentCRL(t testing.TB, bend func(*x509.RevocationList)) func(*verify.Config) {
+	t.Helper()
+	l := &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: snpNow.Add(-time.Hour), NextUpdate: snpNow.Add(time.Hour), SignatureAlgorithm: x509.SHA384WithRSAPSS,
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(77), RevocationTime: snpNow}},
+	}
+	bend(l)
+	b, err := x.a.SignCRL(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *verify.Config) {
+		c.Collateral = collateral.NewSet(&collateral.Item{Origin: verifier.SimulatedCRLOrigin(x.a.Root()), Body: b, Fetched: snpNow})
+	}
+}
+
 func TestSNPSimulated(t *testing.T) {
 	x := newSNPGuest(t, sim.Genoa)
 	other, err := snpOther()
@@ -232,6 +250,9 @@ func TestSNPSimulated(t *testing.T) {
 			{Name: "old revocation list", Verifier: x.verifier(t, x.crl(t, x.a, snpNow.Add(-2*hour), snpNow.Add(-hour))), Reason: verify.ReasonCollateralExpired},
 			{Name: "revocation list of tomorrow", Verifier: x.verifier(t, x.crl(t, x.a, snpNow.Add(hour), snpNow.Add(2*hour))), Reason: verify.ReasonCollateralExpired},
 			{Name: "another root's revocation list", Verifier: x.verifier(t, x.crl(t, other, snpNow.Add(-hour), snpNow.Add(hour))), Reason: verify.ReasonCollateralUntrusted},
+			{Name: "revocation list with an unknown critical extension", Verifier: x.verifier(t, x.bentCRL(t, criticalList)), Reason: verify.ReasonCollateralUnsupported},
+			{Name: "revocation list with an unknown critical entry extension", Verifier: x.verifier(t, x.bentCRL(t, criticalEntry)), Reason: verify.ReasonCollateralUnsupported},
+			{Name: "indirect revocation list", Verifier: x.verifier(t, x.bentCRL(t, indirectList)), Reason: verify.ReasonCollateralUnsupported},
 			{Name: "revocation list that is none", Verifier: x.verifier(t, func(c *verify.Config) {
 				c.Collateral = collateral.NewSet(&collateral.Item{Origin: verifier.SimulatedCRLOrigin(x.a.Root()), Body: []byte("x"), Fetched: snpNow})
 			}), Reason: verify.ReasonCollateralMalformed},

@@ -184,6 +184,12 @@ func tdxCases(t *testing.T, p *intelsim.Platform, version uint16) []Case {
 	}
 	events := tdxEvents()
 	again := append(tdxEvents(), events[len(events)-1])
+	retold := tdxEvents()
+	retold[4].Data = eventlog.NewAAEL(4, "domain operation other", eventlog.SHA384).Data
+	other := tdxEvents()
+	other[4] = eventlog.NewAAEL(4, "domain operation other", eventlog.SHA384)
+	moved := tdxEvents()
+	moved[4].Register = 3
 	reordered := tdxEvents()
 	reordered[3], reordered[4] = reordered[4], reordered[3]
 	return []Case{
@@ -219,6 +225,14 @@ func tdxCases(t *testing.T, p *intelsim.Platform, version uint16) []Case {
 		{Name: "log without its last event", Mutate: tdxReplaceLog(tdxLog(events[:len(events)-1])), Reason: verifier.ReasonEventLogMismatch},
 		{Name: "log with an event twice", Mutate: tdxReplaceLog(tdxLog(again)), Reason: verifier.ReasonEventLogMismatch},
 		{Name: "log in another order", Mutate: tdxReplaceLog(tdxLog(reordered)), Reason: verifier.ReasonEventLogMismatch},
+		{Name: "another run-time event", Mutate: tdxReplaceLog(tdxLog(other)), Reason: verifier.ReasonEventLogMismatch},
+		{Name: "another text under a run-time event's digest", Mutate: tdxReplaceLog(tdxLog(retold)), Reason: verifier.ReasonEventLogMalformed},
+		{Name: "run-time event of another register", Mutate: tdxReplaceLog(tdxLog(moved)), Reason: verifier.ReasonEventLogMismatch},
+		{Name: "run-time register extended, no log", Mutate: tdxReplaceLog(nil), Reason: verifier.ReasonEventLogMissing},
+		{Name: "run-time event that was not extended", Mutate: launch(func(td *quote.TD) { td.RTMR[3] = [48]byte{} }), Reason: verifier.ReasonEventLogMismatch},
+		{Name: "run-time register extended once more", Reason: verifier.ReasonEventLogMismatch, Mutate: launch(func(td *quote.TD) {
+			td.RTMR[3] = sha512.Sum384(append(td.RTMR[3][:], make([]byte, 48)...))
+		})},
 		{Name: "event of a register that no quote has", Reason: verifier.ReasonEventLogMalformed,
 			Mutate: tdxReplaceLog(tdxLog(append(tdxEvents(), eventlog.NewEvent(0, refvalue.Separator, []byte{0}, eventlog.SHA384))))},
 		{Name: "log cut", Mutate: tdxReplaceLog(tdxLog(events)[:300]), Reason: verifier.ReasonEventLogMalformed},

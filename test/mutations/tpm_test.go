@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"math/big"
 	"testing"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
 	"github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
+	"github.com/cofferproject/coffer/tee/tpm/quote"
 	"github.com/cofferproject/coffer/tee/tpm/sim"
 	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
 	"github.com/cofferproject/coffer/tee/tpm/verifier"
@@ -86,16 +90,20 @@ func tpmField(name string, part func(*tpm.Evidence) *[]byte) Field {
 }
 
 func tpmEdit(f func(*tpm.Evidence)) func(testing.TB, *verify.Input) {
-	return func(t testing.TB, in *verify.Input) {
-		e, err := tpm.Parse(in.Evidence)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f(e)
-		if in.Evidence, err = json.Marshal(e); err != nil {
-			t.Fatal(err)
-		}
+	return func(t testing.TB, in *verify.Input) { in.Evidence = tpmEdited(t, in.Evidence, f) }
+}
+
+func tpmEdited(t testing.TB, evidence json.RawMessage, f func(*tpm.Evidence)) json.RawMessage {
+	e, err := tpm.Parse(evidence)
+	if err != nil {
+		t.Fatal(err)
 	}
+	f(e)
+	b, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // tpmFields are all binary parts of the evidence.
@@ -115,6 +123,8 @@ func tpmFields() []Field {
 	// Of an event's 54 bytes the last 4 are the size of its data, here none; the
 	// header of 65 bytes names the one bank.
 	log.From, log.Every = 65, 3
+	entries := tpmField("aael", func(e *tpm.Evidence) *[]byte { return &e.Entries })
+	entries.Every, entries.Reasons = 3, azReasons(quote.ReasonEventsMalformed, quote.ReasonEventsMismatch)
 	log.Reasons = azReasons(appraise.ReasonLogMalformed, appraise.ReasonLogReplay, appraise.ReasonEventUnexplained, appraise.ReasonEventMissing)
 	pcrs := Field{
 		Name: "PCR values", Every: 13, Reasons: azReasons(verifier.ReasonQuoteDigest),
@@ -140,12 +150,13 @@ func tpmFields() []Field {
 			return json.Marshal(e)
 		},
 	}
-	return []Field{sig, msg, ak, area, mac, log, pcrs}
+	return []Field{sig, msg, ak, area, mac, log, entries, pcrs}
 }
 
 // TestTPM bends the evidence of a software TPM under a test root.
 func TestTPM(t *testing.T) {
-	ca := tpmtest.NewCA(t, "machine")
+	ca, stranger := tpmtest.NewCA(t, "machine"), tpmtest.NewCA(t, "machine")
+	ca.ListURL, stranger.ListURL = "http://maker.example/ek.crl", "http://maker.example/ek.crl"
 	key := make([]byte, 32)
 	roots := []*x509.Certificate{ca.Root}
 	newTEE := func(c verify.Config, tr verifier.Trust) *verifier.TEE {
@@ -160,7 +171,23 @@ func TestTPM(t *testing.T) {
 	cfg := verify.Config{Kind: verify.InsecureSimulated, SimulatedRoots: roots}
 	tee := newTEE(cfg, verifier.Trust{References: refs})
 	doc := azureDocument(t, initdata.SHA256, "mine")
-	g := tpmBoot(t, ca, tee, doc, tpmtest.Events(), nil)
+	g := tpmBoot(t, ca, tee, doc, tpmtest.Events(), func(c *device.Conn) {
+		for _, e := range runtimeEvents(refvalue.PCREvents) {
+			sum, _ := e.Sum(eventlog.SHA256)
+			if err := device.Extend(c, refvalue.PCREvents, [32]byte(sum)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	g.in.Evidence = tpmEdited(t, g.in.Evidence, func(e *tpm.Evidence) { e.Entries = runtimeLog(runtimeEvents(refvalue.PCREvents)) })
+	serial := ca.Last
+	listed := func(at time.Time, by *tpmtest.CA, revoked ...*big.Int) *verifier.TEE {
+		c := cfg
+		c.Collateral = collateral.NewSet(by.List(t, at, revoked...))
+		return newTEE(c, verifier.Trust{References: refs})
+	}
+	unreadable := cfg
+	unreadable.Collateral = collateral.NewSet(&collateral.Item{Origin: "https://maker.example/ek.crl", Body: []byte("x"), Fetched: time.Now()})
 	from := func(o *tpmGuest) func(testing.TB, *verify.Input) {
 		return func(_ testing.TB, in *verify.Input) { *in = *o.in }
 	}
@@ -183,10 +210,22 @@ func TestTPM(t *testing.T) {
 		Verifier: tee,
 		Good:     func(testing.TB) *verify.Input { in := *g.in; return &in },
 		Fields:   tpmFields(),
-		Cases: []Case{
+		Cases: append(runtimeCases(func(log []byte) func(testing.TB, *verify.Input) {
+			return tpmEdit(func(e *tpm.Evidence) { e.Entries = log })
+		}), []Case{
+			{Name: "run-time register extended without a log", Reason: quote.ReasonEventsMismatch, Mutate: booted(doc, nil, extend(refvalue.PCREvents))},
+			{Name: "run-time log without an extend", Reason: quote.ReasonEventsMismatch, Mutate: func(t testing.TB, in *verify.Input) {
+				*in = *victim.in
+				tpmEdit(func(e *tpm.Evidence) { e.Entries = runtimeLog(runtimeEvents(refvalue.PCREvents)) })(t, in)
+			}},
 			{Name: "in production", Verifier: newTEE(verify.Config{Kind: verify.Production}, verifier.Trust{EKRoots: roots, References: refs}), Reason: verify.ReasonSimulated},
 			{Name: "without the simulation note", Reason: verify.ReasonNotSimulated, Mutate: tpmEdit(func(e *tpm.Evidence) { e.Simulation = "" })},
 			{Name: "another machine's root", Verifier: newTEE(verify.Config{Kind: verify.InsecureSimulated}, verifier.Trust{References: refs}), Reason: verifier.ReasonEKUntrusted},
+			{Name: "revoked endorsement certificate", Verifier: listed(time.Now(), ca, big.NewInt(1234), serial), Reason: verifier.ReasonEKRevoked},
+			{Name: "old revocation list", Verifier: listed(time.Now().AddDate(0, 0, -3), ca), Reason: verify.ReasonCollateralExpired},
+			{Name: "revocation list of tomorrow", Verifier: listed(time.Now().AddDate(0, 0, 3), ca), Reason: verify.ReasonCollateralExpired},
+			{Name: "another maker's revocation list", Verifier: listed(time.Now(), stranger), Reason: verify.ReasonCollateralUntrusted},
+			{Name: "revocation list that is none", Verifier: newTEE(unreadable, verifier.Trust{References: refs}), Reason: verify.ReasonCollateralMalformed},
 			{Name: "expired endorsement certificate", Reason: verifier.ReasonEKUntrusted, Mutate: func(_ testing.TB, in *verify.Input) { in.Now = in.Now.AddDate(1, 0, 0) }},
 			{Name: "no reference values", Verifier: newTEE(cfg, verifier.Trust{}), Reason: appraise.ReasonNoReferenceValues},
 			{Name: "no endorsement certificate", Reason: verifier.ReasonEKMissing, Mutate: func(_ testing.TB, in *verify.Input) { in.RequestExtra = nil }},
@@ -213,8 +252,43 @@ func TestTPM(t *testing.T) {
 			{Name: "no initdata", Reason: verify.ReasonInitdataMissing, Mutate: func(_ testing.TB, in *verify.Input) { in.Initdata = nil }},
 			{Name: "initdata of another algorithm", Reason: verify.ReasonInitdataMalformed, Mutate: booted(azureDocument(t, initdata.SHA384, "mine"), nil, nil)},
 			{Name: "initdata that is none", Reason: verify.ReasonInitdataMalformed, Mutate: booted([]byte("x"), nil, nil)},
-		},
+		}...),
 	})
+	r, err := tee.Verify(g.in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown(t, r[0])
+}
+
+// The claim ek_crl says whether the maker's lists speak well of an endorsement
+// key, or nothing is known; a policy may ask for the former.
+func TestTPMRevocationClaim(t *testing.T) {
+	ca := tpmtest.NewCA(t, "machine")
+	ca.ListURL = "http://maker.example/ek.crl"
+	other := tpmtest.NewCA(t, "machine")
+	other.ListURL = "http://maker.example/other.crl"
+	key := make([]byte, 32)
+	for name, c := range map[string]struct {
+		src  collateral.Source
+		want string
+	}{
+		"no collateral":      {nil, "absent"},
+		"another list":       {collateral.NewSet(other.List(t, time.Now())), "absent"},
+		"the maker's list":   {collateral.NewSet(ca.List(t, time.Now())), "good"},
+		"others are revoked": {collateral.NewSet(ca.List(t, time.Now(), big.NewInt(1), big.NewInt(2))), "good"},
+	} {
+		tee, err := verifier.NewTEE(verify.Config{Kind: verify.InsecureSimulated, SimulatedRoots: []*x509.Certificate{ca.Root}, Collateral: c.src},
+			verifier.Trust{CredentialKey: key, References: []*refvalue.Bundle{tpmtest.References()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := tpmBoot(t, ca, tee, azureDocument(t, initdata.SHA256, "mine"), tpmtest.Events(), nil)
+		r, err := tee.Verify(g.in)
+		if err != nil || r[0].Claims["ek_crl"] != c.want {
+			t.Errorf("%s: %v, %v, want %s", name, r, err, c.want)
+		}
+	}
 }
 
 // tpmStale pairs an old quote with a credential activated for other runtime data.
@@ -334,9 +408,10 @@ func TestTPMSelection(t *testing.T) {
 			return &verify.Input{Evidence: good, ReportData: rd[:], Initdata: doc, Now: time.Now()}
 		},
 		Cases: []Case{
-			{Name: "PCR 16 for PCR 9", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 11, 14))},
-			{Name: "PCR 23 for PCR 8", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 23))},
-			{Name: "PCR 11 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14))},
+			{Name: "PCR 16 for PCR 9", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 11, 14, 15))},
+			{Name: "PCR 23 for PCR 8", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 15, 23))},
+			{Name: "PCR 15 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14))},
+			{Name: "PCR 11 left out", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14, 15))},
 			{Name: "no PCR", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(device.Selection())},
 			{Name: "bank SHA-1", Reason: verifier.ReasonQuoteSelection, Mutate: quoted(tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 				Hash: tpm2.TPMAlgSHA1, PCRSelect: tpm2.PCClientCompatible.PCRs(all...),

@@ -20,11 +20,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cofferproject/coffer/api/aapb"
 	"github.com/cofferproject/coffer/api/cdhpb"
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/guest/keyholder"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/tee/tpm/attester"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 	"github.com/cofferproject/coffer/tee/tpm/sim"
@@ -41,6 +43,7 @@ type world struct {
 	ns      *trusteeclient.Namespaced
 	trustee *trusteeclient.Client
 	guest   logBuffer
+	aa      string // the last guest's socket of the attestation agent
 }
 
 // logBuffer keeps what a guest logged.
@@ -102,6 +105,7 @@ func (w *world) document(note string) []byte {
 	w.t.Helper()
 	aa := &initdata.AAConfig{}
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: w.cfg.URL + "/ns/" + namespace, Cert: w.cfg.CAPEM}
+	aa.EventlogConfig = &initdata.AAEventlog{EnableEventlog: true}
 	text, err := initdata.EncodeConfig(aa)
 	if err != nil {
 		w.t.Fatal(err)
@@ -144,8 +148,10 @@ func (w *world) boot(measured, sent []byte) cdhpb.GetResourceServiceService {
 	cfg := keyholder.Config{
 		Initdata: sent, Floor: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), CDHSocket: filepath.Join(dir, "cdh"), AASocket: filepath.Join(dir, "aa"),
 		OpenAttester: func() (keyholder.Attester, error) { return sim.New(conn, attester.Options{EventLogPath: log}) },
+		EventLogDir:  filepath.Join(dir, "aael"),
 		Logger:       slog.New(slog.NewTextHandler(&w.guest, nil)),
 	}
+	w.aa = cfg.AASocket
 	s, err := keyholder.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +210,48 @@ func TestRelease(t *testing.T) {
 	}
 	if all := strings.Join(lines, "\n"); strings.Contains(all, "the secret") || !strings.Contains(all, "default/secret/1") {
 		t.Errorf("audit log: %s", all)
+	}
+}
+
+// What a guest records is a claim, which changes nothing by itself; a policy may
+// ask about it, and then a secret stays where it is.
+func TestRuntimeEvents(t *testing.T) {
+	w := newWorld(t)
+	doc := w.document("mine")
+	w.secret("default/secret/1", "the secret", doc)
+	text, _ := policy.DefaultText("cpu")
+	text = strings.Replace(text, `"runtime-opaque": 0`, `"runtime-opaque": opened`, 1) + `
+default opened := 0
+
+opened := 33 if "example.org open the vault" in input.tpm.runtime_events
+`
+	if _, err := w.ns.SetPolicy(t.Context(), "default_cpu", text); err != nil {
+		t.Fatal(err)
+	}
+	c := w.boot(doc, doc)
+	conn, err := net.Dial("unix", w.aa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	aa := aapb.NewAttestationAgentServiceClient(client)
+	for _, e := range []struct {
+		content, reason string
+	}{{"", ""}, {"a door", ""}, {`{"many":1e999999999,"deep":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + "}", ""}, {"the vault", "status-unacceptable"}} {
+		if e.content != "" {
+			r, err := aa.ExtendRuntimeMeasurement(t.Context(), &aapb.ExtendRuntimeMeasurementRequest{Domain: "example.org", Operation: "open", Content: e.content})
+			if err != nil || r.GetResult() != aapb.RuntimeMeasurementResult_OK {
+				t.Fatalf("%v, %v", r, err)
+			}
+		}
+		v, err := get(t, c, "kbs:///default/secret/1")
+		if e.reason == "" && (err != nil || v != "the secret") || e.reason != "" && (err == nil || !strings.Contains(err.Error(), e.reason)) {
+			t.Errorf("after %.40q: %q, %v", e.content, v, err)
+		}
+	}
+	if n := strings.Count(w.guest.String(), "msg=attested"); n != 4 {
+		t.Errorf("%d attestations, one for each state of the log is 4", n)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/shelf"
@@ -193,14 +194,23 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	var bad *httpio.Bad
+	var full *limits.Error
 	switch {
 	case errors.As(err, &bad):
 		httpio.WriteError(w, http.StatusBadRequest, bad.Type, bad.Detail)
 	case errors.Is(err, tenant.ErrInvalid):
-		httpio.WriteError(w, http.StatusBadRequest, httpio.TypeSerde, err.Error())
+		out := kbs.ErrorInfo{Type: httpio.TypePrefix + httpio.TypeSerde, Detail: err.Error()}
+		if d, ok := denial.As(err); ok {
+			out.Reason, out.Claim = string(d.Reason), d.Claim
+		}
+		httpio.Write(w, http.StatusBadRequest, out)
 	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound), errors.Is(err, shelf.ErrNotFound):
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
-	case errors.Is(err, tenant.ErrConflict), errors.Is(err, tenant.ErrLimit):
+	case errors.As(err, &full):
+		httpio.Write(w, http.StatusConflict, kbs.ErrorInfo{
+			Type: httpio.TypePrefix + httpio.TypeAdmin, Detail: err.Error(), Reason: string(limits.Reason), Claim: string(full.Name),
+		})
+	case errors.Is(err, tenant.ErrConflict):
 		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())
 	default:
 		h.cfg.Log.Error("administration failed", "path", r.URL.Path, "error", err)

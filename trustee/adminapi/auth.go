@@ -44,13 +44,13 @@ const (
 	WriteCollateral Permission = "collateral:write"
 	ReadRecords     Permission = "records:read"
 	ReadAudit       Permission = "audit:read"
-	ReadBackup      Permission = "backup:read"
+	MakeBackup      Permission = "backup:make"
 )
 
 // granted lists what each role may do; a role that is not listed may do nothing.
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit, ReadBackup,
+		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit, MakeBackup,
 	},
 }
 

@@ -34,7 +34,7 @@ func routes() []route {
 	)
 	return []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
-		{"POST", "/backup", ReadBackup, 0, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
+		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
 		{"GET", "/audit", ReadAudit, 0, (*call).auditTail},
 		{"GET", "/attestations/{id}", ReadRecords, 0, func(c *call) (any, error) { return c.cfg.Book.Get(c.ctx(), c.r.PathValue("id")) }},
 

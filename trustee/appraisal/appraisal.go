@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/tee/se"
 	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -56,7 +57,15 @@ const (
 // Challenger is implemented by verifiers whose TEE wants more than a nonce.
 type Challenger interface {
 	// Challenge gives what the client needs beyond the nonce; nil: nothing.
-	Challenge(req *kbs.Request, nonce string) (*kbs.ChallengeExtra, error)
+	Challenge(req *kbs.Request, nonce string) (*Challenge, error)
+}
+
+// Challenge is what a verifier has its client asked.
+type Challenge struct {
+	// Nonce is sent in the place of the session's random one, as published for
+	// TEEs whose hardware answers a request of the trustee's; "": that one.
+	Nonce string
+	Extra *kbs.ChallengeExtra // nil: nothing
 }
 
 // Factory makes the verifier of a TEE for what a namespace trusts.
@@ -198,9 +207,10 @@ func (s *Service) TEEs() []string {
 	return out
 }
 
-// Challenge gives extra-params for a session: JSON "" as published where there
-// is nothing to say.
-func (s *Service) Challenge(ctx context.Context, ns string, req *kbs.Request, nonce string) (json.RawMessage, string, error) {
+// Challenge gives the challenge of a session and the hash algorithm that it
+// selects: with the random nonce unless the TEE has its own form of one, and
+// extra-params JSON "" as published where there is nothing to say.
+func (s *Service) Challenge(ctx context.Context, ns string, req *kbs.Request, nonce string) (*kbs.Challenge, string, error) {
 	p, err := s.prepare(ctx, ns)
 	if err != nil {
 		return nil, "", err
@@ -211,28 +221,34 @@ func (s *Service) Challenge(ctx context.Context, ns string, req *kbs.Request, no
 		return nil, "", err
 	}
 	alg := kbs.DefaultHash
-	if tee == "se" {
+	if tee == se.WireName {
 		alg = kbs.HashSHA512 // as published, without a word in the challenge
 	}
+	out := &kbs.Challenge{Nonce: nonce, ExtraParams: json.RawMessage(`""`)}
 	c, ok := v.(Challenger)
 	if !ok {
-		return json.RawMessage(`""`), alg, nil
+		return out, alg, nil
 	}
 	x, err := c.Challenge(req, nonce)
 	if err != nil {
 		return nil, "", err
 	}
 	if x == nil {
-		return json.RawMessage(`""`), alg, nil
+		return out, alg, nil
 	}
-	if x.SelectedHashAlgorithm != "" {
-		alg = x.SelectedHashAlgorithm
+	if x.Nonce != "" {
+		out.Nonce = x.Nonce
 	}
-	b, err := json.Marshal(x)
-	if err != nil {
+	if x.Extra == nil {
+		return out, alg, nil
+	}
+	if x.Extra.SelectedHashAlgorithm != "" {
+		alg = x.Extra.SelectedHashAlgorithm
+	}
+	if out.ExtraParams, err = json.Marshal(x.Extra); err != nil {
 		return nil, "", fmt.Errorf("encoding challenge: %w", err)
 	}
-	return b, alg, nil
+	return out, alg, nil
 }
 
 // Attestation is one whole attestation of a session.

@@ -10,6 +10,8 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/se"
+	severifier "github.com/cofferproject/coffer/tee/se/verifier"
 	"github.com/cofferproject/coffer/tee/tpm"
 	tpmverifier "github.com/cofferproject/coffer/tee/tpm/verifier"
 	"github.com/cofferproject/coffer/tee/verifiers"
@@ -30,6 +32,9 @@ func Builtin(mac []byte, insecureSamples bool) map[string]Factory {
 			trust := trustOf(t, tee, c)
 			if tee == tpm.WireName {
 				return newTPM(mac, t, trust)
+			}
+			if tee == se.WireName {
+				return newSE(mac, t, trust)
 			}
 			if insecureSamples {
 				return verifiers.NewInsecureSample(tee, trust)
@@ -70,7 +75,7 @@ func newTPM(mac []byte, t *tenant.Trust, trust *verifiers.Trust) (verify.Verifie
 type tpmChallenger struct{ *tpmverifier.TEE }
 
 // Challenge implements Challenger.
-func (t *tpmChallenger) Challenge(req *kbs.Request, nonce string) (*kbs.ChallengeExtra, error) {
+func (t *tpmChallenger) Challenge(req *kbs.Request, nonce string) (*Challenge, error) {
 	x, err := req.Extra()
 	if err != nil {
 		return nil, malformed(err)
@@ -89,7 +94,48 @@ func (t *tpmChallenger) Challenge(req *kbs.Request, nonce string) (*kbs.Challeng
 	if slices.Contains(x.SupportedHashAlgorithms, kbs.HashSHA256) {
 		out.SelectedHashAlgorithm = kbs.HashSHA256 // what fits a quote's 32 bytes whole
 	}
-	return out, nil
+	return &Challenge{Extra: out}, nil
+}
+
+// newSE gives the verifier a key that challenges are sealed with, the same on
+// every replica.
+func newSE(mac []byte, t *tenant.Trust, trust *verifiers.Trust) (verify.Verifier, error) {
+	h := hmac.New(sha256.New, mac)
+	fmt.Fprintf(h, "coffer se challenge key 1\x00%s", t.Namespace.Name)
+	var err error
+	if trust.SE, err = severifier.NewSealer(h.Sum(nil)); err != nil {
+		return nil, err
+	}
+	v, err := verifiers.New(se.WireName, trust)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := v.(*severifier.Verifier)
+	if !ok {
+		return nil, errors.New("the verifier of Secure Execution is of another kind")
+	}
+	return &seChallenger{s}, nil
+}
+
+// seChallenger speaks the Secure Execution part of the handshake: the nonce is a
+// request to the ultravisor, and the hash is SHA-512.
+type seChallenger struct{ *severifier.Verifier }
+
+// Challenge implements Challenger.
+func (s *seChallenger) Challenge(req *kbs.Request, _ string) (*Challenge, error) {
+	x, err := req.Extra()
+	if err == nil && len(x.SupportedHashAlgorithms) > 0 && !slices.Contains(x.SupportedHashAlgorithms, kbs.HashSHA512) {
+		err = errors.New("supported-hash-algorithms lack sha512")
+	}
+	if err != nil {
+		return nil, verify.Deny(severifier.ReasonNoChallenge, severifier.Component, "extra-params", err)
+	}
+	out := new(Challenge)
+	if len(x.SupportedHashAlgorithms) > 0 {
+		out.Extra = &kbs.ChallengeExtra{SelectedHashAlgorithm: kbs.HashSHA512}
+	}
+	out.Nonce, err = s.Verifier.Challenge()
+	return out, err
 }
 
 func malformed(err error) error {

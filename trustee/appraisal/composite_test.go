@@ -22,6 +22,7 @@ import (
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/verify"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -76,7 +77,7 @@ func newBench(t *testing.T, devices ...mirror) *bench {
 	}
 	t.Cleanup(func() { st.Close() })
 	now := func() time.Time { return noon }
-	r, err := tenant.New(t.Context(), st, now)
+	r, err := tenant.New(t.Context(), st, limits.Defaults(), now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,10 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
 // appraise lets the policy judge one device and gives the token's submodule and
@@ -16,15 +18,15 @@ func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now t
 	if id == "" {
 		id = policy.DefaultID
 	}
+	pol, err := p.policy(id, d.result.Class)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := p.judge(ctx, pol, &d, now)
+	if err != nil {
+		return nil, nil, err
+	}
 	r := d.result
-	pol, err := p.policy(id, r.Class)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := pol.Appraise(ctx, r, d.runtime, p.trust.Values, now)
-	if err != nil {
-		return nil, nil, err
-	}
 	sub := &ear.Submod{
 		Status: v.Vector.Status(), Vector: v.Vector, PolicyID: id, Evidence: v.Evidence,
 		Coffer: &ear.Additions{
@@ -44,5 +46,27 @@ func (p *prepared) appraise(ctx context.Context, a *Attestation, d device, now t
 	for _, f := range v.Findings {
 		rec.Findings = append(rec.Findings, trusteeapi.Finding(f))
 	}
+	if len(v.Findings) > 0 {
+		rec.References, rec.ReferencesOmitted = launches(p.trust.Launches, r.TEE)
+	}
 	return sub, rec, nil
+}
+
+// launches gives the reference values of a TEE that say what launch they were
+// computed for, as many as a record has room for, and how many more there are.
+func launches(all []tenant.Launch, tee string) (out []trusteeapi.Reference, omitted int) {
+	size := 0
+	for i := range all {
+		l := &all[i]
+		if launch.TEE(l.Launch.TEE).Wire() != tee {
+			continue
+		}
+		if size+l.Size > trusteeapi.MaxReferences {
+			omitted++
+			continue
+		}
+		size += l.Size
+		out = append(out, l.Reference)
+	}
+	return out, omitted
 }

@@ -28,7 +28,6 @@ import (
 
 const (
 	magic     = "coffer-trustee-backup 1\n"
-	place     = "backup"
 	maxHeader = 4096
 	chunkSize = 64 << 10
 	keySize   = 32
@@ -47,7 +46,7 @@ func Write(ctx context.Context, w io.Writer, d store.Dumper, kek keyring.KEK, no
 	key := make([]byte, keySize)
 	defer clear(key)
 	rand.Read(key)
-	sealed, err := keyring.Encrypt(ctx, kek, place, key)
+	sealed, err := keyring.Placed{KEK: kek}.Wrap(ctx, keyring.PlaceBackup, key)
 	if err != nil {
 		return 0, fmt.Errorf("backup: %w", err)
 	}
@@ -163,7 +162,7 @@ func NewReader(ctx context.Context, r io.Reader, kek keyring.KEK) (*Reader, erro
 	if err := json.Unmarshal(line, &h); err != nil {
 		return nil, fmt.Errorf("%w: head: %w", ErrMalformed, err)
 	}
-	key, err := keyring.Decrypt(ctx, kek, place, h.Key)
+	key, err := keyring.Placed{KEK: kek}.Unwrap(ctx, keyring.PlaceBackup, h.Key)
 	if err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}

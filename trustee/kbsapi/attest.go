@@ -2,6 +2,7 @@ package kbsapi
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"runtime/debug"
@@ -53,10 +54,14 @@ func (c *call) verify(open *session.Open, body []byte) error {
 	if err != nil {
 		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Attest failed: "+err.Error())
 	}
-	if m.RuntimeData.Nonce != open.Nonce {
+	if !open.Answers(m.RuntimeData.Nonce) {
+		want := open.Nonce
+		if open.Asked != nil {
+			want = "a text with SHA-256 " + hex.EncodeToString(open.Asked)
+		}
 		return &denial.Denial{
 			Reason: ReasonNonce, Component: release.Component, Claim: "runtime-data nonce", Measured: m.RuntimeData.Nonce,
-			Expected: open.Nonce, Source: "challenge of this session",
+			Expected: want, Source: "challenge of this session",
 		}
 	}
 	c.rec.ID = record.NewID()
@@ -90,7 +95,7 @@ func (c *call) appraise(ctx context.Context, open *session.Open, m *kbs.Attestat
 		}
 	}()
 	return c.h.cfg.Service.Attest(ctx, c.rec.ID, &appraisal.Attestation{
-		Namespace: c.ns, TEE: open.TEE, Hash: open.Hash, Nonce: open.Nonce, RequestExtra: open.Extra, Message: m,
+		Namespace: c.ns, TEE: open.TEE, Hash: open.Hash, Nonce: m.RuntimeData.Nonce, RequestExtra: open.Extra, Message: m,
 	})
 }
 

@@ -173,16 +173,18 @@ func (c *call) auth() error {
 	}
 	c.rec.TEE = req.TEE
 	nonce := session.NewNonce()
-	extra, alg, err := c.h.cfg.Service.Challenge(c.r.Context(), c.ns, req, nonce)
+	challenge, alg, err := c.h.cfg.Service.Challenge(c.r.Context(), c.ns, req, nonce)
 	if err != nil {
 		return err
 	}
-	cookie, expires, err := c.h.cfg.Sessions.Begin(session.Open{Namespace: c.ns, TEE: req.TEE, Nonce: nonce, Hash: alg, Extra: req.ExtraParams})
+	open := session.Open{Namespace: c.ns, TEE: req.TEE, Nonce: nonce, Hash: alg, Extra: req.ExtraParams}
+	open.Ask(challenge.Nonce)
+	cookie, expires, err := c.h.cfg.Sessions.Begin(open)
 	if err != nil {
 		return err
 	}
 	c.setCookie(cookie, expires)
-	return httpio.WriteJSON(c.w, http.StatusOK, kbs.Challenge{Nonce: nonce, ExtraParams: extra})
+	return httpio.WriteJSON(c.w, http.StatusOK, challenge)
 }
 
 // versionFits takes the patch releases of the one version.

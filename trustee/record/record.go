@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -129,7 +130,11 @@ func Put(tx store.Tx, r *trusteeapi.Record) error {
 	if len(raw) > maxRecord {
 		short := *r
 		short.Claims = map[string]any{"omitted": fmt.Sprintf("record of %d bytes, at most %d are kept", len(raw), maxRecord)}
-		if raw, err = json.Marshal(short); err != nil {
+		if raw, err = json.Marshal(short); err == nil && len(raw) > maxRecord {
+			short.Appraisals = withoutReferences(r.Appraisals)
+			raw, err = json.Marshal(short)
+		}
+		if err != nil {
 			return fmt.Errorf("record: %w", err)
 		}
 	}
@@ -159,6 +164,15 @@ func Put(tx store.Tx, r *trusteeapi.Record) error {
 		return err
 	}
 	return tx.Put(index, r.ID, []byte(r.Namespace+"/"+key(n)))
+}
+
+func withoutReferences(all []trusteeapi.Appraisal) []trusteeapi.Appraisal {
+	out := slices.Clone(all)
+	for i := range out {
+		out[i].ReferencesOmitted += len(out[i].References)
+		out[i].References = nil
+	}
+	return out
 }
 
 func key(n uint64) string { return fmt.Sprintf("%020d", n) }

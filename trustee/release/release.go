@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -26,6 +27,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release/internal/vault"
 	"github.com/cofferproject/coffer/trustee/store"
@@ -55,6 +57,7 @@ type Config struct {
 	Book  *record.Book
 	// TokenKeys are the keys whose tokens count.
 	TokenKeys []crypto.PublicKey
+	Limits    limits.Set
 	Now       func() time.Time
 }
 
@@ -69,7 +72,10 @@ func New(c Config) (*Gate, error) {
 	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || len(c.TokenKeys) == 0 || c.Now == nil {
 		return nil, errors.New("release: a part of the configuration is missing")
 	}
-	return &Gate{c, vault.New(c.Store, c.KEK, c.Now)}, nil
+	if err := c.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("release: %w", err)
+	}
+	return &Gate{c, vault.New(c.Store, c.KEK, c.Limits, c.Now)}, nil
 }
 
 // Put stores a new version of a secret. Without a binding nobody gets it.
@@ -175,6 +181,7 @@ func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, map[string
 	if !ok || sub.Coffer == nil {
 		return nil, nil, "", &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
 	}
+	r.Attestation = c.ID
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
 	if sub.Coffer.Namespace != req.Namespace || c.Audience != tenant.Audience(req.Namespace) {
 		return nil, nil, "", &denial.Denial{

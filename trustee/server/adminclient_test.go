@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,7 +75,8 @@ func (a *adminClient) raw(method, path, token string, body []byte) (int, []byte)
 func (a *adminClient) do(method, path string, body []byte) (int, []byte) {
 	a.t.Helper()
 	p := trusteeapi.PathPrefix + path
-	return a.raw(method, p, a.token(method, p), body)
+	signed, _, _ := strings.Cut(p, "?")
+	return a.raw(method, p, a.token(method, signed), body)
 }
 
 func (a *adminClient) must(method, path string, v any) []byte {
@@ -107,11 +109,7 @@ func (a *adminClient) put(ns, name, secret string) {
 
 func (a *adminClient) addOwner(ns string, pub crypto.PublicKey) trusteeapi.OwnerKey {
 	a.t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	p := publicPEM(a.t, pub)
 	var k trusteeapi.OwnerKey
 	if err := json.Unmarshal(a.must("POST", "/namespaces/"+ns+"/owners", trusteeapi.OwnerKey{Name: "owner", PublicKey: p}), &k); err != nil {
 		a.t.Fatal(err)
@@ -130,4 +128,13 @@ func (a *adminClient) record(id string) *trusteeapi.Record {
 		a.t.Fatal(err)
 	}
 	return r
+}
+
+func publicPEM(t testing.TB, pub crypto.PublicKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }

@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
@@ -139,12 +141,23 @@ executables := 3 if input.faketee.fact in query_reference_value("facts")
 	}
 	bundle := &refvalue.Bundle{Version: 1, Provenance: refvalue.Provenance{Tool: "test"}, Sets: []refvalue.Set{}}
 	bundle.AddValues("facts", "no", "never")
+	bundle.Provenance.Launch = &launch.Inputs{TEE: fakeTEE, Kernel: strings.Repeat("0a", 32), Cmdline: "quiet", VCPUs: 2, MemoryMiB: 512}
 	w.admin.must("PUT", "/namespaces/default/reference-values/facts", bundle)
+	other := refvalue.Bundle{Version: 1, Sets: []refvalue.Set{}, Values: map[string]any{"unrelated": []any{"x"}}}
+	other.Provenance.Launch = &launch.Inputs{TEE: "snp", VCPUs: 2, MemoryMiB: 512}
+	w.admin.must("PUT", "/namespaces/default/reference-values/other", other)
 	c := w.client("default")
 	c.handshake(doc)
 	a := c.get(secretName)
 	denied(t, w, a, 403, "status-unacceptable")
-	d := w.admin.record(a.err.Record).Denial
+	rec := w.admin.record(a.err.Record)
+	d := rec.Denial
+	// The attestation's record has the launch that the values were computed for, of
+	// this TEE; the guest learns nothing of it.
+	att := w.admin.record(rec.Attestation)
+	if refs := att.Appraisals[0].References; len(refs) != 1 || refs[0].Bundle != "facts" || !reflect.DeepEqual(refs[0].Launch, bundle.Provenance.Launch) || refs[0].Values["facts"] == nil {
+		t.Errorf("%+v", refs)
+	}
 	if d.Claim != "cpu0 executables: faketee.fact" || d.Measured != "yes" || d.Expected != `["no", "never"]` || !strings.Contains(d.Source, "bundle facts") {
 		t.Errorf("the owner is not told: %+v", d)
 	}

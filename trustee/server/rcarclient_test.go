@@ -122,7 +122,16 @@ func (c *rcar) jwk() string {
 
 // runtimeData is the canonical primary runtime data.
 func (c *rcar) runtimeData() string {
-	return fmt.Sprintf(`{"additional-evidence":"","nonce":"%s","tee-pubkey":%s}`, c.nonce, c.jwk())
+	return fmt.Sprintf(`{"additional-evidence":"","nonce":%s,"tee-pubkey":%s}`, c.quotedNonce(), c.jwk())
+}
+
+// quotedNonce is the nonce as a JSON string; it may be a text of its own.
+func (c *rcar) quotedNonce() string {
+	b, err := json.Marshal(c.nonce)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
 }
 
 func (c *rcar) reportData() []byte {
@@ -140,8 +149,8 @@ func (c *rcar) attest(evidence string, initdata []byte) *answer {
 	// kid is a member that must be dropped before hashing.
 	key := strings.Replace(c.jwk(), "{", `{"kid":"x",`, 1)
 	a := c.do("POST", "/attest", fmt.Appendf(nil,
-		`{"init-data":%s,"runtime-data":{"nonce":"%s","tee-pubkey":%s},"tee-evidence":{"primary_evidence":%s,"additional_evidence":""}}`,
-		doc, c.nonce, key, evidence))
+		`{"init-data":%s,"runtime-data":{"nonce":%s,"tee-pubkey":%s},"tee-evidence":{"primary_evidence":%s,"additional_evidence":""}}`,
+		doc, c.quotedNonce(), key, evidence))
 	if a.status == 200 {
 		var tok struct {
 			Token string `json:"token"`

@@ -32,6 +32,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/session"
@@ -66,6 +67,8 @@ type Config struct {
 	InsecureSample bool
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
+	// Limits bound what is kept; nil: the defaults.
+	Limits limits.Set
 	// Database is the connection string of the PostgreSQL database that replicas
 	// share; "" is the embedded store. DatabaseConnections is the most that are
 	// open at once (0: a default). EnvelopeKey is the path of the key that unlocks
@@ -112,6 +115,9 @@ func Version() string {
 func Start(ctx context.Context, c Config) (*Server, error) {
 	if c.State == "" || c.Listen == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("trustee: a part of the configuration is missing")
+	}
+	if c.Limits == nil {
+		c.Limits = limits.Defaults()
 	}
 	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 1)}
 	if err := s.open(ctx); err != nil {
@@ -162,7 +168,7 @@ func (s *Server) open(ctx context.Context) error {
 // handler makes everything that answers.
 func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	c := s.cfg
-	registry, err := tenant.New(ctx, s.store, c.Now)
+	registry, err := tenant.New(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +179,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	book := record.New(s.store, s.audit, c.Log, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: c.Limits, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -185,7 +191,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	for tee, f := range c.Verifiers {
 		factories[tee] = f
 	}
-	items, err := shelf.Open(ctx, s.store, c.Now)
+	items, err := shelf.Open(ctx, s.store, c.Limits, c.Now)
 	if err != nil {
 		return nil, err
 	}

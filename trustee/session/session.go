@@ -9,6 +9,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -52,12 +53,32 @@ const expiryBucket = "session-expiry"
 
 // Open is a session that waits for evidence.
 type Open struct {
-	Namespace string          `json:"n"`
-	TEE       string          `json:"t"`
-	Nonce     string          `json:"c"`
-	Hash      string          `json:"h"`
-	Extra     json.RawMessage `json:"x,omitempty"` // Request.extra-params
-	Expires   int64           `json:"e"`
+	Namespace string `json:"n"`
+	TEE       string `json:"t"`
+	Nonce     string `json:"c"`
+	Hash      string `json:"h"`
+	// Asked is the SHA-256 of the nonce as it was sent, where that is not Nonce.
+	Asked   []byte          `json:"q,omitempty"`
+	Extra   json.RawMessage `json:"x,omitempty"` // Request.extra-params
+	Expires int64           `json:"e"`
+}
+
+// Ask notes the nonce as it is sent to the client: the session's own, or a text
+// that the TEE wants in its place, of which the cookie keeps the hash alone.
+func (o *Open) Ask(nonce string) {
+	if o.Asked = nil; nonce != o.Nonce {
+		h := sha256.Sum256([]byte(nonce))
+		o.Asked = h[:]
+	}
+}
+
+// Answers reports whether a client repeats the nonce that it was sent.
+func (o *Open) Answers(nonce string) bool {
+	if o.Asked == nil {
+		return nonce == o.Nonce
+	}
+	h := sha256.Sum256([]byte(nonce))
+	return bytes.Equal(h[:], o.Asked)
 }
 
 // Manager makes and checks sessions.

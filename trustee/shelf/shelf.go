@@ -25,6 +25,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -33,6 +34,7 @@ const bucket = "collateral"
 // Shelf is a collateral.Source. It is safe for concurrent use.
 type Shelf struct {
 	store store.Store
+	most  limits.Set
 	now   func() time.Time
 	set   atomic.Pointer[collateral.Set]
 	// change is held from a change to the end of its reload, so that no older
@@ -45,8 +47,11 @@ type Shelf struct {
 const maxSkew = time.Hour
 
 // Open loads what the store has; now is the trustee's clock.
-func Open(ctx context.Context, s store.Store, now func() time.Time) (*Shelf, error) {
-	h := &Shelf{store: s, now: now}
+func Open(ctx context.Context, s store.Store, most limits.Set, now func() time.Time) (*Shelf, error) {
+	if err := most.Validate(); err != nil {
+		return nil, fmt.Errorf("collateral: %w", err)
+	}
+	h := &Shelf{store: s, most: most, now: now}
 	h.set.Store(collateral.NewSet())
 	return h, h.reload(ctx)
 }
@@ -98,6 +103,10 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 	defer h.change.Unlock()
 	err = h.store.Update(ctx, func(tx store.Tx) error {
 		*out = trusteeapi.CollateralImport{}
+		before, err := kept(tx)
+		if err != nil {
+			return err
+		}
 		for _, it := range set.Items() {
 			have, ok, err := store.GetJSON[collateral.Item](tx, bucket, it.Origin)
 			if err != nil {
@@ -112,12 +121,45 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 			}
 			out.Taken++
 		}
+		after, err := kept(tx)
+		if err != nil {
+			return err
+		}
+		if err := h.fits(before, after); err != nil {
+			return err
+		}
 		return changed(tx)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return out, h.reload(ctx)
+}
+
+// amount is how much collateral there is.
+type amount struct{ items, bytes int }
+
+func kept(tx store.Tx) (a amount, err error) {
+	err = tx.Scan(bucket, "", func(_ string, v []byte) (bool, error) {
+		a.items++
+		a.bytes += len(v)
+		return true, nil
+	})
+	return a, err
+}
+
+// fits refuses what makes too much of it, whole. Where a bound was lowered below
+// what is there, a newer list in the place of an older one still goes in, unless
+// it is larger.
+func (h *Shelf) fits(before, after amount) error {
+	var err error
+	if after.items > before.items {
+		err = h.most.Check(limits.CollateralItems, "", after.items)
+	}
+	if err == nil && after.bytes > before.bytes {
+		err = h.most.Check(limits.CollateralBytes, "", after.bytes)
+	}
+	return err
 }
 
 // ImportPath imports a bundle, or all *.json of a folder.

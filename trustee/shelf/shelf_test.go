@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
 )
@@ -37,7 +38,7 @@ func TestImportsAtOnceLoseNothing(t *testing.T) {
 	}
 	t.Cleanup(func() { st.Close() })
 	slow := &slowView{Store: st}
-	h, err := Open(t.Context(), slow, time.Now)
+	h, err := Open(t.Context(), slow, limits.Defaults(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestNothingFromTheFuture(t *testing.T) {
 	}
 	t.Cleanup(func() { st.Close() })
 	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
-	h, err := Open(t.Context(), st, func() time.Time { return now })
+	h, err := Open(t.Context(), st, limits.Defaults(), func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}

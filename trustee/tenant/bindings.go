@@ -11,13 +11,11 @@ import (
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/seal"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
-const (
-	bindings   = "bindings"
-	maxBinding = 1000 // seals and digests of one secret
-)
+const bindings = "bindings"
 
 // Bind adds to a secret's binding.
 func (r *Registry) Bind(ctx context.Context, ns, resource string, add trusteeapi.Binding) (*trusteeapi.Binding, error) {
@@ -45,12 +43,15 @@ func (r *Registry) Bind(ctx context.Context, ns, resource string, add trusteeapi
 			return err
 		}
 		if !ok {
+			if err := r.room(tx, limits.Bindings, ns, bindings); err != nil {
+				return err
+			}
 			b = &trusteeapi.Binding{}
 		}
 		b.Seals = union(b.Seals, add.Seals)
 		b.Initdata = union(b.Initdata, add.Initdata)
-		if n := len(b.Seals) + len(b.Initdata); n > maxBinding {
-			return fmt.Errorf("binding of %s: %d entries: %w", resource, n, ErrLimit)
+		if err := r.limits.Check(limits.BindingEntries, ns, len(b.Seals)+len(b.Initdata)); err != nil {
+			return fmt.Errorf("binding of %s: %w", resource, err)
 		}
 		out = b
 		return store.PutJSON(tx, Bucket(ns, bindings), resource, b)

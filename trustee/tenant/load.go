@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,10 +29,21 @@ type Trust struct {
 	// References explain TPM event logs; Values are what policies query.
 	References []*refvalue.Bundle
 	Values     *policy.References
-	Policies   map[string]string            // name to text
-	Anchors    map[string]map[string][]byte // TEE, name
+	// DebugValues are Values and those of debug images; nil: there are none of
+	// these. What only they explain is a debug guest.
+	DebugValues *policy.References
+	// Launches are the bundles that say what launch they were computed for.
+	Launches []Launch
+	Policies map[string]string            // name to text
+	Anchors  map[string]map[string][]byte // TEE, name
 
 	simulated []root
+}
+
+// Launch is a bundle that says what launch it was computed for.
+type Launch struct {
+	trusteeapi.Reference
+	Size int // bytes of the reference's JSON
 }
 
 type root struct {
@@ -170,15 +182,39 @@ func (t *Trust) loadReferences(tx store.Tx, ns string, now time.Time) error {
 			}
 		}
 		t.References = append(t.References, b)
+		if b.Provenance.Launch != nil {
+			l := trusteeapi.Reference{Bundle: name, Launch: b.Provenance.Launch, Values: b.Values}
+			if signed != nil {
+				l.SignedBy = signed.KeyID
+			}
+			raw, err := json.Marshal(l)
+			if err != nil {
+				return false, fmt.Errorf("reference values %s: %w", name, err)
+			}
+			t.Launches = append(t.Launches, Launch{l, len(raw)})
+		}
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
-	values, err := refvalue.Merge(t.References...)
-	if err != nil {
+	var release []*refvalue.Bundle
+	for _, b := range t.References {
+		if !b.Debug {
+			release = append(release, b)
+		}
+	}
+	if t.Values, err = merged(release, source); err != nil || len(release) == len(t.References) {
 		return err
 	}
-	t.Values, err = policy.NewReferences(values, source)
+	t.DebugValues, err = merged(t.References, source)
 	return err
+}
+
+func merged(bundles []*refvalue.Bundle, source map[string]string) (*policy.References, error) {
+	values, err := refvalue.Merge(bundles...)
+	if err != nil {
+		return nil, err
+	}
+	return policy.NewReferences(values, source)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/tee/verifiers"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -44,7 +45,7 @@ func (r *Registry) SetPolicy(ctx context.Context, ns, name, actor, text string) 
 			return nil
 		}
 		if !ok {
-			if err := room(tx, Bucket(ns, policies), maxPolicies); err != nil {
+			if err := r.room(tx, limits.Policies, ns, policies); err != nil {
 				return err
 			}
 		}
@@ -152,7 +153,7 @@ func (r *Registry) SetAnchor(ctx context.Context, ns, tee, name, actor string, d
 			return invalid(errors.New("a simulated namespace takes roots of simulated hardware only"))
 		}
 		for _, id := range ids {
-			if err := markKind(tx, id, false); err != nil {
+			if err := r.markKind(tx, id, false); err != nil {
 				return err
 			}
 		}
@@ -161,7 +162,7 @@ func (r *Registry) SetAnchor(ctx context.Context, ns, tee, name, actor string, d
 				return err
 			}
 		}
-		if err := room(tx, Bucket(ns, anchors), maxAnchors); err != nil {
+		if err := r.roomFor(tx, limits.Anchors, ns, anchors, tee+"/"+name); err != nil {
 			return err
 		}
 		if err := store.PutJSON(tx, Bucket(ns, anchors), tee+"/"+name, a); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/seal"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -41,7 +42,7 @@ func (r *Registry) AddOwner(ctx context.Context, ns, name, publicPEM string) (*t
 			k = have
 			return nil
 		}
-		if err := room(tx, Bucket(ns, owners), maxOwners); err != nil {
+		if err := r.room(tx, limits.Owners, ns, owners); err != nil {
 			return err
 		}
 		if err := store.PutJSON(tx, Bucket(ns, owners), id, k); err != nil {
@@ -97,6 +98,9 @@ func (r *Registry) RegisterSeal(ctx context.Context, ns, jws string) (*trusteeap
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
 		if err := verifySeal(tx, ns, s); err != nil {
+			return err
+		}
+		if err := r.roomFor(tx, limits.Seals, ns, seals, s.ID); err != nil {
 			return err
 		}
 		// The same statement signed anew replaces the old signature.

@@ -169,7 +169,7 @@ func TestEnrolledKeyIsMarked(t *testing.T) {
 	}
 	// What is marked as simulated once is never enrolled.
 	other := "000b" + strings.Repeat("cd", 32)
-	if err := r.store.Update(t.Context(), func(tx store.Tx) error { return markKind(tx, akMark+other, true) }); err != nil {
+	if err := r.store.Update(t.Context(), func(tx store.Tx) error { return r.markKind(tx, akMark+other, true) }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.EnrollAK(t.Context(), ns, other, ""); !errors.Is(err, ErrConflict) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -25,22 +26,12 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrConflict = errors.New("conflict")
 	ErrInvalid  = errors.New("invalid")
-	ErrLimit    = errors.New("too many")
+	ErrLimit    = limits.Err
 )
 
 func invalid(err error) error { return fmt.Errorf("%w: %w", ErrInvalid, err) }
 
-// Limits for each namespace; all of it is an administrator's doing.
-const (
-	maxNamespaces = 1000
-	maxOwners     = 1000
-	maxBundles    = 64
-	maxRoots      = 1000
-	maxAKs        = 10_000
-	maxPolicies   = 64
-	maxAnchors    = 256
-	maxUnproven   = 64
-)
+const maxUnproven = 64 // names in allow_unproven
 
 const namespaces = "namespaces"
 
@@ -53,13 +44,17 @@ func Audience(ns string) string { return "coffer-trustee/ns/" + ns }
 
 // Registry reads and changes what is registered.
 type Registry struct {
-	store store.Store
-	now   func() time.Time
+	store  store.Store
+	limits limits.Set
+	now    func() time.Time
 }
 
 // New makes a Registry and the default namespace, which is production.
-func New(ctx context.Context, s store.Store, now func() time.Time) (*Registry, error) {
-	r := &Registry{s, now}
+func New(ctx context.Context, s store.Store, most limits.Set, now func() time.Time) (*Registry, error) {
+	if err := most.Validate(); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	r := &Registry{s, most, now}
 	if _, err := r.CreateNamespace(ctx, trusteeapi.Namespace{Name: trusteeapi.DefaultNamespace}); err != nil && !errors.Is(err, ErrConflict) {
 		return nil, err
 	}
@@ -89,7 +84,7 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 			out = have
 			return nil
 		}
-		if err := room(tx, namespaces, maxNamespaces); err != nil {
+		if err := Room(tx, r.limits, limits.Namespaces, "", namespaces); err != nil {
 			return err
 		}
 		out = &n
@@ -165,17 +160,31 @@ func GetNamespace(tx store.Tx, name string) (*trusteeapi.Namespace, error) {
 	return n, nil
 }
 
-// room reports whether a bucket takes one more.
-func room(tx store.Tx, bucket string, limit int) error {
-	n := 0
-	err := tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return n < limit, nil })
+// Room reports whether a bucket takes one more key; where is the namespace of
+// which it is, or "".
+func Room(tx store.Tx, most limits.Set, name limits.Name, where, bucket string) error {
+	n := 1
+	err := tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return n <= most[name], nil })
 	if err != nil {
 		return err
 	}
-	if n >= limit {
-		return fmt.Errorf("%s: %d: %w", bucket, n, ErrLimit)
+	return most.Check(name, where, n)
+}
+
+// room is Room for a bucket of a namespace.
+func (r *Registry) room(tx store.Tx, name limits.Name, ns, what string) error {
+	return Room(tx, r.limits, name, ns, Bucket(ns, what))
+}
+
+// roomFor is room for one key, which may be there already.
+func (r *Registry) roomFor(tx store.Tx, name limits.Name, ns, what, key string) error {
+	switch have, err := tx.Get(Bucket(ns, what), key); {
+	case err != nil:
+		return err
+	case have != nil:
+		return nil
 	}
-	return nil
+	return r.room(tx, name, ns, what)
 }
 
 // generation counts the changes to what evidence is appraised with, so that a

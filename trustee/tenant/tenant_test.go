@@ -13,6 +13,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/tpm/tpmtest"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
 )
 
@@ -25,7 +26,7 @@ func newRegistry(t *testing.T) *Registry {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	r, err := New(t.Context(), st, time.Now)
+	r, err := New(t.Context(), st, limits.Defaults(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

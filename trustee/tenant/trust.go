@@ -13,9 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/verifiers"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -27,6 +29,13 @@ const (
 	rootKinds = "ekroot-kinds" // over all namespaces: SPKI, or akMark and an attestation key's name, to "simulated" or "production"
 	akMark    = "ak."
 )
+
+// Component names this package in denials.
+const Component = "namespaces"
+
+// ReasonDebugValues says that values of a debug image were to be registered in a
+// production namespace that allows no debug guests. docs/denials.md explains it.
+const ReasonDebugValues denial.Reason = "debug-reference-values"
 
 var teeRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 
@@ -59,7 +68,13 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 	if signed != nil {
 		info.SignedBy = signed.KeyID
 	}
-	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		if b.Debug && !n.Simulated && !n.InsecureAllowDebug {
+			return invalid(&denial.Denial{
+				Reason: ReasonDebugValues, Component: Component, Claim: "reference values " + name, Measured: "of a debug image",
+				Expected: "of a release image, or a namespace made with insecure_allow_debug", Source: "namespace " + ns,
+			})
+		}
 		have, ok, err := store.GetJSON[trusteeapi.ReferenceValues](tx, Bucket(ns, refvalues), name)
 		if err != nil {
 			return err
@@ -74,7 +89,7 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 			return nil
 		}
 		if !ok {
-			if err := room(tx, Bucket(ns, refvalues), maxBundles); err != nil {
+			if err := r.room(tx, limits.ReferenceValues, ns, refvalues); err != nil {
 				return err
 			}
 		}
@@ -171,7 +186,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 			return invalid(fmt.Errorf("root: production takes the vendor's roots of %s, which are built in", tee))
 		}
 		root.ID = hex.EncodeToString(sum[:])
-		if err := markKind(tx, root.ID, n.Simulated); err != nil {
+		if err := r.markKind(tx, root.ID, n.Simulated); err != nil {
 			return err
 		}
 		if n.Simulated {
@@ -196,7 +211,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 			root = known
 			return nil
 		case !ok:
-			if err := room(tx, Bucket(ns, ekroots), maxRoots); err != nil {
+			if err := r.room(tx, limits.Roots, ns, ekroots); err != nil {
 				return err
 			}
 		}
@@ -214,7 +229,7 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 // markKind notes that a key, named by its SPKI, anchors simulated hardware or
 // genuine, and refuses what was the other kind anywhere. The mark stays when the
 // key is deleted: what was simulated once is never genuine later.
-func markKind(tx store.Tx, id string, simulated bool) error {
+func (r *Registry) markKind(tx store.Tx, id string, simulated bool) error {
 	kind := kindOf(simulated)
 	have, err := tx.Get(rootKinds, id)
 	if err != nil {
@@ -222,6 +237,11 @@ func markKind(tx store.Tx, id string, simulated bool) error {
 	}
 	if have != nil && string(have) != kind {
 		return fmt.Errorf("key %s is registered as %s, so it cannot be %s: %w", id, have, kind, ErrConflict)
+	}
+	if have == nil {
+		if err := Room(tx, r.limits, limits.RootKeys, "", rootKinds); err != nil {
+			return err
+		}
 	}
 	return tx.Put(rootKinds, id, []byte(kind))
 }
@@ -278,10 +298,10 @@ func (r *Registry) EnrollAK(ctx context.Context, ns, name, note string) (*truste
 		if n.Simulated {
 			return invalid(errors.New("a simulated namespace enrolls no attestation keys"))
 		}
-		if err := markKind(tx, akMark+name, false); err != nil {
+		if err := r.markKind(tx, akMark+name, false); err != nil {
 			return err
 		}
-		if err := room(tx, Bucket(ns, enrolled), maxAKs); err != nil {
+		if err := r.roomFor(tx, limits.EnrolledAKs, ns, enrolled, name); err != nil {
 			return err
 		}
 		if err := store.PutJSON(tx, Bucket(ns, enrolled), name, k); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/cofferproject/coffer/guest/proc"
 	"github.com/cofferproject/coffer/guest/restapi"
 	"github.com/cofferproject/coffer/guest/unpacker"
+	"github.com/cofferproject/coffer/tee/aael"
 )
 
 // Names (argv[0]) of the helper processes.
@@ -34,7 +35,7 @@ const (
 const (
 	keyholderID = 65101
 	restID      = 65102
-	cdhGroup    = 65103 // may connect to the key holder's socket
+	cdhGroup    = 65103 // may connect to the key holder's sockets for workloads
 )
 
 // Memory of the helper processes. Over it they are killed and started again.
@@ -81,7 +82,7 @@ var needsRoot = []string{"snp", "tdx", "cca"}
 // startKeyHolder starts the key holder, of whom the TEE (its wire name, "" if it
 // is not known yet) may ask for a capability.
 func startKeyHolder(ctx context.Context, sup *proc.Supervisor, opt Options, tee string) (*keyHolder, error) {
-	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket)} {
+	for _, d := range []string{filepath.Dir(keyholder.CDHSocket), filepath.Dir(keyholder.AASocket), aael.Dir} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("starting the key holder: %w", err)
 		}
@@ -273,7 +274,7 @@ func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, _ []str
 			}
 			return a, err
 		},
-		OpenDevices: opt.OpenDevices, Floor: floor, Control: control, SocketGID: cdhGroup, Logger: log,
+		OpenDevices: opt.OpenDevices, Floor: floor, Control: control, EventSocket: keyholder.EventSocket, SocketGID: cdhGroup, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -286,5 +287,7 @@ func restMain(ctx context.Context, log *slog.Logger, _ []string) error {
 	if err != nil {
 		return fmt.Errorf("taking over the listener: %w", err)
 	}
-	return restapi.Run(ctx, restapi.Config{Listener: l, CDHSocket: keyholder.CDHSocket, Refused: []uint32{unpacker.ParserUID}, Logger: log})
+	return restapi.Run(ctx, restapi.Config{
+		Listener: l, CDHSocket: keyholder.CDHSocket, EventSocket: keyholder.EventSocket, Refused: []uint32{unpacker.ParserUID}, Logger: log,
+	})
 }

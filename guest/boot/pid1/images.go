@@ -56,12 +56,12 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		}
 	}()
 	return func(g *Guest) (agent.Images, error) {
-		return &unpacker.Images{
+		return recordPulls(g, &unpacker.Images{
 			Service:   svc,
 			Log:       g.Log,
 			Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
 			KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
-		}, nil
+		})
 	}, nil
 }
 

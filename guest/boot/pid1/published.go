@@ -89,7 +89,7 @@ func (opt *Options) dataHub(ctx context.Context, log *slog.Logger, args []string
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	return opt.keyDaemon(ctx, log, publishedInitdata, keyholder.Config{AASocket: spareAASocket})
+	return opt.keyDaemon(ctx, log, publishedInitdata, keyholder.Config{AASocket: spareAASocket, EventsElsewhere: true})
 }
 
 func (opt *Options) keyDaemon(ctx context.Context, log *slog.Logger, doc string, cfg keyholder.Config) error {

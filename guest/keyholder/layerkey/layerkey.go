@@ -115,11 +115,42 @@ func (c *Client) call(ctx context.Context, op byte, body []byte) ([]byte, error)
 			return nil, fmt.Errorf("asking key holder: %w", err)
 		}
 		if d.Reason == "" { // a fault, not a refusal
-			return nil, errors.New(d.Detail)
+			return nil, fault(d)
 		}
 		return nil, d
 	}
 	return nil, fmt.Errorf("asking key holder: unknown answer %#x", answer)
+}
+
+// Faults that are told apart, and how an answer spells them (Denial.Claim).
+var (
+	ErrTrusteeUnavailable = errors.New("trustee not available")
+	ErrTrusteeRefused     = errors.New("trustee not available: connection refused")
+)
+
+// Claims of an answer that is a fault.
+const (
+	ClaimTrusteeUnavailable = "trustee-unavailable"
+	ClaimTrusteeRefused     = "trustee-refused"
+)
+
+// faultError reads as the key holder put it, and is one of the faults.
+type faultError struct {
+	text string
+	kind error
+}
+
+func (e *faultError) Error() string { return e.text }
+func (e *faultError) Unwrap() error { return e.kind }
+
+func fault(d *denial.Denial) error {
+	switch d.Claim {
+	case ClaimTrusteeUnavailable:
+		return &faultError{d.Detail, ErrTrusteeUnavailable}
+	case ClaimTrusteeRefused:
+		return &faultError{d.Detail, ErrTrusteeRefused}
+	}
+	return errors.New(d.Detail)
 }
 
 // HandOver asks the key holder over the agent's control connection for a

@@ -26,6 +26,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/azure"
 	"github.com/cofferproject/coffer/tee/tpm/device"
@@ -45,6 +46,8 @@ type Options struct {
 
 // Attester holds the vTPM's connection. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu   sync.Mutex
 	t    transport.TPMCloser
 	o    Options
@@ -55,7 +58,7 @@ type Attester struct {
 
 var (
 	_ attest.Attester = (*Attester)(nil)
-	_ attest.Extender = (*Attester)(nil)
+	_ attest.Recorder = (*Attester)(nil)
 )
 
 // Detect tells from the vTPM which TEE this is; attest.ErrNotPresent where its
@@ -81,6 +84,7 @@ func New(t transport.TPMCloser, o Options) (*Attester, error) {
 		o.Wait = 20 * time.Second
 	}
 	a := &Attester{t: t, o: o}
+	a.Events = device.NewEvents(&a.mu, t)
 	h, err := readReport(t)
 	if err != nil {
 		return nil, err
@@ -142,6 +146,19 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	if len(reportData) == 0 || len(reportData) > azure.UserDataSize {
 		return nil, fmt.Errorf("azure evidence: %d bytes of report data, at most %d", len(reportData), azure.UserDataSize)
 	}
+	var e *azure.Evidence
+	entries, err := aael.Around(a.Entries(), func() (err error) {
+		e, err = a.collect(ctx, reportData)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.Entries = entries
+	return e.Encode()
+}
+
+func (a *Attester) collect(ctx context.Context, reportData []byte) (*azure.Evidence, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	raw, h, err := a.boundReport(ctx, initdata.Fit(reportData, azure.UserDataSize))
@@ -171,7 +188,7 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMCh
 	if err != nil {
 		return nil, err
 	}
-	return e.Encode()
+	return e, nil
 }
 
 // boundReport has the paravisor make a report over user data and waits for it.

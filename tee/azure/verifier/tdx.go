@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/tee/azure"
@@ -30,27 +29,16 @@ func NewTDX(cfg verify.Config, o Options) (*Verifier, error) {
 type tdxHardware struct{ quotes *intel.Verifier }
 
 func (t *tdxHardware) verify(e *azure.Evidence, h *azure.HCL, now time.Time, res *verify.Result) ([]byte, error) {
-	v, err := t.quotes.VerifyQuote(e.TDQuote, quote.TDX, now)
+	q, err := tdxverifier.VerifyQuote(t.quotes, azure.TDX+"-verifier", e.TDQuote, now, res)
 	if err != nil {
 		return nil, err
 	}
-	td := v.Quote.TD
-	res.Checks = append(res.Checks, v.Checks...)
-	for _, u := range v.Unproven {
-		if !slices.Contains(res.Unproven, u) {
-			res.Unproven = append(res.Unproven, u)
-		}
-	}
-	res.Debug = res.Debug || tdxverifier.Debug(td)
-	if err := tdxverifier.CheckMigration(azure.TDX+"-verifier", td); err != nil {
-		return nil, err
-	}
+	td := q.TD
 	if err := sameTD(h.Hardware, td); err != nil {
 		return nil, err
 	}
 	res.Checked("TDREPORT", hex.EncodeToString(td.MRTD[:]), "TD quote")
-	maps.Copy(res.Claims, tdxverifier.Claims(v.Quote, nil))
-	maps.Copy(res.Claims, v.Claims)
+	maps.Copy(res.Claims, tdxverifier.Claims(q, nil))
 	return td.ReportData[:], nil
 }
 

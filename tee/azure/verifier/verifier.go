@@ -87,10 +87,11 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, v.component, "evidence", err)
 	}
-	res := &verify.Result{
-		TEE: v.tee, Class: verify.ClassCPU, Claims: map[string]any{}, Simulated: v.cfg.Kind == verify.InsecureSimulated, SimulationNote: e.Simulation,
+	res, err := v.cfg.Kind.NewResult(v.component, v.tee, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
-	if err := v.checkKind(e, in, res); err != nil {
+	if err := v.checkVersion(e, in, res); err != nil {
 		return nil, err
 	}
 	rc, err := v.runtimeClaims(e, in.Now, res)
@@ -104,6 +105,12 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err := v.checkInitdata(pcrs, in, res); err != nil {
 		return nil, err
 	}
+	events, err := quote.Events(v.component, e.Entries, pcrs[refvalue.PCREvents])
+	if err != nil {
+		return nil, err
+	}
+	quote.EventClaims(res.Claims, events)
+	res.Checked("run-time events", fmt.Sprintf("%d events", len(events)), fmt.Sprintf("PCR %d", refvalue.PCREvents))
 	res.Claims["evidence_version"] = e.Version
 	if rc.VMConfiguration != nil {
 		res.Claims["vm_configuration"] = rc.VMConfiguration
@@ -114,13 +121,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	return []*verify.Result{res}, nil
 }
 
-// checkKind judges what decides how the rest is to be taken.
-func (v *Verifier) checkKind(e *azure.Evidence, in *verify.Input, res *verify.Result) error {
+// checkVersion judges what the evidence's version leaves unbound.
+func (v *Verifier) checkVersion(e *azure.Evidence, in *verify.Input, res *verify.Result) error {
 	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return verify.Mismatch(verify.ReasonSimulated, v.component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return verify.Mismatch(verify.ReasonNotSimulated, v.component, "simulation", "no note", "a note", "a simulated namespace")
 	case e.Version < 2 && !v.opt.InsecureAcceptUnboundReport && !in.InsecureSkipReportData:
 		return verify.Mismatch(ReasonReportUnbound, v.component, "evidence version", fmt.Sprint(e.Version),
 			"2, in which the hardware signs the session's data", "options of this verifier")

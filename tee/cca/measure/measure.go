@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/cofferproject/coffer/api/launch"
 )
@@ -15,7 +13,6 @@ const (
 	memoryBase   = 0x40000000
 	initrdOffset = 128 << 20 // or half of the memory, if that is less
 	dtbAlign     = 2 << 20
-	maxFile      = 1 << 30
 	maxDTB       = 1 << 20
 )
 
@@ -37,13 +34,13 @@ func Compute(spec *launch.Spec, host *Host) ([]byte, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, fmt.Errorf("computing the realm measurement: %w", err)
 	}
-	kernel, err := readFile(spec.Kernel.Path)
+	kernel, err := spec.Kernel.Read(launch.MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("computing the realm measurement: %w", err)
 	}
 	var initrd []byte
 	if spec.Initrd.Path != "" {
-		if initrd, err = readFile(spec.Initrd.Path); err != nil {
+		if initrd, err = spec.Initrd.Read(launch.MaxFile); err != nil {
 			return nil, fmt.Errorf("computing the realm measurement: %w", err)
 		}
 	}
@@ -135,20 +132,4 @@ func (l *layout) rim(p Params, dtb []byte) ([]byte, error) {
 	}
 	r.REC(l.kernelAt, [8]uint64{l.dtbAt})
 	return r.Value(), nil
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) == 0 || len(b) > maxFile {
-		return nil, fmt.Errorf("%s: %d bytes, at least 1 and at most %d", path, len(b), maxFile)
-	}
-	return b, nil
 }

@@ -6,12 +6,11 @@ import (
 	"crypto/elliptic"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/cofferproject/coffer/tee/cca/token"
+	"github.com/cofferproject/coffer/tee/internal/jsonobject"
 )
 
 // Limits of the stores.
@@ -105,26 +104,11 @@ type componentJSON struct {
 	Hash        string   `json:"hash-algo-id,omitempty"`
 }
 
-func strict(b []byte, v any) error {
-	if len(b) > maxStore {
-		return fmt.Errorf("%d bytes, at most %d", len(b), maxStore)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the document")
-	}
-	return nil
-}
-
 // ParseTrustAnchors reads the published trust anchor store: a JSON list of
 // pkey (JWK), implementation-id and instance-id (hex).
 func ParseTrustAnchors(b []byte) ([]TrustAnchor, error) {
 	var list []anchorJSON
-	if err := strict(b, &list); err != nil {
+	if err := jsonobject.Strict(b, maxStore, &list); err != nil {
 		return nil, fmt.Errorf("cca trust anchors: %w", err)
 	}
 	if len(list) > maxEntries {
@@ -165,7 +149,7 @@ func (k *jwk) key() (*ecdsa.PublicKey, error) {
 // ParseReferences reads the published reference value store.
 func ParseReferences(b []byte) (*References, error) {
 	var w referencesJSON
-	if err := strict(b, &w); err != nil {
+	if err := jsonobject.Strict(b, maxStore, &w); err != nil {
 		return nil, fmt.Errorf("cca reference values: %w", err)
 	}
 	if len(w.Platform) > maxEntries || len(w.Realm) > maxEntries {

@@ -61,8 +61,16 @@ func SignedBy(c *csv.Cert, usage uint32, by *Signer) bool {
 	return ok && by.Verify(c.Body(), sig)
 }
 
+// Config is what a verifier of such a chain may believe.
+type Config struct {
+	verify.Config
+	// InsecureTestRoot stands in the place of Hygon's root key, in tests.
+	InsecureTestRoot *Root
+}
+
 // Verifier verifies chains up to one root key, for one component.
 type Verifier struct {
+	Config    Config
 	Component string
 	// HSK and CEK are the reasons of its denials.
 	HSK, CEK denial.Reason
@@ -70,22 +78,34 @@ type Verifier struct {
 	root *Signer
 }
 
-// New makes a verifier; a nil root is Hygon's.
-func New(component string, hsk, cek denial.Reason, root *Root) (*Verifier, error) {
+// New makes a verifier.
+func New(component string, hsk, cek denial.Reason, cfg Config) (*Verifier, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	root := cfg.InsecureTestRoot
 	if root == nil {
 		root = HRK()
 	}
 	k, err := sm.NewPublicKey(root.X, root.Y)
 	if err != nil {
-		return nil, fmt.Errorf("root key: %w", err)
+		return nil, fmt.Errorf("%s: root key: %w", component, err)
 	}
-	return &Verifier{Component: component, HSK: hsk, CEK: cek, root: &Signer{k, root.ID}}, nil
+	return &Verifier{Config: cfg, Component: component, HSK: hsk, CEK: cek, root: &Signer{k, root.ID}}, nil
+}
+
+// Production denies in a simulated namespace: nothing simulates these chips.
+func (v *Verifier) Production() error {
+	if v.Config.Kind != verify.Production {
+		return verify.Mismatch(verify.ReasonNotSimulated, v.Component, "root", "Hygon", "a simulator's (there is none for Hygon's chips)", "simulated namespace")
+	}
+	return nil
 }
 
 // FromCollateral gets HSK and CEK of a chip from what was fetched ahead.
-func (v *Verifier) FromCollateral(cfg *verify.Config, serial string) (*csv.RootCert, *csv.Cert, error) {
+func (v *Verifier) FromCollateral(serial string) (*csv.RootCert, *csv.Cert, error) {
 	origin := KeyService + serial
-	it, err := cfg.Item(v.Component, origin)
+	it, err := v.Config.Item(v.Component, origin)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -119,8 +119,12 @@ func TestPublishedEvidenceNeedsItsChain(t *testing.T) {
 	}
 }
 
+func production(root *chain.Root) Config {
+	return Config{Config: verify.Config{Kind: verify.Production}, InsecureTestRoot: root}
+}
+
 func TestRootIsOnTheCurve(t *testing.T) {
-	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, chain.HRK()); err != nil {
+	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, production(chain.HRK())); err != nil {
 		t.Fatal(err)
 	}
 	if h := sha256.Sum256(append(chain.HRK().X, chain.HRK().Y...)); hex.EncodeToString(h[:]) != "cfb7744bde61a72690c5d46410131a53ce3de8702f178c64d3152ea1e4194282" {
@@ -128,7 +132,7 @@ func TestRootIsOnTheCurve(t *testing.T) {
 	}
 	bent := chain.HRK()
 	bent.X[5] ^= 1
-	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, bent); err == nil {
+	if _, err := chain.New(Component, ReasonHSK, ReasonCEK, production(bent)); err == nil {
 		t.Error("a bent root key is a point of the curve")
 	}
 }

@@ -48,28 +48,18 @@ const (
 )
 
 // Config is what the verifier may believe.
-type Config struct {
-	verify.Config
-	// InsecureTestRoot stands in the place of Hygon's root key, in tests.
-	InsecureTestRoot *chain.Root
-}
+type Config = chain.Config
 
 // Verifier implements verify.Verifier.
-type Verifier struct {
-	cfg   Config
-	chain *chain.Verifier
-}
+type Verifier struct{ chain *chain.Verifier }
 
 // New makes a verifier.
 func New(cfg Config) (*Verifier, error) {
-	if err := cfg.Validate(); err != nil {
+	c, err := chain.New(Component, ReasonHSK, ReasonCEK, cfg)
+	if err != nil {
 		return nil, err
 	}
-	c, err := chain.New(Component, ReasonHSK, ReasonCEK, cfg.InsecureTestRoot)
-	if err != nil {
-		return nil, fmt.Errorf("csv verifier: %w", err)
-	}
-	return &Verifier{cfg, c}, nil
+	return &Verifier{c}, nil
 }
 
 // Verify implements verify.Verifier.
@@ -89,8 +79,8 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, Component, "serial number", err)
 	}
-	if v.cfg.Kind != verify.Production {
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "root", "Hygon", "a simulator's (there is none for CSV)", "simulated namespace")
+	if err := v.chain.Production(); err != nil {
+		return nil, err
 	}
 	r := &verify.Result{TEE: csv.WireName, Class: verify.ClassCPU, Claims: claims(rep, serial), Detail: map[string]any{}}
 	if err := v.unproven(rep, r); err != nil {
@@ -119,7 +109,7 @@ func (v *Verifier) unproven(rep *csv.Report, r *verify.Result) error {
 		what = append(what, UnprovenV2)
 	}
 	for _, w := range what {
-		if err := v.cfg.Unproven(Component, w); err != nil {
+		if err := v.chain.Config.Unproven(Component, w); err != nil {
 			return err
 		}
 		r.Unproven = append(r.Unproven, w)
@@ -154,7 +144,7 @@ func (v *Verifier) pek(e *csv.Evidence, serial string, r *verify.Result) (*chain
 	hsk, cek, source := e.HSK, e.CEK, "evidence"
 	if hsk == nil {
 		var err error
-		if hsk, cek, err = v.chain.FromCollateral(&v.cfg.Config, serial); err != nil {
+		if hsk, cek, err = v.chain.FromCollateral(serial); err != nil {
 			return nil, err
 		}
 		source = KeyService + serial

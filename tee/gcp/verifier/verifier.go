@@ -16,14 +16,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/tee/gcp"
 	"github.com/cofferproject/coffer/tee/intel"
-	"github.com/cofferproject/coffer/tee/intel/quote"
 	"github.com/cofferproject/coffer/tee/snp"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
 	tdxverifier "github.com/cofferproject/coffer/tee/tdx/verifier"
@@ -93,16 +91,12 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err := v.cfg.Unproven(component, Unproven); err != nil {
 		return nil, err
 	}
-	res := &verify.Result{
-		TEE: gcp.WireName, Class: verify.ClassCPU, Claims: map[string]any{}, Unproven: []string{Unproven},
-		Simulated: v.cfg.Kind == verify.InsecureSimulated, SimulationNote: a.Simulation,
+	res, err := v.cfg.Kind.NewResult(component, gcp.WireName, verify.ClassCPU, a.Simulation)
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case a.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", a.Simulation, "none", "a production namespace")
-	case a.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
-	case in.Initdata != nil:
+	res.Unproven = []string{Unproven}
+	if in.Initdata != nil {
 		return nil, verify.Mismatch(verify.ReasonInitdataUnbound, component, "initdata", "a document", "none: the vTPM is the host's", "tee/gcp/SPEC.md")
 	}
 	field, err := v.hardware(a, in.Now, res)
@@ -136,26 +130,14 @@ func (v *Verifier) hardware(a *gcp.Attestation, now time.Time, res *verify.Resul
 		delete(res.Claims, "init_data") // Google's machines have none
 		return r.ReportData[:], nil
 	}
-	q, err := v.tdx.VerifyQuote(a.TDX, quote.TDX, now)
+	q, err := tdxverifier.VerifyQuote(v.tdx, component, a.TDX, now, res)
 	if err != nil {
 		return nil, err
 	}
-	td := q.Quote.TD
-	res.Checks = append(res.Checks, q.Checks...)
-	for _, u := range q.Unproven {
-		if !slices.Contains(res.Unproven, u) {
-			res.Unproven = append(res.Unproven, u)
-		}
-	}
-	res.Debug = res.Debug || tdxverifier.Debug(td)
-	if err := tdxverifier.CheckMigration(component, td); err != nil {
-		return nil, err
-	}
 	res.Claims["hardware"] = "tdx"
-	maps.Copy(res.Claims, tdxverifier.Claims(q.Quote, nil))
-	maps.Copy(res.Claims, q.Claims)
+	maps.Copy(res.Claims, tdxverifier.Claims(q, nil))
 	delete(res.Claims, "init_data")
-	return td.ReportData[:], nil
+	return q.TD.ReportData[:], nil
 }
 
 // vtpm checks the host's word on the measured boot.

@@ -37,28 +37,18 @@ const (
 )
 
 // Config is what the verifier may believe.
-type Config struct {
-	verify.Config
-	// InsecureTestRoot stands in the place of Hygon's root key, in tests.
-	InsecureTestRoot *chain.Root
-}
+type Config = chain.Config
 
 // Verifier implements verify.Verifier.
-type Verifier struct {
-	cfg   Config
-	chain *chain.Verifier
-}
+type Verifier struct{ chain *chain.Verifier }
 
 // New makes a verifier.
 func New(cfg Config) (*Verifier, error) {
-	if err := cfg.Validate(); err != nil {
+	c, err := chain.New(Component, ReasonHSK, ReasonCEK, cfg)
+	if err != nil {
 		return nil, err
 	}
-	c, err := chain.New(Component, ReasonHSK, ReasonCEK, cfg.InsecureTestRoot)
-	if err != nil {
-		return nil, fmt.Errorf("hygondcu verifier: %w", err)
-	}
-	return &Verifier{cfg, c}, nil
+	return &Verifier{c}, nil
 }
 
 // Verify implements verify.Verifier: one result a device.
@@ -70,10 +60,10 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, Component, "evidence", err)
 	}
-	if v.cfg.Kind != verify.Production {
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "root", "Hygon", "a simulator's (there is none for DCUs)", "simulated namespace")
+	if err := v.chain.Production(); err != nil {
+		return nil, err
 	}
-	if err := v.cfg.Unproven(Component, Unproven); err != nil {
+	if err := v.chain.Config.Unproven(Component, Unproven); err != nil {
 		return nil, err
 	}
 	if in.Initdata != nil {
@@ -102,7 +92,7 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 
 func (v *Verifier) report(rep *hygondcu.Report, chip string, in *verify.Input) (*verify.Result, error) {
 	r := &verify.Result{TEE: hygondcu.WireName, Class: verify.ClassDCU, Unproven: []string{Unproven}, Claims: claims(rep)}
-	hsk, cek, err := v.chain.FromCollateral(&v.cfg.Config, chip)
+	hsk, cek, err := v.chain.FromCollateral(chip)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,8 @@ type CollateralOptions struct {
 	AboveMachine bool
 	// Revoke a certificate of the machine.
 	RevokePCK, RevokeCA, RevokeSigner bool
+	// List, if set, changes both revocation lists before they are signed.
+	List func(*x509.RevocationList)
 }
 
 type object = map[string]any
@@ -103,6 +105,9 @@ func (p *Platform) crl(by *issued, o CollateralOptions, lists ...[]*issued) ([]b
 		for _, c := range list {
 			t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.Cert.SerialNumber, RevocationTime: o.Now})
 		}
+	}
+	if o.List != nil {
+		o.List(t)
 	}
 	return x509.CreateRevocationList(rand.Reader, t, by.Cert, by.Key)
 }

@@ -80,3 +80,18 @@ func FuzzMembers(f *testing.F) {
 		}
 	})
 }
+
+func TestStrict(t *testing.T) {
+	type doc struct {
+		A int `json:"a"`
+	}
+	var d doc
+	if err := Strict([]byte(" {\"a\": 3}\n"), 20, &d); err != nil || d.A != 3 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for _, in := range []string{"", "null x", `{"a":3}{}`, `{"a":3} 1`, `{"a":3,"b":1}`, `{"a":"3"}`, `{"a":3`, `{"a":3}              `} {
+		if err := Strict([]byte(in), 20, new(doc)); err == nil {
+			t.Errorf("%s: accepted", in)
+		}
+	}
+}

@@ -12,7 +12,6 @@
 package revocation
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -25,16 +24,21 @@ import (
 
 	"golang.org/x/crypto/ocsp"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/internal/crl"
+	"github.com/cofferproject/coffer/tee/verify"
 )
 
 // Errors that callers tell apart.
 var (
-	ErrRevoked   = errors.New("the certificate is revoked")
-	ErrMissing   = errors.New("neither a revocation list nor an OCSP response is at hand")
-	ErrMalformed = errors.New("it cannot be read")
-	ErrUntrusted = errors.New("it is not signed by the issuer")
-	ErrExpired   = errors.New("it is not valid at this time")
+	ErrRevoked = errors.New("the certificate is revoked")
+	ErrMissing = errors.New("neither a revocation list nor an OCSP response is at hand")
+	ErrExpired = errors.New("it is not valid at this time")
+
+	ErrMalformed   = crl.ErrMalformed
+	ErrUntrusted   = crl.ErrUntrusted
+	ErrUnsupported = crl.ErrUnsupported
 )
 
 // Error says which item, or for ErrMissing which items.
@@ -47,6 +51,20 @@ func (e *Error) Error() string { return e.Origin + ": " + e.Err.Error() }
 
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// ReasonOf gives the reason of a denial for an error of Check; revoked is the
+// TEE's own for what is revoked.
+func ReasonOf(err error, revoked denial.Reason) denial.Reason {
+	switch {
+	case errors.Is(err, ErrRevoked):
+		return revoked
+	case errors.Is(err, ErrMissing):
+		return verify.ReasonCollateralMissing
+	case errors.Is(err, ErrExpired):
+		return verify.ReasonCollateralExpired
+	}
+	return crl.ReasonOf(err)
+}
 
 // Status is what was found out about one certificate.
 type Status struct {
@@ -162,24 +180,7 @@ func key(it *collateral.Item, issuer, c *x509.Certificate) [32]byte {
 }
 
 func (k *Checker) byList(c, issuer *x509.Certificate, it *collateral.Item, now time.Time) (late bool, err error) {
-	l, err := k.lists.Get(key(it, issuer, nil), func() (*x509.RevocationList, error) {
-		l, err := x509.ParseRevocationList(it.Body)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		for _, e := range l.Extensions {
-			if e.Critical {
-				return nil, fmt.Errorf("%w: critical extension %s is not understood", ErrMalformed, e.Id)
-			}
-		}
-		if !bytes.Equal(l.RawIssuer, issuer.RawSubject) {
-			return nil, fmt.Errorf("%w: issuer is %s", ErrUntrusted, l.Issuer)
-		}
-		if err := l.CheckSignatureFrom(issuer); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
-		}
-		return l, nil
-	})
+	l, err := k.lists.Get(key(it, issuer, nil), func() (*x509.RevocationList, error) { return crl.Parse(it.Body, issuer) })
 	if err != nil {
 		return false, err
 	}
@@ -233,7 +234,7 @@ func parseResponse(c, issuer *x509.Certificate, body []byte) (*ocsp.Response, er
 	}
 	for _, e := range r.Extensions {
 		if e.Critical {
-			return nil, fmt.Errorf("%w: critical extension %s is not understood", ErrMalformed, e.Id)
+			return nil, fmt.Errorf("%w: critical extension %s", ErrUnsupported, e.Id)
 		}
 	}
 	return r, nil

@@ -92,18 +92,13 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonEvidenceMalformed, Component, "evidence", err)
 	}
-	switch {
-	case v.cfg.Kind == verify.Production && e.Simulation != "":
-		return nil, verify.Mismatch(verify.ReasonSimulated, Component, "simulation", e.Simulation, "a hardware module", "production namespace")
-	case v.cfg.Kind == verify.InsecureSimulated && e.Simulation == "":
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "simulation", "no note", "a note on what is not real", "simulated namespace")
+	r, err := v.cfg.Kind.NewResult(Component, nitro.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	d, err := parseDocument(e.Document)
 	if err != nil {
 		return nil, verify.Deny(ReasonDocumentMalformed, Component, "attestation document", err)
-	}
-	r := &verify.Result{
-		TEE: nitro.WireName, Class: verify.ClassCPU, Claims: map[string]any{}, Simulated: v.cfg.Kind == verify.InsecureSimulated, SimulationNote: e.Simulation,
 	}
 	what := UnprovenEnclave
 	if d.tpm {
@@ -157,17 +152,8 @@ func (v *Verifier) checkChain(d *document, now time.Time, r *verify.Result) erro
 	// that is at hand is believed all the same.
 	for i, c := range d.chain[:len(d.chain)-1] {
 		_, err := v.revocation.Check(c, d.chain[i+1], v.cfg.Collateral, now)
-		claim := "certificate " + c.Subject.CommonName
-		switch {
-		case err == nil, errors.Is(err, revocation.ErrMissing):
-		case errors.Is(err, revocation.ErrRevoked):
-			return verify.Deny(ReasonRevoked, Component, claim, err)
-		case errors.Is(err, revocation.ErrExpired):
-			return verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
-		case errors.Is(err, revocation.ErrUntrusted):
-			return verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
-		default:
-			return verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
+		if err != nil && !errors.Is(err, revocation.ErrMissing) {
+			return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, "certificate "+c.Subject.CommonName, err)
 		}
 	}
 	return nil

@@ -185,17 +185,7 @@ func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, now tim
 }
 
 func denyRevocation(claim string, err error) error {
-	switch {
-	case errors.Is(err, revocation.ErrRevoked):
-		return verify.Deny(ReasonRevoked, Component, claim, err)
-	case errors.Is(err, revocation.ErrMissing):
-		return verify.Deny(verify.ReasonCollateralMissing, Component, claim, err)
-	case errors.Is(err, revocation.ErrExpired):
-		return verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
-	case errors.Is(err, revocation.ErrUntrusted):
-		return verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
-	}
-	return verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
+	return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, claim, err)
 }
 
 // verifyRaw checks r and s of 48 bytes each over SHA-384.

@@ -98,7 +98,7 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonEvidenceMalformed, Component, "evidence", err)
 	}
-	if err := v.checkKind(e.Simulation); err != nil {
+	if err := v.cfg.Kind.CheckNote(Component, e.Simulation); err != nil {
 		return nil, err
 	}
 	if in.Initdata != nil {
@@ -127,17 +127,6 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 		out = append(out, r)
 	}
 	return out, nil
-}
-
-// checkKind keeps simulated and real evidence apart.
-func (v *Verifier) checkKind(note string) error {
-	switch {
-	case v.cfg.Kind == verify.Production && note != "":
-		return verify.Mismatch(verify.ReasonSimulated, Component, "simulation", note, "a hardware device", "production namespace")
-	case v.cfg.Kind == verify.InsecureSimulated && note == "":
-		return verify.Mismatch(verify.ReasonNotSimulated, Component, "simulation", "no note", "a note on what is not real", "simulated namespace")
-	}
-	return nil
 }
 
 // device is the verification of one device.

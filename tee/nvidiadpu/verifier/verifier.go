@@ -99,21 +99,17 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonEvidenceMalformed, Component, "evidence", err)
 	}
-	switch {
-	case v.cfg.Kind == verify.Production && e.Simulation != "":
-		return nil, verify.Mismatch(verify.ReasonSimulated, Component, "simulation", e.Simulation, "a hardware device", "production namespace")
-	case v.cfg.Kind == verify.InsecureSimulated && e.Simulation == "":
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, Component, "simulation", "no note", "a note on what is not real", "simulated namespace")
-	case in.Initdata != nil:
+	r, err := v.cfg.Kind.NewResult(Component, nvidiadpu.WireName, verify.ClassDPU, e.Simulation)
+	if err != nil {
+		return nil, err
+	}
+	if in.Initdata != nil {
 		return nil, verify.Deny(verify.ReasonInitdataUnbound, Component, "initdata", errors.New("DPUs bind none; the CPU's evidence does"))
 	}
 	if err := v.cfg.Unproven(Component, Unproven); err != nil {
 		return nil, err
 	}
-	r := &verify.Result{
-		TEE: nvidiadpu.WireName, Class: verify.ClassDPU, Claims: map[string]any{}, Simulated: v.cfg.Kind == verify.InsecureSimulated,
-		SimulationNote: e.Simulation, Unproven: []string{Unproven},
-	}
+	r.Unproven = []string{Unproven}
 	c, err := v.checkChain(&e.Devices[0], in.Now, r)
 	if err != nil {
 		return nil, err
@@ -171,20 +167,10 @@ func (v *Verifier) checkChain(d *nvidiadpu.Device, now time.Time, r *verify.Resu
 
 func (v *Verifier) checkRevoked(c, issuer *x509.Certificate, now time.Time) error {
 	_, err := v.revocation.Check(c, issuer, v.cfg.Collateral, now)
-	claim := "certificate " + c.Subject.CommonName
-	switch {
-	case err == nil, errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation:
+	if err == nil || errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation {
 		return nil
-	case errors.Is(err, revocation.ErrMissing):
-		return verify.Deny(verify.ReasonCollateralMissing, Component, claim, err)
-	case errors.Is(err, revocation.ErrRevoked):
-		return verify.Deny(ReasonRevoked, Component, claim, err)
-	case errors.Is(err, revocation.ErrExpired):
-		return verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
-	case errors.Is(err, revocation.ErrUntrusted):
-		return verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
 	}
-	return verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
+	return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, "certificate "+c.Subject.CommonName, err)
 }
 
 // claims are the published ones; without firmware identities the count is 0.

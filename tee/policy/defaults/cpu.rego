@@ -279,9 +279,22 @@ hardware := 2 if {
 	tpm_identified
 }
 
-tpm_identified if input.tpm.ek_root
+tpm_identified if {
+	input.tpm.ek_root
+	tpm_unrevoked
+}
 
-tpm_identified if input.tpm.ak_name
+# Most makers publish no revocation lists, so that one is asked for only where the
+# owner says so: tpm_ek_crl: ["good"].
+tpm_unrevoked if query_reference_value("tpm_ek_crl") == null
+
+tpm_unrevoked if input.tpm.ek_crl in query_reference_value("tpm_ek_crl")
+
+# Without an endorsement key the verifier passes enrolled keys alone.
+tpm_identified if {
+	input.tpm.ak_name
+	not input.tpm.ek_root
+}
 
 tpm_identified if input.tpm.ak_public in query_reference_value("trusted_aks")
 

@@ -57,7 +57,7 @@ func TestRound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(&verify.Input{Evidence: ev, ReportData: append([]byte{1, 2, 3}, make([]byte, 61)...), Now: time.Now()}); err != nil {
+	if _, err := v.Verify(&verify.Input{Evidence: ev, Nonce: string(nonce), ReportData: append([]byte{1, 2, 3}, make([]byte, 61)...), Now: time.Now()}); err != nil {
 		t.Error(err)
 	}
 	if _, err := a.Evidence(context.Background(), nil, nil); !errors.Is(err, attest.ErrUnsupported) {

@@ -17,8 +17,10 @@ import (
 
 // The header (s390-tools, boot request control block), all numbers big-endian.
 const (
-	headSize    = 0x1a0 // to the tag list digest's end
+	headSize    = 0x1a0 // to the tweak list digest's end
+	slotSize    = se.PHKHSize + 32 + 16
 	headVersion = 0x100
+	maxKeys     = (maxHeader - headSize) / slotSize
 	maxHeader   = 64 << 10
 	page        = 4096
 	scanPages   = 0x15
@@ -39,7 +41,9 @@ type Header struct {
 	// ControlFlags are the plaintext control flags: whether the host may dump the
 	// guest, and more. They are under the tag, but evidence does not show them.
 	ControlFlags uint64
-	Keys         uint64 // host key slots
+	// HostKeys are the hashes of the host keys that the image is encrypted for, 32
+	// bytes each: the machines that can run it. They are under the tag.
+	HostKeys [][]byte
 }
 
 // flagDump is plaintext control flag 34, counted from the highest bit: the host may
@@ -61,21 +65,28 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 	}
 	be := binary.BigEndian
 	version, size := be.Uint32(b[8:]), int64(be.Uint32(b[12:]))
+	keys, encrypted := be.Uint64(b[0x20:]), be.Uint64(b[0x28:])
 	switch {
 	case version != headVersion:
 		return nil, fmt.Errorf("secure execution image: header version %#x is not supported, only %#x", version, headVersion)
 	case size < headSize+se.TagSize || size > maxHeader:
 		return nil, fmt.Errorf("secure execution image: header of %d bytes", size)
+	case keys == 0 || keys > maxKeys || encrypted > maxHeader || int64(headSize+keys*slotSize+encrypted+se.TagSize) != size:
+		return nil, fmt.Errorf("secure execution image: header of %d bytes with %d key slots and %d bytes encrypted", size, keys, encrypted)
 	}
-	var tag [se.TagSize]byte
-	if err := readAt(r, tag[:], at+size-se.TagSize); err != nil {
-		return nil, fmt.Errorf("secure execution image: header tag: %w", err)
+	rest := make([]byte, size-headSize)
+	if err := readAt(r, rest, at+headSize); err != nil {
+		return nil, fmt.Errorf("secure execution image: header's key slots and tag: %w", err)
 	}
-	tags, err := se.ParseTags(append(bytes.Clone(b[0xe0:headSize]), tag[:]...))
+	tags, err := se.ParseTags(append(bytes.Clone(b[0xe0:headSize]), rest[len(rest)-se.TagSize:]...))
 	if err != nil {
 		return nil, err
 	}
-	return &Header{Tags: tags, Keys: be.Uint64(b[0x20:]), ControlFlags: be.Uint64(b[0x38:])}, nil
+	h := &Header{Tags: tags, ControlFlags: be.Uint64(b[0x38:])}
+	for i := range int(keys) {
+		h.HostKeys = append(h.HostKeys, rest[i*slotSize:][:se.PHKHSize:se.PHKHSize])
+	}
+	return h, nil
 }
 
 // find looks where the image's metadata say, else at the beginning of the first

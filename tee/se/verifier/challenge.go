@@ -7,10 +7,12 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/cofferproject/coffer/tee/se"
+	"github.com/cofferproject/coffer/tee/verify"
 )
 
 // Parts of an attestation request (s390-tools, attestation request control block),
@@ -70,6 +72,42 @@ func NewChallenge(s *Sealer, hostKeys []*ecdh.PublicKey, image *se.Tags) (*se.Ch
 		Request: request, MeasurementSize: se.MeasurementSize, AdditionalSize: se.AdditionalSize, Tags: image.Bytes(),
 		SealedKey: s.Seal(MeasurementKey, secret[:se.KeySize]), SealedNonce: s.Seal(RequestNonce, secret[se.KeySize:]),
 	}, nil
+}
+
+// Challenges makes the challenges of one namespace.
+type Challenges struct {
+	Sealer   *Sealer
+	HostKeys []*ecdh.PublicKey // of the machines that may answer; see NewChallenge
+	Image    *se.Tags          // the one that may attest
+}
+
+// Challenge gives the nonce of a new session: the text of a fresh challenge. What
+// would be denied whatever the answer is denied here.
+func (v *Verifier) Challenge() (string, error) {
+	if v.cfg.Kind != verify.Production {
+		return "", verify.Mismatch(verify.ReasonNotSimulated, Component, "root", "an ultravisor", "a simulator's (there is none for Secure Execution)", "simulated namespace")
+	}
+	if err := v.cfg.Unproven(Component, Unproven); err != nil {
+		return "", err
+	}
+	c := v.cfg.Challenges
+	switch {
+	case c == nil || c.Sealer == nil:
+		return "", verify.Deny(ReasonNoChallenge, Component, "sealing key", errors.New("this trustee has none"))
+	case len(c.HostKeys) == 0:
+		return "", verify.Deny(ReasonNoChallenge, Component, "host keys", errors.New("none are registered: anchor se/host-keys"))
+	case c.Image == nil:
+		return "", verify.Deny(ReasonNoChallenge, Component, "image header", errors.New("none is registered: anchor se/image-header"))
+	}
+	x, err := NewChallenge(c.Sealer, c.HostKeys, c.Image)
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		return "", fmt.Errorf("se challenge: %w", err)
+	}
+	return string(b), nil
 }
 
 func encryptRequest(hostKeys []*ecdh.PublicKey, secret []byte) ([]byte, error) {

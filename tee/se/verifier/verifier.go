@@ -35,6 +35,8 @@ const (
 	ReasonMeasurement denial.Reason = "se-measurement-mismatch"
 	ReasonImage       denial.Reason = "se-image-unknown"
 	ReasonHostKey     denial.Reason = "se-host-key-unknown"
+	ReasonOther       denial.Reason = "se-challenge-mismatch"    // evidence for another session's challenge
+	ReasonNoChallenge denial.Reason = "se-challenge-unavailable" // what one takes is not registered
 )
 
 // Config is what the verifier may believe.
@@ -42,6 +44,9 @@ type Config struct {
 	verify.Config
 	// Opener opens the sealed key and nonce; without one all evidence is denied.
 	Opener Opener
+	// Challenges make challenges; nil: none are made, for evidence that was
+	// recorded elsewhere.
+	Challenges *Challenges
 	// Images are the tags of the images that may attest; empty: any, and a policy
 	// decides by the claims.
 	Images []*se.Tags
@@ -86,6 +91,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 		return nil, err
 	}
 	r := &verify.Result{TEE: se.WireName, Class: verify.ClassCPU, Unproven: []string{Unproven}, Claims: claims(e, tags)}
+	if err := answers(e, in, r); err != nil {
+		return nil, err
+	}
 	if err := v.measurement(e, r); err != nil {
 		return nil, err
 	}
@@ -99,6 +107,28 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 		return nil, err
 	}
 	return []*verify.Result{r}, nil
+}
+
+// answers compares the parts of the challenge that a guest carries through with
+// those of the session's own: its nonce. The nonce itself is in the user data.
+func answers(e *se.Evidence, in *verify.Input, r *verify.Result) error {
+	if in.InsecureSkipReportData {
+		return nil // recorded, and its session with it
+	}
+	c, err := se.ParseChallenge([]byte(in.Nonce))
+	if err != nil {
+		return verify.Deny(ReasonOther, Component, "nonce", err)
+	}
+	for _, x := range []struct {
+		name     string
+		is, want []byte
+	}{{"measurement key", e.SealedKey, c.SealedKey}, {"request nonce", e.SealedNonce, c.SealedNonce}, {"image header tags", e.Tags, c.Tags}} {
+		if !bytes.Equal(x.is, x.want) {
+			return verify.Deny(ReasonOther, Component, "challenge: "+x.name, errors.New("not that of this session"))
+		}
+	}
+	r.Checked("challenge", "measurement key, nonce and image", "nonce of this session")
+	return nil
 }
 
 // measurement recomputes the ultravisor's HMAC.

@@ -131,6 +131,7 @@ func FuzzSGXS(f *testing.F) {
 	sgxs, _ := stream(make([]byte, PageSize))
 	f.Add(sgxs)
 	f.Add([]byte("ECREATE\x00"))
+	f.Add(outsideEnclave(f))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = FromSGXS(bytes.NewReader(b)) })
 }
 

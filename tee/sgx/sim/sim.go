@@ -7,6 +7,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"sync"
 
@@ -29,6 +30,7 @@ type Measured struct {
 	ProductID, SVN      uint16
 	// ConfigID binds the initdata: its SHA-512, zeros without a document.
 	ConfigID [64]byte
+	Flags    uint64 // ATTRIBUTES.FLAGS; 0: INIT, MODE64 and KSS
 	Debug    bool
 }
 
@@ -38,6 +40,9 @@ func New(machine *intelsim.Platform, m Measured) *Enclave {
 	b.MREnclave, b.MRSigner, b.ConfigID = m.MREnclave, m.MRSigner, m.ConfigID
 	b.ISVProdID = [2]byte{byte(m.ProductID), byte(m.ProductID >> 8)}
 	b.ISVSVN = [2]byte{byte(m.SVN), byte(m.SVN >> 8)}
+	if m.Flags != 0 {
+		binary.LittleEndian.PutUint64(b.Flags[:], m.Flags)
+	}
 	if m.Debug {
 		b.Flags[0] |= byte(quote.FlagDebug)
 	}

@@ -50,24 +50,21 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, component, "evidence", err)
 	}
-	res := &verify.Result{TEE: sgx.WireName, Class: verify.ClassCPU, Simulated: v.kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	res, err := v.kind.NewResult(component, sgx.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	q, err := v.quotes.VerifyQuote(e.Quote, quote.SGX, in.Now)
 	if err != nil {
 		return nil, err
 	}
 	body := q.Quote.Enclave
-	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, body.Attributes()&quote.FlagDebug != 0
+	res.Debug = body.Attributes()&quote.FlagDebug != 0
 	if err := checkAttributes(body); err != nil {
 		return nil, err
 	}
-	res.Claims = Claims(q.Quote)
-	maps.Copy(res.Claims, q.Claims)
+	q.AddTo(res)
+	maps.Copy(res.Claims, Claims(q.Quote))
 	if err := verify.CheckReportData(component, body.ReportData[:], in, res); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package firmware
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -99,6 +101,9 @@ func VMSA(v VMM, eip, signature uint32, features uint64) []byte {
 var models = map[string][3]uint32{
 	"EPYC": {23, 1, 2}, "EPYC-Rome": {23, 49, 0}, "EPYC-Milan": {25, 1, 1}, "EPYC-Genoa": {25, 17, 0}, "EPYC-Turin": {26, 0, 0},
 }
+
+// Models lists a QEMU CPU model of each signature that is known.
+func Models() []string { return slices.Sorted(maps.Keys(models)) }
 
 // Signature gives the CPUID signature of a QEMU CPU model, such as "EPYC-v4".
 func Signature(model string) (uint32, error) {

@@ -2,7 +2,6 @@ package measure
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,6 @@ import (
 
 // DefaultCPUModel is the vCPU model of a LaunchSpec that names none.
 const DefaultCPUModel = "EPYC-v4"
-
-const maxFile = 1 << 30
 
 // FromSpec reads what spec launches. Simulated SNP measures what the hardware
 // would.
@@ -64,7 +61,7 @@ func fromSpec(spec *launch.Spec) (in Input, err error) {
 		}
 		fw = spec.Firmware
 	}
-	if in.Firmware, err = readFirmware(fw); err != nil {
+	if in.Firmware, err = fw.Read(firmware.MaxSize); err != nil {
 		return in, fmt.Errorf("firmware: %w", err)
 	}
 	h := &Hashes{Initrd: sha256.Sum256(nil), Cmdline: HashCmdline(spec.Cmdline)}
@@ -80,19 +77,6 @@ func fromSpec(spec *launch.Spec) (in Input, err error) {
 	return in, nil
 }
 
-func readFirmware(f launch.File) ([]byte, error) {
-	r, err := os.Open(f.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, firmware.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	return b, checkDigest(f, sha256.Sum256(b))
-}
-
 func hashFile(f launch.File) (sum [32]byte, err error) {
 	r, err := os.Open(f.Path)
 	if err != nil {
@@ -100,20 +84,13 @@ func hashFile(f launch.File) (sum [32]byte, err error) {
 	}
 	defer r.Close()
 	h := sha256.New()
-	n, err := io.Copy(h, io.LimitReader(r, maxFile+1))
-	if err == nil && n > maxFile {
-		err = fmt.Errorf("%s: longer than %d bytes", f.Path, maxFile)
+	n, err := io.Copy(h, io.LimitReader(r, launch.MaxFile+1))
+	if err == nil && n > launch.MaxFile {
+		err = fmt.Errorf("%s: longer than %d bytes", f.Path, launch.MaxFile)
 	}
 	if err != nil {
 		return sum, err
 	}
 	sum = [32]byte(h.Sum(nil))
-	return sum, checkDigest(f, sum)
-}
-
-func checkDigest(f launch.File, sum [32]byte) error {
-	if got := hex.EncodeToString(sum[:]); f.SHA256 != "" && f.SHA256 != got {
-		return fmt.Errorf("%s: SHA-256 is %s, not %s", f.Path, got, f.SHA256)
-	}
-	return nil
+	return sum, f.CheckDigest(sum)
 }

@@ -131,6 +131,11 @@ func (a *Authority) CRL(from, until time.Time, revoked ...*big.Int) ([]byte, err
 	for _, n := range revoked {
 		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: from})
 	}
+	return a.SignCRL(t)
+}
+
+// SignCRL gives a revocation list of the root as the template says.
+func (a *Authority) SignCRL(t *x509.RevocationList) ([]byte, error) {
 	return x509.CreateRevocationList(rand.Reader, t, a.ark, a.arkKey)
 }
 

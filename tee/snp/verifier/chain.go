@@ -29,7 +29,7 @@ const rsaBytes = 512 // RSA-4096 in all three product lines
 // must be part of that chain: nothing is silently passed over.
 func (v *Reports) chainOf(der []byte, vlek bool, certs []snp.Cert) (*chain, error) {
 	key := chainKey(der, vlek, certs)
-	if c, ok := v.chains.get(key); ok {
+	if c, ok := v.chains.Get(key); ok {
 		return c, nil
 	}
 	l, err := parseLeaf(der, vlek)
@@ -66,7 +66,7 @@ func (v *Reports) chainOf(der []byte, vlek bool, certs []snp.Cert) (*chain, erro
 		}
 		return nil, v.deny(ReasonChainUntrusted, "certificate chain", err)
 	}
-	v.chains.put(key, c)
+	v.chains.Put(key, c)
 	return c, nil
 }
 

@@ -1,16 +1,15 @@
 package verifier
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"math/big"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/internal/crl"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -34,19 +33,19 @@ func (v *Reports) checkRevocation(c *chain, now time.Time, res *verify.Result) e
 		}
 		return nil
 	}
-	crl, err := v.crl(item, c.anchor.ark)
+	list, err := v.crl(item, c.anchor.ark)
 	if err != nil {
 		return err
 	}
-	if now.Before(crl.ThisUpdate) || crl.NextUpdate.IsZero() || now.After(crl.NextUpdate) {
+	if now.Before(list.ThisUpdate) || now.After(list.NextUpdate) {
 		return verify.Mismatch(verify.ReasonCollateralExpired, v.component, "revocation list "+origin, now.UTC().Format(time.RFC3339),
-			crl.ThisUpdate.UTC().Format(time.RFC3339)+" to "+crl.NextUpdate.UTC().Format(time.RFC3339), "the list")
+			list.ThisUpdate.UTC().Format(time.RFC3339)+" to "+list.NextUpdate.UTC().Format(time.RFC3339), "the list")
 	}
 	for _, x := range []struct {
 		name   string
 		serial *big.Int
 	}{{"ASK", c.ask.SerialNumber}, {"ARK", c.anchor.ark.SerialNumber}} {
-		for _, r := range crl.RevokedCertificateEntries {
+		for _, r := range list.RevokedCertificateEntries {
 			if r.SerialNumber.Cmp(x.serial) == 0 {
 				return &denial.Denial{
 					Reason: ReasonCertificateRevoked, Component: v.component, Claim: x.name + " certificate", Measured: "serial number " + x.serial.Text(16),
@@ -73,22 +72,16 @@ func (v *Reports) crl(item *collateral.Item, root *x509.Certificate) (*x509.Revo
 		return nil, v.deny(verify.ReasonCollateralMalformed, claim, errors.New("too long"))
 	}
 	key := crlKey{sha256.Sum256(item.Body), root}
-	if l, ok := v.crls.get(key); ok {
+	if l, ok := v.crls.Get(key); ok {
 		return l, nil
 	}
-	l, err := x509.ParseRevocationList(item.Body)
+	l, err := crl.Parse(item.Body, root)
 	if err != nil {
-		return nil, v.deny(verify.ReasonCollateralMalformed, claim, err)
+		return nil, v.deny(crl.ReasonOf(err), claim, err)
 	}
 	if l.SignatureAlgorithm != x509.SHA384WithRSAPSS {
 		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, errors.New("signed with "+l.SignatureAlgorithm.String()))
 	}
-	if !bytes.Equal(l.RawIssuer, root.RawSubject) {
-		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, fmt.Errorf("issued by %q", l.Issuer.CommonName))
-	}
-	if err := l.CheckSignatureFrom(root); err != nil {
-		return nil, v.deny(verify.ReasonCollateralUntrusted, claim, err)
-	}
-	v.crls.put(key, l)
+	v.crls.Put(key, l)
 	return l, nil
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/internal/lru"
 	"github.com/cofferproject/coffer/tee/snp"
 	"github.com/cofferproject/coffer/tee/verify"
 )
@@ -49,8 +50,8 @@ type Reports struct {
 	cfg       verify.Config
 	component string
 	anchors   []*anchor
-	chains    *lru[[32]byte, *chain]
-	crls      *lru[crlKey, *x509.RevocationList]
+	chains    *lru.Cache[[32]byte, *chain]
+	crls      *lru.Cache[crlKey, *x509.RevocationList]
 }
 
 // NewReports makes a verifier whose denials name component.
@@ -58,7 +59,7 @@ func NewReports(cfg verify.Config, component string) (*Reports, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	v := &Reports{cfg: cfg, component: component, chains: newLRU[[32]byte, *chain](maxChains), crls: newLRU[crlKey, *x509.RevocationList](maxCRLs)}
+	v := &Reports{cfg: cfg, component: component, chains: lru.New[[32]byte, *chain](maxChains), crls: lru.New[crlKey, *x509.RevocationList](maxCRLs)}
 	if cfg.Kind == verify.InsecureSimulated {
 		if slices.ContainsFunc(cfg.SimulatedRoots, isVendorRoot) {
 			return nil, errors.New("snp verifier: a vendor's root among simulated ones")
@@ -272,12 +273,9 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, v.reports.parseError(err)
 	}
-	res := &verify.Result{TEE: snp.WireName, Class: verify.ClassCPU, Simulated: v.reports.cfg.Kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
+	res, err := v.reports.cfg.Kind.NewResult(component, snp.WireName, verify.ClassCPU, e.Simulation)
+	if err != nil {
+		return nil, err
 	}
 	if err := v.reports.verify(e.Report, e.Report.Bytes(), e.Certs, in.Now, res); err != nil {
 		return nil, err

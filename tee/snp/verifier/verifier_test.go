@@ -159,20 +159,6 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-func TestLRU(t *testing.T) {
-	l := newLRU[int, string](2)
-	l.put(1, "a")
-	l.put(2, "b")
-	l.get(1)
-	l.put(3, "c")
-	if _, ok := l.get(2); ok || len(l.at) != 2 || l.order.Len() != 2 {
-		t.Error("the least recently used one stayed")
-	}
-	if v, ok := l.get(1); !ok || v != "a" {
-		t.Error("the most recently used one went")
-	}
-}
-
 func FuzzVerify(f *testing.F) {
 	r, err := snp.ParseReport(gsgtest.AttestationBytes)
 	if err != nil {

@@ -42,31 +42,32 @@ type Options struct {
 	Registers Registers
 	// Firmware gives the firmware's event log; nil log: there is none.
 	Firmware func() ([]byte, error)
-	// Entries gives the guest's own entries (aael.Log.Bytes), which wait for an
-	// event that is being recorded; nil: the guest records none.
-	Entries func() ([]byte, error)
 	// Simulation is the note of simulated hardware; "" for the kernel's.
 	Simulation string
 }
 
 // Attester is the attester of TEE "tdx".
-type Attester struct{ o Options }
+type Attester struct {
+	o Options
+	// entries gives the run-time events (attest.Recorder); nil: none are recorded.
+	entries func() ([]byte, error)
+}
 
 var (
 	_ attest.Attester = (*Attester)(nil)
 	_ attest.Bound    = (*Attester)(nil)
-	_ attest.Extender = (*Attester)(nil)
+	_ attest.Recorder = (*Attester)(nil)
 )
 
 // Open makes the attester of this machine; attest.ErrNotPresent if it is no TD.
-func Open(entries func() ([]byte, error)) (*Attester, error) {
+func Open() (*Attester, error) {
 	r, err := configfs.Open(configfs.Dir, configfs.TDX)
 	if err != nil {
 		return nil, fmt.Errorf("tdx attester: %w", err)
 	}
 	return New(Options{
 		Reporter: r, Registers: kernel{measurements: Measurements, device: Device},
-		Firmware: func() ([]byte, error) { return aael.ReadCCEL(aael.CCELPath) }, Entries: entries,
+		Firmware: func() ([]byte, error) { return aael.ReadCCEL(aael.CCELPath) },
 	})
 }
 
@@ -78,7 +79,7 @@ func New(o Options) (*Attester, error) {
 	case o.Reporter.Provider() != configfs.TDX:
 		return nil, fmt.Errorf("tdx attester: provider %q: %w", o.Reporter.Provider(), attest.ErrNotPresent)
 	}
-	return &Attester{o}, nil
+	return &Attester{o: o}, nil
 }
 
 // TEE implements attest.Attester.
@@ -93,25 +94,15 @@ func (a *Attester) Close() error { return nil }
 // Evidence implements attest.Attester.
 func (a *Attester) Evidence(ctx context.Context, reportData []byte, _ *kbs.TPMChallenge) (json.RawMessage, error) {
 	field := initdata.Fit(reportData, tdx.ReportDataSize)
-	for range 3 {
-		before, err := a.entries()
-		if err != nil {
-			return nil, err
-		}
-		raw, _, err := a.o.Reporter.Report(ctx, field)
-		if err != nil {
-			return nil, fmt.Errorf("tdx attester: %w", err)
-		}
-		after, err := a.entries()
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(before, after) {
-			continue // an event came in between: the quote may have it or not
-		}
-		return a.evidence(raw, field, after)
+	var raw []byte
+	entries, err := aael.Around(a.entries, func() (err error) {
+		raw, _, err = a.o.Reporter.Report(ctx, field)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tdx attester: %w", err)
 	}
-	return nil, errors.New("tdx attester: the event log grew with every quote")
+	return a.evidence(raw, field, entries)
 }
 
 func (a *Attester) evidence(raw, field, entries []byte) (json.RawMessage, error) {
@@ -134,17 +125,6 @@ func (a *Attester) evidence(raw, field, entries []byte) (json.RawMessage, error)
 	return e.Encode()
 }
 
-func (a *Attester) entries() ([]byte, error) {
-	if a.o.Entries == nil {
-		return nil, nil
-	}
-	b, err := a.o.Entries()
-	if err != nil {
-		return nil, fmt.Errorf("tdx attester: %w", err)
-	}
-	return b, nil
-}
-
 // InitdataRegister implements attest.Bound: MRCONFIGID.
 func (a *Attester) InitdataRegister(ctx context.Context) ([]byte, error) {
 	return sized(a.o.Registers.ConfigID(ctx))
@@ -155,6 +135,12 @@ func (a *Attester) Hash() string { return "sha384" }
 
 // Register implements attest.Extender.
 func (a *Attester) Register(pcr int) (int, error) { return tdx.Register(pcr) }
+
+// EventRegister implements attest.Recorder: RTMR 3, which the log calls 4.
+func (a *Attester) EventRegister() (register int, index uint32) { return 3, 4 }
+
+// Record implements attest.Recorder.
+func (a *Attester) Record(entries func() ([]byte, error)) { a.entries = entries }
 
 // Extend implements attest.Extender.
 func (a *Attester) Extend(ctx context.Context, register int, digest []byte) error {

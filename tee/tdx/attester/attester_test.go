@@ -63,10 +63,11 @@ func TestEvidence(t *testing.T) {
 	d, ctx := newDevice(t), t.Context()
 	d.td.MRConfigID[0] = 7
 	var log []byte
-	a, err := New(Options{Reporter: d, Registers: d, Firmware: none, Entries: func() ([]byte, error) { return log, nil }, Simulation: "a test"})
+	a, err := New(Options{Reporter: d, Registers: d, Firmware: none, Simulation: "a test"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.Record(func() ([]byte, error) { return log, nil })
 	if reg, err := a.InitdataRegister(ctx); err != nil || reg[0] != 7 {
 		t.Errorf("register %x, %v", reg, err)
 	}
@@ -139,7 +140,7 @@ func TestNoFallback(t *testing.T) {
 	if err := a.Extend(t.Context(), 3, make([]byte, 32)); err == nil {
 		t.Error("a digest of another size: accepted")
 	}
-	if _, err := Open(nil); !errors.Is(err, attest.ErrNotPresent) {
+	if _, err := Open(); !errors.Is(err, attest.ErrNotPresent) {
 		t.Skipf("this machine has configfs-tsm: %v", err)
 	}
 }
@@ -173,7 +174,7 @@ func TestKernelRegisters(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mrconfigid"), want[:20], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&Attester{Options{Registers: k}}).InitdataRegister(ctx); err == nil {
+	if _, err := (&Attester{o: Options{Registers: k}}).InitdataRegister(ctx); err == nil {
 		t.Error("a short register: accepted")
 	}
 }

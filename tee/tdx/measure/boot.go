@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
 
 // Names of the events that follow from what is launched, as a denial shows
@@ -91,7 +92,7 @@ func (l *log) system(in *inputs) error {
 	if len(in.kernel) < 0x206 || string(in.kernel[0x202:0x206]) != "HdrS" {
 		return errors.New("kernel: no Linux setup header")
 	}
-	kernel, err := authenticode(in.kernel)
+	kernel, err := kernelDigest(in.kernel)
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
@@ -102,13 +103,26 @@ func (l *log) system(in *inputs) error {
 	if len(in.initrd) > 0 {
 		options = "initrd=initrd " + options
 	}
-	l.data(2, refvalue.EventTag, utf16z(options), WhatCmdline)
+	l.data(2, refvalue.EventTag, uefi.UTF16Z(options), WhatCmdline)
 	if len(in.initrd) > 0 {
 		l.data(2, refvalue.EventTag, in.initrd, WhatInitrd)
 	}
 	l.text(1, "Exit Boot Services Invocation")
 	l.text(1, "Exit Boot Services Returned with Success")
 	return nil
+}
+
+// kernelDigest is the SHA-384 digest of a PE image as firmware measures it.
+func kernelDigest(b []byte) (Digest, error) {
+	pe, err := uefi.ParsePE(b)
+	if err != nil {
+		return Digest{}, err
+	}
+	h := sha512.New384()
+	if err := pe.Hash(h, b); err != nil {
+		return Digest{}, err
+	}
+	return Digest(h.Sum(nil)), nil
 }
 
 // replay gives what a register holds after its events.

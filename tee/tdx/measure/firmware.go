@@ -2,10 +2,11 @@ package measure
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
 
 // ErrUnknownFirmware says that a firmware does not measure in the way that this
@@ -47,7 +48,7 @@ func OpenFirmware(b []byte) (*Firmware, error) {
 	if err := known(code, dxe); err != nil {
 		return nil, err
 	}
-	f.smbios = dxe.hasDriver("SmbiosMeasurementDxe")
+	f.smbios = dxe.HasDriver("SmbiosMeasurementDxe")
 	vs, err := variables(cfv)
 	if err != nil {
 		return nil, err
@@ -73,15 +74,15 @@ func (f *Firmware) data(t SectionType) []byte {
 // measure into RTMRs and no others, fw_cfg files that are measured before use
 // (which came after the change that separates RTMR 1 from RTMR 0), the kernel
 // as the unchanged file, and the place of the initrd's name in the command line.
-func known(code []byte, dxe *volume) error {
+func known(code []byte, dxe *uefi.Volume) error {
 	switch {
-	case !dxe.hasDriver("TdTcg2Dxe"), dxe.hasDriver("Tcg2Dxe"):
+	case !dxe.HasDriver("TdTcg2Dxe"), dxe.HasDriver("Tcg2Dxe"):
 		return fmt.Errorf("firmware: its drivers do not measure into run-time registers alone: %w", ErrUnknownFirmware)
 	case !bytes.Contains(code, []byte("QEMU FW CFG\x00")):
 		return fmt.Errorf("firmware: does not measure fw_cfg, so older than 2025.05: %w", ErrUnknownFirmware)
-	case !bytes.Contains(dxe.b, []byte("\x00etc/boot/\x00")):
+	case !bytes.Contains(dxe.Bytes, []byte("\x00etc/boot/\x00")):
 		return fmt.Errorf("firmware: does not read etc/boot/kernel: %w", ErrUnknownFirmware)
-	case !bytes.Contains(dxe.b, []byte("\x00initrd=initrd \x00")):
+	case !bytes.Contains(dxe.Bytes, []byte("\x00initrd=initrd \x00")):
 		return fmt.Errorf("firmware: does not put the initrd first in the command line: %w", ErrUnknownFirmware)
 	}
 	return nil
@@ -90,24 +91,31 @@ func known(code []byte, dxe *volume) error {
 // bootVariables are BootOrder and the one entry there is when a kernel is
 // handed over: the boot menu. Boot entries that firmware adds for its setup or
 // for devices are not known from its bytes; see Platform.Boot.
-func bootVariables(dxe *volume) ([]Variable, error) {
-	file, ok := dxe.file(guidBootMenu)
-	if !ok {
+func bootVariables(dxe *uefi.Volume) ([]Variable, error) {
+	b, err := dxe.LoadOption(bootMenu)
+	if errors.Is(err, uefi.ErrNoFile) {
 		return nil, fmt.Errorf("firmware: no boot menu: %w", ErrUnknownFirmware)
 	}
-	name, err := file.uiName()
 	if err != nil {
 		return nil, err
 	}
-	// Device path: the volume (type 4, subtype 7), the file in it (4, 6), end.
-	path := append([]byte{4, 7, 20, 0}, dxe.name[:]...)
-	path = append(append(path, 4, 6, 20, 0), guidBootMenu[:]...)
-	path = append(path, 0x7f, 0xff, 4, 0)
-	const attributes = 0x109 // ACTIVE, HIDDEN, CATEGORY_APP
-	b := binary.LittleEndian.AppendUint32(nil, attributes)
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(path)))
-	b = append(append(b, utf16z(name)...), path...)
-	return []Variable{{guidGlobal, "BootOrder", []byte{0, 0}}, {guidGlobal, "Boot0000", b}}, nil
+	return []Variable{{uefi.GlobalVariable, "BootOrder", []byte{0, 0}}, {uefi.GlobalVariable, "Boot0000", b}}, nil
+}
+
+// bootMenu is EDK2's BootManagerMenuApp.
+var bootMenu = uefi.GUID{0xdc, 0x5b, 0xc2, 0xee, 0xf2, 0x67, 0x95, 0x4d, 0xb1, 0xd5, 0xf8, 0x1b, 0x20, 0x39, 0xd1, 0x1d}
+
+// dxeVolume gives the first volume in the packed section of the code: the one
+// whose drivers run in a TD.
+func dxeVolume(code []byte) (*uefi.Volume, error) {
+	main, err := uefi.ParseVolume(code)
+	if err != nil {
+		return nil, err
+	}
+	for v, err := range main.Packed() {
+		return v, err
+	}
+	return nil, errors.New("firmware: no packed volume")
 }
 
 // MRTD is the launch digest.
@@ -142,7 +150,7 @@ func WithoutVariables(image []byte) ([]byte, error) {
 	}
 	out := bytes.Clone(image)
 	cfv := out[ss[i].DataOffset : int64(ss[i].DataOffset)+int64(ss[i].RawSize)]
-	begin, end, err := storeBounds(cfv)
+	begin, end, err := uefi.VariableStore(cfv)
 	if err != nil {
 		return nil, err
 	}

@@ -17,15 +17,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/tee/eventlog"
 )
-
-const maxFile = 1 << 30
 
 // Result is what a launch must measure. The names of registers are those of the
 // published claims.
@@ -81,7 +77,7 @@ func Expected(spec *launch.Spec, p *Platform) (*Result, error) {
 		if f.Path == "" && i == 2 {
 			continue
 		}
-		if b[i], err = readFile(f); err != nil {
+		if b[i], err = f.Read(launch.MaxFile); err != nil {
 			return nil, fmt.Errorf("computing measurements: %w", err)
 		}
 	}
@@ -205,25 +201,4 @@ func (r *Result) Compare(l *eventlog.Log) []Difference {
 		}
 	}
 	return out
-}
-
-// readFile reads a file of the launch and holds it against its digest, if one
-// is named.
-func readFile(f launch.File) ([]byte, error) {
-	r, err := os.Open(f.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", f.Path, maxFile)
-	}
-	if sum := sha256.Sum256(b); f.SHA256 != "" && hex.EncodeToString(sum[:]) != f.SHA256 {
-		return nil, fmt.Errorf("%s has SHA-256 %x, not %s", f.Path, sum, f.SHA256)
-	}
-	return b, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 	"github.com/cofferproject/coffer/tee/tdx/tdxtest"
 	"github.com/cofferproject/coffer/test/vectors"
 )
@@ -135,7 +136,7 @@ func TestPublishedCommandLineDigest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var l log
-	l.data(2, refvalue.EventTag, utf16z("initrd=initrd "+s.Cmdline), "")
+	l.data(2, refvalue.EventTag, uefi.UTF16Z("initrd=initrd "+s.Cmdline), "")
 	l.add(2, refvalue.EventTag, initrd, "")
 	if got := l.replay(2).String(); got != "972547466cb6bcb8a23cd479e9258c3affbbc4f0ba2805d732477200d0dff8432447c7a775e70453cdb51f018a306ece" {
 		t.Errorf("RTMR 2 is %s", got)
@@ -243,7 +244,7 @@ func TestEachInputHasItsEvent(t *testing.T) {
 func TestNoInitrd(t *testing.T) {
 	r := compute(t, spec(), openEmpty(t), tdxtest.Kernel("", 0), nil)
 	var l log
-	l.data(2, refvalue.EventTag, utf16z(launch.ConstantCmdline), "")
+	l.data(2, refvalue.EventTag, uefi.UTF16Z(launch.ConstantCmdline), "")
 	if r.RTMR2 != l.replay(2) {
 		t.Errorf("RTMR 2 is %s, want only the plain command line", r.RTMR2)
 	}
@@ -350,28 +351,6 @@ func TestMADT(t *testing.T) {
 	}
 }
 
-func TestAuthenticode(t *testing.T) {
-	k := tdxtest.Kernel("text behind the sections", 0)
-	was, err := authenticode(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed := tdxtest.Kernel("text behind the sections", 64)
-	if got, err := authenticode(signed); err != nil || got != was {
-		t.Errorf("signing changes the digest to %s: %v", got, err)
-	}
-	const opt = 0x300 + 24
-	for i := range k {
-		bent := bytes.Clone(k)
-		bent[i] ^= 1
-		got, err := authenticode(bent)
-		free := i >= opt+64 && i < opt+68 || i >= opt+112+32 && i < opt+112+36
-		if size := i >= opt+112+36 && i < opt+112+40; err == nil && !size && (got == was) != free {
-			t.Errorf("byte %#x: same digest is %v", i, got == was)
-		}
-	}
-}
-
 func TestExpectedReadsTheFiles(t *testing.T) {
 	dir := t.TempDir()
 	fw, err := WithoutVariables(testFirmware(t))
@@ -442,12 +421,12 @@ func FuzzVariables(f *testing.F) {
 	b := make([]byte, 0x200)
 	copy(b[40:], "_FVH")
 	b[48] = 72
-	copy(b[72:], guidAuthStore[:])
+	copy(b[72:], "\x78\x2c\xf3\xaa\x7b\x94\x9a\x43\xa1\x80\x2e\x14\x4e\xc3\x77\x92") // authenticated variables
 	b[72+17] = 1
 	v := b[100:]
 	binary.LittleEndian.PutUint16(v, 0x55aa)
 	v[2], v[36], v[40] = 0x3f, 6, 3
-	copy(v[44:], guidGlobal[:])
+	copy(v[44:], uefi.GlobalVariable[:])
 	copy(v[60:], "P\x00K\x00\x00\x00abc")
 	if vs, err := variables(b); err != nil || len(vs) != 1 || vs[0].Name != "PK" || string(vs[0].Value) != "abc" {
 		f.Fatalf("the seed: %+v, %v", vs, err)
@@ -462,34 +441,6 @@ func FuzzVariables(f *testing.F) {
 		for i := range m {
 			m[i].Data()
 		}
-	})
-}
-
-func FuzzKernel(f *testing.F) {
-	f.Add(tdxtest.Kernel("x", 0))
-	f.Add(tdxtest.Kernel("x", 8))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = authenticode(b) })
-}
-
-func FuzzVolume(f *testing.F) {
-	b := append(make([]byte, 56), bytes.Repeat([]byte{0xff}, 0x100-56)...)
-	copy(b[40:], "_FVH")
-	b[33], b[48] = 1, 56
-	copy(b[56:], make([]byte, 24))
-	copy(b[56:], guidBootMenu[:])
-	b[56+18], b[56+20] = 9, 24+8
-	copy(b[80:], []byte{8, 0, 0, 0x15, 'A', 0, 0, 0})
-	if v, err := parseVolume(b); err != nil || !v.hasDriver("A") {
-		f.Fatalf("the seed: %v", err)
-	}
-	f.Add(b)
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		v, err := parseVolume(b)
-		if err != nil {
-			return
-		}
-		v.hasDriver("x")
-		_, _ = bootVariables(v)
 	})
 }
 

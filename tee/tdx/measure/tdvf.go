@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
 
 // MaxFirmware bounds a firmware image.
@@ -41,14 +43,11 @@ type Section struct {
 }
 
 // guidFooter ends the table of GUIDed structures behind the reset vector's
-// code; guidTDX names the entry that leads to the metadata. Byte order on disk.
+// code; guidTDX names the entry that leads to the metadata.
 var (
-	guidFooter = guid{0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d}
-	guidTDX    = guid{0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2}
+	guidFooter = uefi.GUID{0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d}
+	guidTDX    = uefi.GUID{0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2}
 )
-
-// guid is an EFI_GUID in its byte order on disk.
-type guid [16]byte
 
 // sections reads the TDVF metadata. The image ends at 4 GiB; 32 bytes before
 // its end lies the footer of the table.
@@ -115,7 +114,7 @@ func metadataOffset(fw []byte) (int64, error) {
 	const fromEnd = 32
 	le := binary.LittleEndian
 	end := len(fw) - fromEnd
-	if end < 18 || guid(fw[end-16:end]) != guidFooter {
+	if end < 18 || uefi.GUID(fw[end-16:end]) != guidFooter {
 		return 0, errors.New("firmware: no table of GUIDed structures")
 	}
 	size := int(le.Uint16(fw[end-18:]))
@@ -130,7 +129,7 @@ func metadataOffset(fw []byte) (int64, error) {
 		if n < 18 || n > p-start {
 			return 0, errors.New("firmware: GUIDed structure does not fit")
 		}
-		if guid(fw[p-16:p]) == guidTDX {
+		if uefi.GUID(fw[p-16:p]) == guidTDX {
 			if n < 22 {
 				return 0, errors.New("firmware: TDVF entry is cut")
 			}

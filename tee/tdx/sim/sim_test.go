@@ -297,19 +297,19 @@ func TestEvidenceIsVerified(t *testing.T) {
 	sum := sha512.Sum384([]byte(document))
 	in.InitdataDigest = sum[:]
 	m := machine(t, p, in)
-	var log *aael.Log
 	at, err := attester.New(attester.Options{
 		Reporter: m, Registers: registers{m}, Simulation: m.Note(),
 		Firmware: func() ([]byte, error) { return m.CCEL(), nil },
-		Entries:  func() ([]byte, error) { return log.Bytes() },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if log, err = aael.Open(t.Context(), t.TempDir(), aael.Options{Extender: at, FirstIndex: 1}); err != nil {
+	log, err := aael.Open(t.Context(), t.TempDir(), aael.Options{Extender: at, FirstIndex: 1})
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
+	at.Record(log.Bytes)
 	event := aael.Event{Domain: "github.com/confidential-containers", Operation: "PullImage", Content: `{"image":"a", "digest":"b"}`}
 	if err := log.Extend(t.Context(), aael.DefaultPCR, event); err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func Claims(q *quote.Quote, log *eventlog.Log) map[string]any {
 	c := map[string]any{
 		"quote": quoteClaims,
 		"td_attributes": map[string]any{
-			"debug":           Debug(td),
+			"debug":           debug(td),
 			"septve_disable":  a&quote.TDSEPTVEDisable != 0,
 			"protection_keys": a&quote.TDProtectionKeys != 0,
 			"key_locker":      a&quote.TDKeyLocker != 0,

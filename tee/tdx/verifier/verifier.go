@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/tee/aael"
 	"github.com/cofferproject/coffer/tee/eventlog"
 	"github.com/cofferproject/coffer/tee/intel"
 	"github.com/cofferproject/coffer/tee/intel/quote"
@@ -30,6 +32,7 @@ const (
 	ReasonMalformed         denial.Reason = "tdx-evidence-malformed"
 	ReasonEventLogMalformed denial.Reason = "tdx-eventlog-malformed"
 	ReasonEventLogMismatch  denial.Reason = "tdx-eventlog-mismatch"
+	ReasonEventLogMissing   denial.Reason = "tdx-eventlog-missing"
 	ReasonMigratable        denial.Reason = "tdx-migratable"
 )
 
@@ -57,28 +60,25 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	if err != nil {
 		return nil, verify.Deny(ReasonMalformed, component, "evidence", err)
 	}
-	res := &verify.Result{TEE: tdx.WireName, Class: verify.ClassCPU, Simulated: v.kind == verify.InsecureSimulated, SimulationNote: e.Simulation}
-	switch {
-	case e.Simulation != "" && !res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonSimulated, component, "simulation", e.Simulation, "none", "a production namespace")
-	case e.Simulation == "" && res.Simulated:
-		return nil, verify.Mismatch(verify.ReasonNotSimulated, component, "simulation", "no note", "a note", "a simulated namespace")
-	}
-	q, err := v.quotes.VerifyQuote(e.Quote, quote.TDX, in.Now)
+	res, err := v.kind.NewResult(component, tdx.WireName, verify.ClassCPU, e.Simulation)
 	if err != nil {
 		return nil, err
 	}
-	td := q.Quote.TD
-	res.Checks, res.Unproven, res.Debug = q.Checks, q.Unproven, Debug(td)
-	if err := CheckMigration(component, td); err != nil {
+	q, err := VerifyQuote(v.quotes, component, e.Quote, in.Now, res)
+	if err != nil {
 		return nil, err
 	}
+	td := q.TD
 	log, err := checkEventLog(e.EventLog, td, res)
 	if err != nil {
 		return nil, err
 	}
-	res.Claims = Claims(q.Quote, log)
-	maps.Copy(res.Claims, q.Claims)
+	maps.Copy(res.Claims, Claims(q, log))
+	if log != nil {
+		if texts := aael.Texts(log.Events); texts != nil {
+			res.Claims[verify.ClaimRuntimeEvents] = texts
+		}
+	}
 	if err := verify.CheckReportData(component, td.ReportData[:], in, res); err != nil {
 		return nil, err
 	}
@@ -88,23 +88,44 @@ func (v *Verifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 	return []*verify.Result{res}, nil
 }
 
-// Debug reports whether the TD is under debug: any bit of the attributes' first
-// byte (TD Under Debug) makes it so.
-func Debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+// VerifyQuote adds what a TD's quote proves, its event log aside, to a result, and
+// refuses a TD that may be migrated. component names the caller in denials.
+func VerifyQuote(quotes *intel.Verifier, component string, raw []byte, now time.Time, res *verify.Result) (*quote.Quote, error) {
+	v, err := quotes.VerifyQuote(raw, quote.TDX, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMigration(component, v.Quote.TD); err != nil {
+		return nil, err
+	}
+	v.AddTo(res)
+	res.Debug = res.Debug || debug(v.Quote.TD)
+	return v.Quote, nil
+}
 
-// CheckMigration refuses a TD that may be migrated: the host chooses the migration
+// debug reports whether the TD is under debug: any bit of the attributes' first
+// byte (TD Under Debug) makes it so.
+func debug(td *quote.TD) bool { return td.TDAttributes[0] != 0 }
+
+// checkMigration refuses a TD that may be migrated: the host chooses the migration
 // TD, which gets all of the TD's memory, and neither MRTD nor the RTMRs say so.
-// component names the caller in the denial.
-func CheckMigration(component string, td *quote.TD) error {
+func checkMigration(component string, td *quote.TD) error {
 	if a := td.Attributes(); a&quote.TDMigratable != 0 {
 		return verify.Mismatch(ReasonMigratable, component, "TD attributes", fmt.Sprintf("%#x", a), "MIGRATABLE (bit 29) clear", "quote")
 	}
 	return nil
 }
 
-// checkEventLog replays the log to the RTMRs; nil if none came.
+// rtmrEvents is the register of run-time events.
+const rtmrEvents = 3
+
+// checkEventLog replays the log to the RTMRs; nil if none came, which only a TD
+// that recorded nothing may do: no policy would know the value of RTMR 3.
 func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, error) {
 	if len(b) == 0 {
+		if r := td.RTMR[rtmrEvents]; r != [tdx.RTMRSize]byte{} {
+			return nil, verify.Mismatch(ReasonEventLogMissing, component, fmt.Sprintf("RTMR %d", rtmrEvents), hex.EncodeToString(r[:]), "zero, or the events that explain it", "cc_eventlog")
+		}
 		return nil, nil
 	}
 	malformed := func(err error) error { return verify.Deny(ReasonEventLogMalformed, component, "cc_eventlog", err) }
@@ -121,6 +142,15 @@ func checkEventLog(b []byte, td *quote.TD, res *verify.Result) (*eventlog.Log, e
 			return nil, verify.Mismatch(ReasonEventLogMismatch, component, fmt.Sprintf("RTMR %d", e.Register), hex.EncodeToString(e.Quoted), hex.EncodeToString(e.Replayed), "replay of the event log")
 		}
 		return nil, malformed(err)
+	}
+	// The register vouches for a digest only; a text that is not the digest's would
+	// tell a policy of an event that never was.
+	for i := range log.Events {
+		if e := &log.Events[i]; aael.Is(e) {
+			if err := aael.Check(e, eventlog.SHA384); err != nil {
+				return nil, malformed(fmt.Errorf("entry %d: %w", i, err))
+			}
+		}
 	}
 	onlyVouched(log)
 	res.Checked("event log", fmt.Sprintf("%d events", len(log.Events)), "RTMR 0 to 3")

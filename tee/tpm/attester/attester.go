@@ -25,6 +25,8 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/tee/aael"
+	"github.com/cofferproject/coffer/tee/attest"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
@@ -44,6 +46,8 @@ type Options struct {
 
 // Attester holds the keys of one TPM. It is safe for concurrent use.
 type Attester struct {
+	device.Events
+
 	mu     sync.Mutex
 	t      transport.TPMCloser
 	logger *slog.Logger
@@ -57,9 +61,15 @@ type Attester struct {
 	akSPKI []byte
 }
 
+var (
+	_ attest.Attester = (*Attester)(nil)
+	_ attest.Recorder = (*Attester)(nil)
+)
+
 // New takes over the connection and makes the keys. Close closes it.
 func New(t transport.TPMCloser, o Options) (*Attester, error) {
 	a := &Attester{t: t, logger: o.Logger}
+	a.Events = device.NewEvents(&a.mu, t)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
@@ -113,27 +123,40 @@ func (a *Attester) RequestExtra() *kbs.RequestExtra {
 
 // Evidence quotes report data, and answers the challenge if there is one.
 func (a *Attester) Evidence(_ context.Context, reportData []byte, ch *kbs.TPMChallenge) (json.RawMessage, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	e := &tpm.Evidence{AKPublic: a.akSPKI, AKArea: a.akArea, EventLog: a.log, Simulation: a.note}
+	var err error
 	if ch != nil {
-		s, err := a.activate(ch)
-		if err != nil {
+		if e.CredentialMAC, err = a.credentialMAC(reportData, ch); err != nil {
 			return nil, err
 		}
-		h := hmac.New(sha256.New, s)
-		h.Write(reportData)
-		e.CredentialMAC = h.Sum(nil)
-		clear(s)
 	}
-	var err error
-	if e.Quote, err = a.quote(initdata.Fit(reportData, tpm.QualifyingSize)); err != nil {
-		return nil, err
+	e.Entries, err = aael.Around(a.Entries(), func() (err error) {
+		e.Quote, err = a.quote(initdata.Fit(reportData, tpm.QualifyingSize))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tpm evidence: %w", err)
 	}
 	return json.Marshal(e)
 }
 
+// credentialMAC proves the challenge's secret over report data.
+func (a *Attester) credentialMAC(reportData []byte, ch *kbs.TPMChallenge) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, err := a.activate(ch)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(s)
+	h := hmac.New(sha256.New, s)
+	h.Write(reportData)
+	return h.Sum(nil), nil
+}
+
 func (a *Attester) quote(qualifying []byte) (tpm.Quote, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	q, err := device.NewQuote(a.t, a.ak, qualifying)
 	if err != nil {
 		return tpm.Quote{}, err

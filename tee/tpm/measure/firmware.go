@@ -9,6 +9,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
 
 // Firmware is an OVMF code volume with an empty variable store, unpacked as far
@@ -40,54 +41,29 @@ func OpenFirmware(code, vars []byte) (*Firmware, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firmware: %w", err)
 	}
-	if p.platformHOB+hobSize > len(pei.b) {
+	if p.platformHOB+hobSize > len(pei.Bytes) {
 		return nil, errors.New("firmware: PEI volume is smaller than its profile says")
 	}
-	boot, err := uiAppOption(dxe)
+	boot, err := dxe.LoadOption(uiApp)
 	if err != nil {
-		return nil, fmt.Errorf("firmware: %w", err)
+		return nil, fmt.Errorf("firmware: UiApp: %w", err)
 	}
-	return &Firmware{profile: p, pei: pei.b, dxe: sha256.Sum256(dxe.b), peiSums: map[[hobSize]byte]refvalue.Digest{}, bootApp: boot}, nil
+	return &Firmware{profile: p, pei: pei.Bytes, dxe: sha256.Sum256(dxe.Bytes), peiSums: map[[hobSize]byte]refvalue.Digest{}, bootApp: boot}, nil
 }
 
 // unpackFirmware gives the PEI and the DXE volume, which lie packed in one
 // section of the code volume.
-func unpackFirmware(code []byte) (pei, dxe *volume, err error) {
-	main, err := parseVolume(code)
+func unpackFirmware(code []byte) (pei, dxe *uefi.Volume, err error) {
+	main, err := uefi.ParseVolume(code)
 	if err != nil {
 		return nil, nil, err
 	}
-	var inner []*volume
-	for _, f := range main.files {
-		if f.raw {
-			continue
-		}
-		ss, err := parseSections(f.body)
+	var inner []*uefi.Volume
+	for v, err := range main.Packed() {
 		if err != nil {
 			return nil, nil, err
 		}
-		for _, s := range ss {
-			if s.typ != sectionGUIDDefined {
-				continue
-			}
-			b, err := unpackLZMA(s)
-			if err != nil {
-				return nil, nil, err
-			}
-			us, err := parseSections(b)
-			if err != nil {
-				return nil, nil, err
-			}
-			for _, u := range us {
-				if u.typ == sectionVolume {
-					v, err := parseVolume(u.body)
-					if err != nil {
-						return nil, nil, err
-					}
-					inner = append(inner, v)
-				}
-			}
-		}
+		inner = append(inner, v)
 	}
 	if len(inner) != 2 {
 		return nil, nil, fmt.Errorf("%d packed volumes, want the PEI and the DXE volume", len(inner))
@@ -98,19 +74,11 @@ func unpackFirmware(code []byte) (pei, dxe *volume, err error) {
 // checkEmptyVars makes sure that no variable (a key, a boot entry) is set:
 // the computed events are those of an empty store.
 func checkEmptyVars(vars []byte) error {
-	le := binary.LittleEndian
-	if len(vars) < 72 || string(vars[40:44]) != "_FVH" {
-		return errors.New("no firmware volume")
+	begin, end, err := uefi.VariableStore(vars)
+	if err != nil {
+		return err
 	}
-	head := int(le.Uint16(vars[48:]))
-	if head+28 > len(vars) || guid(vars[head:head+16]) != guidAuthVarList {
-		return errors.New("no store of authenticated variables")
-	}
-	size := int64(le.Uint32(vars[head+16:]))
-	if size < 28 || int64(head)+size > int64(len(vars)) {
-		return errors.New("variable store does not fit into its volume")
-	}
-	for i, c := range vars[head+28 : int64(head)+size] {
+	for i, c := range vars[begin:end] {
 		if c != 0xff {
 			return fmt.Errorf("the store is not empty (byte %d)", i)
 		}
@@ -118,27 +86,9 @@ func checkEmptyVars(vars []byte) error {
 	return nil
 }
 
-// uiAppOption is the EFI_LOAD_OPTION that OVMF makes for its setup menu, the
-// only boot entry there is when a kernel is handed over directly.
-func uiAppOption(dxe *volume) ([]byte, error) {
-	f, ok := dxe.file(guidUIApp)
-	if !ok {
-		return nil, errors.New("no UiApp in the DXE volume")
-	}
-	name, err := f.uiName()
-	if err != nil {
-		return nil, fmt.Errorf("UiApp: %w", err)
-	}
-	// Device path: the volume (type 4, subtype 7), the file in it (4, 6), end.
-	path := append([]byte{4, 7, 20, 0}, dxe.name[:]...)
-	path = append(append(path, 4, 6, 20, 0), guidUIApp[:]...)
-	path = append(path, 0x7f, 0xff, 4, 0)
-	const attributes = 0x109 // ACTIVE, HIDDEN, CATEGORY_APP
-	b := binary.LittleEndian.AppendUint32(nil, attributes)
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(path)))
-	b = append(b, utf16z(name)...)
-	return append(b, path...), nil
-}
+// uiApp is OVMF's setup menu: its load option is the only boot entry there is when
+// a kernel is handed over directly.
+var uiApp = uefi.GUID{0x21, 0xaa, 0x2c, 0x46, 0x14, 0x76, 0x03, 0x45, 0x83, 0x6e, 0x8a, 0xb6, 0xf4, 0x66, 0x23, 0x31}
 
 // peiDigest is the digest of the PEI volume as it lies in memory when it is
 // measured, with the platform's facts written into it.

@@ -1,11 +1,13 @@
 package measure
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
 
 // Offsets in the setup header (Documentation/arch/x86/boot.rst).
@@ -34,7 +36,7 @@ const (
 // kernelImage is a bzImage with its PE layout.
 type kernelImage struct {
 	b  []byte
-	pe *peLayout
+	pe *uefi.PE
 }
 
 func parseKernel(b []byte) (*kernelImage, error) {
@@ -45,7 +47,7 @@ func parseKernel(b []byte) (*kernelImage, error) {
 	if v := le.Uint16(b[offVersion:]); v < 0x20c || le.Uint16(b[offXLoadFlags:])&2 == 0 {
 		return nil, fmt.Errorf("kernel: boot protocol %d.%d without loading above 4 GiB is not supported", v>>8, v&0xff)
 	}
-	pe, err := parsePE(b)
+	pe, err := uefi.ParsePE(b)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
@@ -71,7 +73,11 @@ func (k *kernelImage) digest(memoryMiB int, initrdSize int64) (refvalue.Digest, 
 	le.PutUint32(k.b[offCmdline:], qemuCmdlineAddr)
 	le.PutUint32(k.b[offRamdisk:], uint32((top-initrdSize)&^pageMask))
 	le.PutUint32(k.b[offRamdiskSize:], uint32(initrdSize))
-	return authenticode(k.b, k.pe)
+	h := sha256.New()
+	if err := k.pe.Hash(h, k.b); err != nil {
+		return refvalue.Digest{}, err
+	}
+	return refvalue.Digest(h.Sum(nil)), nil
 }
 
 // lowMemory is how much of the memory QEMU's q35 machine puts below 4 GiB.

@@ -25,7 +25,7 @@ func Learn(name string, code []byte, o Observed) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("learning firmware: %w", err)
 	}
-	if refvalue.Digest(sha256.Sum256(dxe.b)) != o.DXE {
+	if refvalue.Digest(sha256.Sum256(dxe.Bytes)) != o.DXE {
 		return "", errors.New("learning firmware: the DXE volume is not measured as it lies in the image")
 	}
 	hob, err := platformHOB(o.MemoryMiB, o.VCPUs)
@@ -34,13 +34,13 @@ func Learn(name string, code []byte, o Observed) (string, error) {
 	}
 	at := -1
 	// The structure is zero in the image and aligned by the linker.
-	for off := 0; off+hobSize <= len(pei.b); off += 16 {
-		old := pei.b[off : off+hobSize]
+	for off := 0; off+hobSize <= len(pei.Bytes); off += 16 {
+		old := pei.Bytes[off : off+hobSize]
 		if len(bytes.Trim(old, "\x00")) != 0 {
 			continue
 		}
 		copy(old, hob)
-		found := refvalue.Digest(sha256.Sum256(pei.b)) == o.PEI
+		found := refvalue.Digest(sha256.Sum256(pei.Bytes)) == o.PEI
 		clear(old)
 		if found {
 			at = off

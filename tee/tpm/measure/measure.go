@@ -13,18 +13,13 @@ package measure
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"unicode/utf16"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/internal/uefi"
 )
-
-const maxFile = 1 << 30
 
 // Calculator computes the events of one set of files for any VM size.
 // It is not safe for concurrent use.
@@ -62,7 +57,7 @@ func Compute(spec *launch.Spec) ([]refvalue.Event, error) {
 	var b [4][]byte
 	for i, f := range []launch.File{spec.Firmware, spec.VarsFile, spec.Kernel, spec.Initrd} {
 		var err error
-		if b[i], err = readFile(f.Path); err != nil {
+		if b[i], err = f.Read(launch.MaxFile); err != nil {
 			return nil, fmt.Errorf("computing measurements: %w", err)
 		}
 	}
@@ -97,7 +92,7 @@ func (c *Calculator) events(memoryMiB, minCPUs, maxCPUs int) ([]refvalue.Event, 
 		return nil, fmt.Errorf("computing measurements: %w", err)
 	}
 	var l log
-	l.data(0, refvalue.SCRTMVersion, utf16z(c.fw.profile.crtmVersion), "firmware version (S-CRTM)")
+	l.data(0, refvalue.SCRTMVersion, uefi.UTF16Z(c.fw.profile.crtmVersion), "firmware version (S-CRTM)")
 	for n := minCPUs; n <= maxCPUs; n++ {
 		d, err := c.fw.peiDigest(memoryMiB, n)
 		if err != nil {
@@ -123,7 +118,7 @@ func (c *Calculator) events(memoryMiB, minCPUs, maxCPUs int) ([]refvalue.Event, 
 	}
 
 	// OVMF's loader of QEMU's kernels adds the initrd's name to the line.
-	l.data(9, refvalue.EventTag, utf16z(c.cmdline+" initrd=initrd"), "kernel command line")
+	l.data(9, refvalue.EventTag, uefi.UTF16Z(c.cmdline+" initrd=initrd"), "kernel command line")
 	l.add(9, refvalue.EventTag, c.initrd, refvalue.WhatInitrd)
 	l.text(5, "Exit Boot Services Invocation")
 	l.text(5, "Exit Boot Services Returned with Success")
@@ -148,57 +143,20 @@ func (l *log) separator(pcr int) {
 	l.data(pcr, refvalue.Separator, []byte{0, 0, 0, 0}, "separator")
 }
 
-// Vendors of the variables that are measured.
-var (
-	guidGlobal   = guid{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c}
-	guidSecurity = guid{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f}
-)
-
 // secureBoot adds the variables of an empty store: secure boot is off and no
 // key is enrolled.
 func (l *log) secureBoot() {
 	for _, v := range []struct {
-		vendor guid
+		vendor uefi.GUID
 		name   string
 		value  []byte
 	}{
-		{guidGlobal, "SecureBoot", []byte{0}},
-		{guidGlobal, "PK", nil},
-		{guidGlobal, "KEK", nil},
-		{guidSecurity, "db", nil},
-		{guidSecurity, "dbx", nil},
+		{uefi.GlobalVariable, "SecureBoot", []byte{0}},
+		{uefi.GlobalVariable, "PK", nil},
+		{uefi.GlobalVariable, "KEK", nil},
+		{uefi.SecurityDatabase, "db", nil},
+		{uefi.SecurityDatabase, "dbx", nil},
 	} {
-		// UEFI_VARIABLE_DATA: vendor, lengths of name (characters) and value.
-		b := append([]byte(nil), v.vendor[:]...)
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(v.name)))
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(v.value)))
-		name := utf16z(v.name)
-		b = append(b, name[:len(name)-2]...)
-		l.data(7, refvalue.EFIVariableDriverConfig, append(b, v.value...), "variable "+v.name)
+		l.data(7, refvalue.EFIVariableDriverConfig, uefi.VariableData(v.vendor, v.name, v.value), "variable "+v.name)
 	}
-}
-
-// utf16z is s in UTF-16LE with its terminator.
-func utf16z(s string) []byte {
-	var b []byte
-	for _, c := range append(utf16.Encode([]rune(s)), 0) {
-		b = binary.LittleEndian.AppendUint16(b, c)
-	}
-	return b
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return b, nil
 }

@@ -1,10 +1,7 @@
 package measure
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"debug/pe"
-	"encoding/binary"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -14,61 +11,8 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/tdx/tdxtest"
 )
-
-// peImage makes a PE32+ image with two sections out of order, a tail and a
-// certificate table.
-func peImage(tail, cert int) []byte {
-	const (
-		peOff   = 64
-		optOff  = peOff + 24
-		optSize = 112 + 16*8
-		headers = 512
-	)
-	b := make([]byte, headers)
-	le := binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], peOff)
-	copy(b[peOff:], "PE\x00\x00")
-	le.PutUint16(b[peOff+4:], pe.IMAGE_FILE_MACHINE_AMD64)
-	le.PutUint16(b[peOff+6:], 2)
-	le.PutUint16(b[peOff+20:], optSize)
-	le.PutUint16(b[optOff:], 0x20b)
-	le.PutUint32(b[optOff+60:], headers)
-	copy(b[optOff+64:], "SUM!")
-	le.PutUint32(b[optOff+108:], 16)
-	copy(b[optOff+112+4*8:], "CERT") // its address; never hashed
-	le.PutUint32(b[optOff+112+4*8+4:], uint32(cert))
-	sec := optOff + optSize
-	for i, s := range [][2]uint32{{100, headers + 200}, {200, headers}} { // size, offset
-		le.PutUint32(b[sec+40*i+16:], s[0])
-		le.PutUint32(b[sec+40*i+20:], s[1])
-	}
-	b = append(b, bytes.Repeat([]byte{'b'}, 200)...)
-	b = append(b, bytes.Repeat([]byte{'a'}, 100)...)
-	b = append(b, bytes.Repeat([]byte{'t'}, tail)...)
-	return append(b, bytes.Repeat([]byte{'c'}, cert)...)
-}
-
-func TestAuthenticode(t *testing.T) {
-	for _, c := range []struct{ tail, cert int }{{0, 0}, {33, 0}, {0, 48}, {33, 48}} {
-		b := peImage(c.tail, c.cert)
-		l, err := parsePE(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := authenticode(b, l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Everything but checksum, directory entry and certificates, in file
-		// order, since the sections lie one after the other.
-		want := slices.Concat(b[:64+24+64], b[64+24+68:64+24+112+32], b[64+24+112+40:len(b)-c.cert])
-		if got != sha256.Sum256(want) {
-			t.Errorf("tail %d, certificates %d: wrong digest", c.tail, c.cert)
-		}
-	}
-}
 
 func TestLowMemory(t *testing.T) {
 	for mib, want := range map[int]int64{256: 256 << 20, 2048: 2048 << 20, 2815: 2815 << 20, 2816: 2048 << 20, 32768: 2048 << 20} {
@@ -232,43 +176,18 @@ func TestFirmwareRefused(t *testing.T) {
 	}
 }
 
-func FuzzParsePE(f *testing.F) {
-	f.Add(peImage(5, 8))
-	f.Add([]byte("MZ"))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		if l, err := parsePE(b); err == nil {
-			_, _ = authenticode(b, l)
-		}
-		_, _ = parseKernel(b)
-	})
-}
-
-func FuzzParseVolume(f *testing.F) {
+func FuzzFirmware(f *testing.F) {
 	if p, err := platform.Load(os.Getenv("COFFER_PLATFORM")); err == nil {
 		if b, err := os.ReadFile(p.Firmware.Vars); err == nil {
 			f.Add(b)
 		}
 	}
-	v := make([]byte, 256)
-	binary.LittleEndian.PutUint64(v[32:], uint64(len(v)))
-	copy(v[40:], "_FVH")
-	v[48] = 72
-	v[72+20], v[72+4+20] = 40, 0
-	f.Add(v)
+	f.Add(tdxtest.Kernel("x", 8))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_ = checkEmptyVars(b)
-		if _, dxe, err := unpackFirmware(b); err == nil {
-			_, _ = uiAppOption(dxe)
-		}
-		if v, err := parseVolume(b); err == nil {
-			for _, file := range v.files {
-				_, _ = file.uiName()
-			}
-		}
-		if ss, err := parseSections(b); err == nil {
-			for _, s := range ss {
-				_, _ = unpackLZMA(s)
-			}
+		_, _, _ = unpackFirmware(b)
+		if k, err := parseKernel(b); err == nil {
+			_, _ = k.digest(256, 0)
 		}
 	})
 }

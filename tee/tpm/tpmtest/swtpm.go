@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/device"
 )
@@ -72,7 +74,25 @@ func Start(t testing.TB) *device.Conn {
 // CA is a root that certifies endorsement keys.
 type CA struct {
 	Root *x509.Certificate
+	// ListURL, if set, is where certificates say that revocation lists are.
+	ListURL string
+	// Last is the serial number of the certificate made last.
+	Last *big.Int
 	key  *ecdsa.PrivateKey
+}
+
+// List makes the maker's revocation list, valid for a day around now.
+func (ca *CA) List(t testing.TB, now time.Time, revoked ...*big.Int) *collateral.Item {
+	t.Helper()
+	l := &x509.RevocationList{Number: big.NewInt(now.Unix()), ThisUpdate: now.Add(-12 * time.Hour), NextUpdate: now.Add(12 * time.Hour)}
+	for _, n := range revoked {
+		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: now.Add(-13 * time.Hour)})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, l, ca.Root, ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &collateral.Item{Origin: strings.Replace(ca.ListURL, "http:", "https:", 1), Body: der, Fetched: now.UTC()}
 }
 
 // NewCA makes a root.
@@ -84,7 +104,7 @@ func NewCA(t testing.TB, name string) *CA {
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte(name), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -94,7 +114,7 @@ func NewCA(t testing.TB, name string) *CA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &CA{root, key}
+	return &CA{Root: root, key: key}
 }
 
 // Provision certifies the TPM's endorsement key of one kind (an index of
@@ -132,8 +152,13 @@ func (ca *CA) Provision(t testing.TB, c transport.TPM, kind int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var lists []string
+	if ca.ListURL != "" {
+		lists = []string{ca.ListURL}
+	}
+	ca.Last = big.NewInt(time.Now().UnixNano())
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		SerialNumber: ca.Last, CRLDistributionPoints: lists, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}}, BasicConstraintsValid: true,
 		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: san}},
 	}, ca.Root, pub, ca.key)

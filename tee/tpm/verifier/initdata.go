@@ -37,11 +37,12 @@ func claims(e *tpm.Evidence, r *Result) map[string]any {
 		c[fmt.Sprintf("pcr%02d", i)] = hex.EncodeToString(r.PCRs[i][:])
 	}
 	if r.EKFingerprint != "" {
-		c["ek_fingerprint"], c["ek_root"] = r.EKFingerprint, r.EKRoot
+		c["ek_fingerprint"], c["ek_root"], c["ek_crl"] = r.EKFingerprint, r.EKRoot, string(r.EKRevocation)
 	}
 	if r.Simulation != "" {
 		c["simulation"] = r.Simulation
 	}
+	quote.EventClaims(c, r.RuntimeEvents)
 	if r.InitdataDigest != nil {
 		c["initdata_digest"] = hex.EncodeToString(r.InitdataDigest)
 	}

@@ -182,6 +182,17 @@ func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
 			Expected: "a chain to a root with SPKI " + strings.Join(names, " or "), Source: "roots of the namespace", Detail: err.Error(),
 		}
 	}
+	// Of several chains, as after a root's renewal, none may hold what is revoked.
+	r.EKRevocation = EKGood
+	for _, c := range chains {
+		s, err := v.checkRevocation(c, now)
+		if err != nil {
+			return err
+		}
+		if s != EKGood {
+			r.EKRevocation = s
+		}
+	}
 	chain := chains[0]
 	r.EKFingerprint = fingerprint(cert.RawSubjectPublicKeyInfo)
 	r.EKRoot = fingerprint(chain[len(chain)-1].RawSubjectPublicKeyInfo)

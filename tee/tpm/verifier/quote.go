@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"encoding/hex"
+	"slices"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/initdata"
@@ -15,6 +16,10 @@ import (
 var checker = quote.Checker{
 	Component: Component, Malformed: ReasonQuoteMalformed, Signature: ReasonQuoteSignature, Selection: ReasonQuoteSelection, Digest: ReasonQuoteDigest,
 }
+
+// requiredPCRs are those that the rules judge: the measured boot's, and the one
+// of run-time events.
+var requiredPCRs = append(slices.Clone(refvalue.QuotedPCRs), refvalue.PCREvents)
 
 // verifyQuote checks signature, origin, freshness, selection and digest, in
 // this order, and fills r.PCRs with the values that the quote covers.
@@ -38,7 +43,7 @@ func verifyQuote(e *tpm.Evidence, ak crypto.PublicKey, in Input, r *Result) erro
 		}
 	}
 	// Those that the rules judge must all be there.
-	quoted, err := quote.Values(&checker, q, e.Quote.PCRs, refvalue.QuotedPCRs)
+	quoted, err := quote.Values(&checker, q, e.Quote.PCRs, requiredPCRs)
 	if err != nil {
 		return err
 	}

@@ -38,11 +38,9 @@ func NewTEE(c verify.Config, t Trust) (*TEE, error) {
 		return nil, err
 	}
 	cfg := Config{
-		Simulated: Production, CredentialKey: t.CredentialKey, EKRoots: t.EKRoots, EKIntermediates: t.EKIntermediates,
+		Simulated: c.Kind, CredentialKey: t.CredentialKey, EKRoots: t.EKRoots, EKIntermediates: t.EKIntermediates,
 		SimulatedRoots: c.SimulatedRoots, EnrolledAKs: t.EnrolledAKs, References: t.References,
-	}
-	if c.Kind == verify.InsecureSimulated {
-		cfg.Simulated = InsecureSimulated
+		Collateral: c.Collateral, InsecureExpiredCollateral: c.InsecureExpiredCollateral,
 	}
 	v, err := New(cfg)
 	if err != nil {
@@ -101,10 +99,14 @@ func (r *Result) checks(in *verify.Input, out *verify.Result) {
 		out.Checked("endorsement key", r.EKFingerprint, "root "+r.EKRoot)
 		out.Checked("credential", "activated", "both keys live in one TPM, this session")
 	}
+	if r.EKFingerprint != "" {
+		out.Checked("EK revocation", string(r.EKRevocation), "makers' lists at hand")
+	}
 	out.Checked("quote signature", "", "attestation key")
 	if !in.InsecureSkipReportData {
 		out.Checked("report data", hex.EncodeToString(r.reportData), "nonce and TEE key of this session")
 	}
 	out.Checked("PCR values", fmt.Sprintf("%d registers of the SHA-256 bank", len(r.quoted)), "digest in the quote")
+	out.Checked("run-time events", fmt.Sprintf("%d events", len(r.RuntimeEvents)), fmt.Sprintf("PCR %d", refvalue.PCREvents))
 	out.Checked("event log", fmt.Sprintf("%d events", len(r.Events)), fmt.Sprintf("%s (image %s, %d MiB)", r.Reference.Source, r.Reference.Image, r.Reference.MemoryMiB))
 }

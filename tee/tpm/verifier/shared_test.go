@@ -43,7 +43,7 @@ func TestSharedContract(t *testing.T) {
 	}
 	r := rs[0]
 	if len(rs) != 1 || r.TEE != tpm.WireName || r.Class != verify.ClassCPU || !r.Simulated || r.SimulationNote == "" || r.Initdata == nil || r.InitdataDoc == nil ||
-		r.Detail["events"] == nil || r.Claims["events"] != nil || r.Claims["pcr11"] == nil || r.Claims["init_data"] == "" || len(r.Checks) != 8 {
+		r.Detail["events"] == nil || r.Claims["events"] != nil || r.Claims["pcr11"] == nil || r.Claims["init_data"] == "" || len(r.Checks) != 10 {
 		t.Errorf("result %+v", r)
 	}
 

@@ -22,8 +22,12 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/eventlog"
+	"github.com/cofferproject/coffer/tee/internal/revocation"
 	"github.com/cofferproject/coffer/tee/tpm"
 	"github.com/cofferproject/coffer/tee/tpm/appraise"
+	"github.com/cofferproject/coffer/tee/tpm/quote"
 	"github.com/cofferproject/coffer/tee/verify"
 )
 
@@ -35,6 +39,7 @@ const (
 	ReasonEvidenceMalformed  denial.Reason = "tpm-evidence-malformed"
 	ReasonEKMissing          denial.Reason = "tpm-ek-missing"
 	ReasonEKUntrusted        denial.Reason = "tpm-ek-untrusted"
+	ReasonEKRevoked          denial.Reason = "tpm-ek-revoked"
 	ReasonAKMalformed        denial.Reason = "tpm-ak-malformed"
 	ReasonAKAttributes       denial.Reason = "tpm-ak-attributes"
 	ReasonAKMismatch         denial.Reason = "tpm-ak-mismatch"
@@ -59,7 +64,7 @@ const (
 // given; there is no default.
 type Config struct {
 	// Simulated says that the namespace was created as simulated.
-	Simulated Namespace
+	Simulated verify.Kind
 	// CredentialKey is the server's secret, 32 bytes or more, from which the
 	// secrets of MakeCredential are derived; the same on all replicas.
 	CredentialKey []byte
@@ -73,21 +78,24 @@ type Config struct {
 	EnrolledAKs []string
 	// References are the reference values that may explain the event log.
 	References []*refvalue.Bundle
+	// Collateral has the makers' revocation lists and OCSP responses, as far as
+	// they are at hand; nil: none.
+	Collateral collateral.Source
+	// InsecureExpiredCollateral takes lists past their next update, for recorded
+	// evidence. Never in the trustee.
+	InsecureExpiredCollateral bool
 }
-
-// Namespace is the explicit choice between a namespace that protects and one
-// that does not. The zero value is no choice.
-type Namespace int
 
 // Kinds of namespaces.
 const (
-	Production Namespace = iota + 1
-	InsecureSimulated
+	Production        = verify.Production
+	InsecureSimulated = verify.InsecureSimulated
 )
 
 // Verifier appraises evidence of one namespace. It is immutable.
 type Verifier struct {
-	cfg Config
+	cfg        Config
+	revocation *revocation.Checker
 }
 
 // New refuses a configuration that leaves a security choice open.
@@ -103,7 +111,7 @@ func New(c Config) (*Verifier, error) {
 		return nil, errors.New("tpm verifier: production trust in a simulated namespace")
 	}
 	c.CredentialKey = slices.Clone(c.CredentialKey)
-	return &Verifier{c}, nil
+	return &Verifier{c, &revocation.Checker{InsecureExpired: c.InsecureExpiredCollateral}}, nil
 }
 
 // Input is one attestation.
@@ -130,12 +138,15 @@ type Result struct {
 	Simulation     string // the evidence's own note
 	EKFingerprint  string // hex SHA-256 of the endorsement key's SPKI; "" for an enrolled key
 	EKRoot         string // hex SHA-256 of the root's SPKI
+	EKRevocation   EKRevocation
 	AKName         string // hex
 	InitdataDigest []byte // of the accepted document; nil if the guest was started without
 	Initdata       *initdata.Document
 	Reference      *refvalue.Set // the set that explains the event log
 	Events         []appraise.Explained
-	PCRs           [tpm.PCRCount][32]byte // zero where not quoted
+	// RuntimeEvents are those that the guest recorded, all of PCR 15.
+	RuntimeEvents []eventlog.Event
+	PCRs          [tpm.PCRCount][32]byte // zero where not quoted
 	// Claims are the published claims of TEE "tpm" and ours, for the token.
 	Claims map[string]any
 
@@ -157,17 +168,8 @@ func (v *Verifier) verify(in Input) (*Result, error) {
 	if err != nil {
 		return nil, deny(ReasonEvidenceMalformed, "tpm evidence", err)
 	}
-	if e.Simulation != "" && v.cfg.Simulated == Production {
-		return nil, &denial.Denial{
-			Reason: ReasonSimulated, Component: Component, Claim: "simulation", Measured: e.Simulation,
-			Expected: "a hardware TPM", Source: "production namespace",
-		}
-	}
-	if e.Simulation == "" && v.cfg.Simulated == InsecureSimulated {
-		return nil, &denial.Denial{
-			Reason: verify.ReasonNotSimulated, Component: Component, Claim: "simulation", Measured: "no note",
-			Expected: "evidence that says what is not real", Source: "simulated namespace",
-		}
+	if err := v.cfg.Simulated.CheckNote(Component, e.Simulation); err != nil {
+		return nil, err
 	}
 	r := &Result{Simulated: v.cfg.Simulated == InsecureSimulated, Simulation: e.Simulation}
 	ak, err := v.verifyAK(e, in, r)
@@ -186,6 +188,9 @@ func (v *Verifier) verify(in Input) (*Result, error) {
 		return nil, err
 	}
 	if err := appraiseInitdata(in, r); err != nil {
+		return nil, err
+	}
+	if r.RuntimeEvents, err = quote.Events(Component, e.Entries, r.PCRs[refvalue.PCREvents]); err != nil {
 		return nil, err
 	}
 	r.Claims = claims(e, r)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -29,11 +30,14 @@ const (
 type Vault struct {
 	store store.Store
 	kek   keyring.KEK
+	most  limits.Set
 	now   func() time.Time
 }
 
 // New makes a Vault.
-func New(s store.Store, kek keyring.KEK, now func() time.Time) *Vault { return &Vault{s, kek, now} }
+func New(s store.Store, kek keyring.KEK, most limits.Set, now func() time.Time) *Vault {
+	return &Vault{s, kek, most, now}
+}
 
 func contentKey(name string, version uint64) string {
 	return name + "@" + fmt.Sprintf("%020d", version)
@@ -76,7 +80,11 @@ func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte) (*trust
 				raced = true
 				return nil
 			}
-			if last != 0 {
+			if last == 0 {
+				if err := tenant.Room(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)); err != nil {
+					return err
+				}
+			} else {
 				if err := tx.Delete(tenant.Bucket(ns, content), contentKey(name, last)); err != nil {
 					return err
 				}

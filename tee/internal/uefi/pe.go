@@ -1,32 +1,31 @@
-package measure
+package uefi
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"slices"
-
-	"github.com/cofferproject/coffer/api/refvalue"
 )
 
-const maxSections = 96 // PE/COFF specification, section 3.3
+const maxPESections = 96 // PE/COFF specification, section 3.3
 
-// peLayout is the part of a PE image's headers that the Authenticode digest
-// needs: which ranges are left out and in what order the rest is hashed.
-type peLayout struct {
+// PE is the part of a PE image's headers that the Authenticode digest needs: which
+// ranges are left out and in what order the rest is hashed.
+type PE struct {
 	checksum    int // offset of the checksum field, 4 bytes, not hashed
 	securityDir int // offset of the certificate table's entry, 8 bytes, not hashed; -1: the image has no such entry
 	headers     int // SizeOfHeaders
 	certSize    int // bytes of the certificate table, at the end, not hashed
+	size        int // of the image
 	sections    []peSection
 }
 
 type peSection struct{ offset, size int }
 
-// parsePE reads the headers of a PE32 or PE32+ image.
-func parsePE(b []byte) (*peLayout, error) {
+// ParsePE reads the headers of a PE32 or PE32+ image.
+func ParsePE(b []byte) (*PE, error) {
 	le := binary.LittleEndian
 	if len(b) < 64 || b[0] != 'M' || b[1] != 'Z' {
 		return nil, errors.New("PE image: no MZ header")
@@ -38,8 +37,8 @@ func parsePE(b []byte) (*peLayout, error) {
 	coff := int(pe) + 4
 	nsect, optSize := int(le.Uint16(b[coff+2:])), int(le.Uint16(b[coff+16:]))
 	opt := coff + 20
-	if nsect > maxSections {
-		return nil, fmt.Errorf("PE image: %d sections, at most %d", nsect, maxSections)
+	if nsect > maxPESections {
+		return nil, fmt.Errorf("PE image: %d sections, at most %d", nsect, maxPESections)
 	}
 	if optSize < 96 || opt+optSize+40*nsect > len(b) {
 		return nil, errors.New("PE image: headers are cut")
@@ -53,7 +52,7 @@ func parsePE(b []byte) (*peLayout, error) {
 	default:
 		return nil, errors.New("PE image: optional header is neither PE32 nor PE32+")
 	}
-	l := &peLayout{checksum: opt + 64, securityDir: -1, headers: int(le.Uint32(b[opt+60:]))}
+	l := &PE{checksum: opt + 64, securityDir: -1, headers: int(le.Uint32(b[opt+60:])), size: len(b)}
 	const entry = 4 // index of the certificate table
 	if dirs+4 > opt+optSize {
 		return nil, errors.New("PE image: optional header is cut")
@@ -83,28 +82,32 @@ func parsePE(b []byte) (*peLayout, error) {
 	return l, nil
 }
 
-// authenticode is the digest of "Windows Authenticode Portable Executable
-// Signature Format", section "Calculating the PE Image Hash", which firmware
-// measures for every image that it starts.
-func authenticode(b []byte, l *peLayout) (refvalue.Digest, error) {
-	h := sha256.New()
-	h.Write(b[:l.checksum])
-	next := l.checksum + 4
-	if l.securityDir >= 0 {
-		h.Write(b[next:l.securityDir])
-		next = l.securityDir + 8
+// Hash writes to h what "Windows Authenticode Portable Executable Signature
+// Format", section "Calculating the PE Image Hash", hashes of an image, as firmware
+// measures every image that it starts: all bytes in the order of the sections,
+// without the checksum, the certificate table's entry and the certificates. b is
+// the parsed image; fields that are no layout may have changed since.
+func (p *PE) Hash(h hash.Hash, b []byte) error {
+	if len(b) != p.size {
+		return fmt.Errorf("PE image: %d bytes, %d when it was read", len(b), p.size)
 	}
-	h.Write(b[next:l.headers])
-	hashed := l.headers
-	for _, s := range l.sections {
+	h.Write(b[:p.checksum])
+	next := p.checksum + 4
+	if p.securityDir >= 0 {
+		h.Write(b[next:p.securityDir])
+		next = p.securityDir + 8
+	}
+	h.Write(b[next:p.headers])
+	hashed := p.headers
+	for _, s := range p.sections {
 		h.Write(b[s.offset : s.offset+s.size])
 		hashed += s.size
 	}
 	// What lies behind the sections counts too, except the certificates.
-	if tail := len(b) - l.certSize; tail > hashed {
+	if tail := len(b) - p.certSize; tail > hashed {
 		h.Write(b[hashed:tail])
-	} else if tail < hashed && l.certSize > 0 {
-		return refvalue.Digest{}, fmt.Errorf("PE image: certificate table of %d bytes overlaps the sections", l.certSize)
+	} else if tail < hashed && p.certSize > 0 {
+		return fmt.Errorf("PE image: certificate table of %d bytes overlaps the sections", p.certSize)
 	}
-	return refvalue.Digest(h.Sum(nil)), nil
+	return nil
 }

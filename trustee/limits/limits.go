@@ -1,0 +1,128 @@
+// Package limits bounds what the trustee keeps: how many entries of each kind a
+// namespace may have, and how much collateral there is for all of them. Entries
+// are bounded in size by who reads them; the number of both makes a bound of the
+// store.
+//
+// Invariants: every kind has a bound, and none is switched off; what is there
+// already is never refused or dropped when a bound is lowered.
+//
+// Trust zone: trustee.
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/denial"
+)
+
+// Reason of an error that names a limit. docs/denials.md explains it.
+const Reason denial.Reason = "limit-reached"
+
+// Name names a limit, on the command line and in errors.
+type Name string
+
+// Names. Each is a number of entries of one namespace, unless it says otherwise.
+const (
+	Namespaces      Name = "namespaces" // of the trustee
+	Owners          Name = "owners"
+	Seals           Name = "seals"
+	Secrets         Name = "secrets"
+	Bindings        Name = "bindings"
+	BindingEntries  Name = "binding-entries" // seals and digests of one binding
+	ReferenceValues Name = "reference-values"
+	Roots           Name = "roots"
+	RootKeys        Name = "root-keys" // keys known as simulated or genuine, also after they were deleted; of the trustee
+	EnrolledAKs     Name = "enrolled-aks"
+	Policies        Name = "policies"
+	Anchors         Name = "anchors"
+	CollateralItems Name = "collateral-items" // of the trustee
+	CollateralBytes Name = "collateral-bytes" // as stored: JSON with bodies in base64; of the trustee
+)
+
+// Set is a choice of all limits.
+type Set map[Name]int
+
+// Defaults gives a new Set, which may be changed.
+func Defaults() Set {
+	return Set{
+		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
+		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, CollateralItems: 20_000, CollateralBytes: 256 << 20,
+	}
+}
+
+// Validate reports a limit that is missing, unknown or not positive.
+func (s Set) Validate() error {
+	d := Defaults()
+	for n := range d {
+		if s[n] < 1 {
+			return fmt.Errorf("limit %s: %d, at least 1", n, s[n])
+		}
+	}
+	for n := range s {
+		if d[n] == 0 {
+			return unknown(n)
+		}
+	}
+	return nil
+}
+
+func unknown(n Name) error {
+	var names []string
+	for n := range Defaults() {
+		names = append(names, string(n))
+	}
+	slices.Sort(names)
+	return fmt.Errorf("limit %.40q is not one of %s", n, strings.Join(names, ", "))
+}
+
+// Change takes NAME=NUMBER.
+func (s Set) Change(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return fmt.Errorf("limit %.80q is not NAME=NUMBER", text)
+	}
+	if s[Name(name)] == 0 {
+		return unknown(Name(name))
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		return fmt.Errorf("limit %s: %.20q is not a number of at least 1", name, value)
+	}
+	s[Name(name)] = n
+	return nil
+}
+
+// Err is what every Error is, for errors.Is.
+var Err = errors.New("too many")
+
+// Error says that one more does not fit.
+type Error struct {
+	Name Name
+	Most int
+	// Where is the namespace, or "" for a limit of the whole trustee.
+	Where string
+}
+
+// Error names the limit and how it is raised.
+func (e *Error) Error() string {
+	where := "this trustee"
+	if e.Where != "" {
+		where = "namespace " + e.Where
+	}
+	return fmt.Sprintf("%s takes at most %d %s (coffer-trustee serve --limit %s=N)", where, e.Most, e.Name, e.Name)
+}
+
+// Is makes every Error an Err.
+func (e *Error) Is(target error) bool { return target == Err }
+
+// Check reports an Error unless n entries are allowed.
+func (s Set) Check(name Name, where string, n int) error {
+	if n <= s[name] {
+		return nil
+	}
+	return &Error{name, s[name], where}
+}
