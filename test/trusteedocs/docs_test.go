@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,6 +97,20 @@ func client(t *testing.T, state string) *trusteeclient.Client {
 	return c
 }
 
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
 const secret = "default/db/password"
 
 // has reports whether a trustee knows the secret of the test.
@@ -130,7 +145,11 @@ func TestReplicas(t *testing.T) {
 			}
 		}
 	})
-	run(t, pg, bin, dir, strings.Join(snippets(t, "ha.md"), "\n"))
+	script := strings.Join(snippets(t, "ha.md"), "\n")
+	for _, port := range []string{"8441", "8442", "8443"} { // others may use these
+		script = strings.ReplaceAll(script, port, freePort(t))
+	}
+	run(t, pg, bin, dir, script)
 	var admin string
 	for i := range 3 {
 		if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("replica-%d/admin.key", i+1))); err == nil {

@@ -19,6 +19,8 @@ import (
 	"github.com/cofferproject/coffer/trustee/store/internal/group"
 )
 
+const maxGroup = 256 // updates in one commit
+
 // Store implements store.Store.
 type Store struct {
 	db     *bbolt.DB
@@ -42,7 +44,7 @@ func Open(path string, wait time.Duration) (*Store, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	s := &Store{db: db}
-	s.writes = group.New(func(fn func(store.Tx) error) error {
+	s.writes = group.New(maxGroup, func(fn func(store.Tx) error) error {
 		return db.Update(func(t *bbolt.Tx) error { return fn(tx{t}) })
 	})
 	return s, nil

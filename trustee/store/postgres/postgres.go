@@ -61,7 +61,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	s.writes = group.New(s.transact)
+	s.writes = group.New(maxGroup, s.transact)
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	go s.watch(watching)
@@ -113,6 +113,10 @@ func (s *Store) Close() error {
 	s.pool.Close()
 	return nil
 }
+
+// maxGroup is how many updates share a commit: over a slow network, too, they must
+// be done within callTimeout.
+const maxGroup = 64
 
 // writeLock names the advisory lock that an update holds, and the lock of
 // migrations: "coffer" and a number.

@@ -16,13 +16,12 @@ import (
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
-const maxGroup = 256 // updates in one commit
-
 // Committer runs updates in groups.
 type Committer struct {
 	// transact runs fn in one transaction and commits durably; fn's error rolls
 	// it back and is returned. It may run fn again after a fault of its own.
 	transact func(fn func(store.Tx) error) error
+	most     int // updates in one commit
 	queue    chan *update
 	done     chan struct{} // closed when the loop has ended
 
@@ -35,9 +34,10 @@ type update struct {
 	err chan error
 }
 
-// New starts a Committer over a backend's transactions.
-func New(transact func(fn func(store.Tx) error) error) *Committer {
-	c := &Committer{transact: transact, queue: make(chan *update, maxGroup), done: make(chan struct{})}
+// New starts a Committer over a backend's transactions, of at most so many
+// updates each.
+func New(most int, transact func(fn func(store.Tx) error) error) *Committer {
+	c := &Committer{transact: transact, most: most, queue: make(chan *update, most), done: make(chan struct{})}
 	go c.loop()
 	return c
 }
@@ -77,7 +77,7 @@ func (c *Committer) loop() {
 	for u := range c.queue {
 		group := []*update{u}
 	gather:
-		for len(group) < maxGroup {
+		for len(group) < c.most {
 			select {
 			case n, ok := <-c.queue:
 				if !ok {
