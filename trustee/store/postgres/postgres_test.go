@@ -212,9 +212,11 @@ func deadReplica(t *testing.T, pg *pgtest.Server) {
 	url := pg.Database("dead")
 	a, b := open(t, url), open(t, url)
 	held, die := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(die) })
+	t.Cleanup(end)
 	go func() {
 		_ = a.Update(context.Background(), func(tx store.Tx) error {
-			_ = tx.Put("b", "k", []byte("of the dead"))
+			_ = tx.Put("b", "another", []byte("of the dead")) // no row that both want
 			close(held)
 			<-die
 			return errors.New("never")
@@ -233,9 +235,12 @@ func deadReplica(t *testing.T, pg *pgtest.Server) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	close(die)
+	end()
 	if v, err := get(b, "k"); v != "of the living" || err != nil {
 		t.Errorf("%q, %v", v, err)
+	}
+	if v, err := get(b, "another"); v != "" || err != nil {
+		t.Errorf("of the dead is left %q, %v", v, err)
 	}
 }
 
