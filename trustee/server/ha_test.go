@@ -347,6 +347,7 @@ func TestReplicas(t *testing.T) {
 	c.admin.must("POST", "/namespaces/default/bindings/"+secretName, trusteeapi.Binding{Initdata: []string{"sha256:" + digestOf(doc)}})
 	t.Run("sessions", func(t *testing.T) { c.sessions(t, doc) })
 	t.Run("token once", c.tokenOnce)
+	t.Run("collateral", c.collateral)
 	tr := c.traffic(doc)
 	tr.more(t, 10)
 
@@ -462,6 +463,42 @@ func (c *cluster) tokenOnce(t *testing.T) {
 			t.Errorf("use %d of a token: %d %s, want %d", i+1, status, b, want)
 		}
 	}
+}
+
+// collateral is imported at one replica and at hand at another, and so is its end.
+func (c *cluster) collateral(t *testing.T) {
+	const origin = "https://kdsintf.amd.com/vcek/v1/Milan/crl"
+	at := func(i int) *adminClient {
+		a := *c.admin
+		a.url = c.replicas[i].cfg.URL
+		return &a
+	}
+	until := func(want bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			if _, b := at(2).do("GET", "/collateral", nil); strings.Contains(string(b), origin) == want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("another replica has it: %t", !want)
+			}
+		}
+	}
+	bundle := fmt.Sprintf(`{"version":1,"items":[{"origin":%q,"fetched":%q,"body":"AQID"}]}`, origin, time.Now().UTC().Format(time.RFC3339))
+	if status, b := at(0).do("POST", "/collateral", []byte(bundle)); status != 200 {
+		t.Fatalf("import: %d %s", status, b)
+	}
+	until(true)
+	a := at(1)
+	if status, b := a.raw("DELETE", trusteeapi.PathPrefix+"/collateral?origin="+origin, a.token("DELETE", trusteeapi.PathPrefix+"/collateral"), nil); status/100 != 2 && status != 404 {
+		t.Fatalf("delete: %d %s", status, b)
+	} else if status == 404 { // that replica has not heard of it yet
+		time.Sleep(2 * refreshEvery)
+		if status, b = a.raw("DELETE", trusteeapi.PathPrefix+"/collateral?origin="+origin, a.token("DELETE", trusteeapi.PathPrefix+"/collateral"), nil); status/100 != 2 {
+			t.Fatalf("delete: %d %s", status, b)
+		}
+	}
+	until(false)
 }
 
 // TestDatabaseGone takes the database away: typed 503, health says so, and nothing

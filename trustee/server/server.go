@@ -285,7 +285,9 @@ func (s *Server) housekeeping(ctx context.Context) {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
 		case <-refresh.C:
-			err = s.shelf.Refresh(ctx)
+			if err = s.shelf.Refresh(ctx); errors.Is(err, store.ErrUnavailable) {
+				err = nil // the store has said so itself
+			}
 		case <-renew.C:
 			err = s.renewTLS(ctx)
 		}

@@ -399,6 +399,7 @@ func TestConnectionStrings(t *testing.T) {
 func BenchmarkUpdate(b *testing.B) {
 	s := open(b, pgtest.Start(b).Database("db"))
 	b.SetParallelism(64)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if err := put(s, "k", "v"); err != nil {
@@ -411,6 +412,7 @@ func BenchmarkUpdate(b *testing.B) {
 func BenchmarkView(b *testing.B) {
 	s := open(b, pgtest.Start(b).Database("db"))
 	b.SetParallelism(8)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if _, err := get(s, "k"); err != nil {
