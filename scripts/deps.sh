@@ -15,9 +15,9 @@ if [ "${ID:-}" != debian ]; then
   exit 1
 fi
 
-# swtpm: the software TPM of the simulated TEE. iproute2, procps: network
+# curl: the documents' commands, which a test runs. swtpm: the software TPM of the simulated TEE. iproute2, procps: network
 # namespaces and processes in tests. xz, zstd: packages and kernel modules.
-need=(ca-certificates debian-archive-keyring git iproute2 make procps swtpm swtpm-tools xz-utils zstd)
+need=(ca-certificates curl debian-archive-keyring git iproute2 make procps swtpm swtpm-tools xz-utils zstd)
 
 # The libraries that QEMU 10 is linked with. On Debian 12 QEMU 10 comes from
 # backports and is unpacked, so its dependencies are named here (the same list
@@ -27,6 +27,13 @@ if [ "${VERSION_CODENAME:-}" = bookworm ]; then
     libjpeg62-turbo libnuma1 libpixman-1-0 libpmem1 libpng16-16 librdmacm1
     libsasl2-2 libseccomp2 libslirp0 libudev1 liburing2 libvdeplug2 libzstd1)
 fi
+
+# The database of the trustee's replicas, for their tests, which start servers of
+# their own: no cluster is made and none is started by the package.
+case ${VERSION_CODENAME:-} in
+  bookworm) need+=(postgresql-15) ;;
+  *) need+=(postgresql-17) ;;
+esac
 
 missing=()
 for p in "${need[@]}"; do have "$p" || missing+=("$p"); done
@@ -66,6 +73,15 @@ if ! can_root; then
   echo "deps: as root: apt-get install ${missing[*]}" >&2
   exit 1
 fi
+case " ${missing[*]} " in
+  *" postgresql-"*)
+    conf=/etc/postgresql-common/createcluster.d/coffer.conf
+    if [ ! -e /etc/postgresql-common ]; then
+      as_root mkdir -p "${conf%/*}"
+      echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
+    fi
+    ;;
+esac
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "deps: installing ${missing[*]}"

@@ -27,7 +27,11 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
+                       [--database URL --envelope-key FILE [--database-connections N]]
+  coffer-trustee new-envelope-key FILE
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
+  coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
+  coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
 
 import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
@@ -50,15 +54,24 @@ func (n *names) String() string     { return fmt.Sprint(*n) }
 func (n *names) Set(s string) error { *n = append(*n, s); return nil }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == "import" {
-		return importStores(args[1:])
+	if len(args) > 0 {
+		switch args[0] {
+		case "import":
+			return importStores(args[1:])
+		case "new-envelope-key":
+			return newEnvelopeKey(args[1:])
+		case "backup":
+			return backup(context.Background(), args[1:])
+		case "restore":
+			return restore(context.Background(), args[1:])
+		}
 	}
 	if len(args) == 0 || args[0] != "serve" {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve or import")
+		return errors.New("no command given: serve, import, backup, restore or new-envelope-key")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config
@@ -84,6 +97,8 @@ func run(args []string) error {
 	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is 5000")
 	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
+	databaseFlags(f, &c)
+	f.IntVar(&c.DatabaseConnections, "database-connections", 0, "most connections to the database at once (default 8)")
 	readyFD := f.Int("ready-fd", 1, "file descriptor for the line that says the server is ready")
 	output := f.String("output", "json", "form of that line: json")
 	lease := f.String("lease-socket", "", "Unix socket: end when the last connection to it has ended (for commands that share one trustee)")

@@ -50,6 +50,7 @@ var trusted = map[string]string{
 	"tee/tpm/measure.FuzzFirmware":                     "the owner's own firmware and kernel",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
+	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
 }
 
 const (

@@ -11,6 +11,7 @@ package adminapi
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -49,6 +50,10 @@ type Config struct {
 	// Published takes administrators of identity providers on the published paths,
 	// beside our own; nil: it takes none.
 	Published *adminjwt.Config
+	// Backup writes the store, encrypted under the envelope key.
+	Backup func(ctx context.Context, w io.Writer) error
+	// Replicas says that other processes serve the same store.
+	Replicas bool
 }
 
 // Handler serves the API.
@@ -59,7 +64,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Log == nil || c.Now == nil {
+	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil
@@ -147,6 +152,8 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 		w.WriteHeader(http.StatusNoContent)
 	case lines:
 		v.write(w)
+	case stream:
+		v.write(c, w)
 	default:
 		if err := httpio.WriteJSON(w, http.StatusOK, out); err != nil {
 			h.fail(w, r, err)
@@ -218,6 +225,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())
 	default:
 		h.cfg.Log.Error("administration failed", "path", r.URL.Path, "error", err)
+		if httpio.WriteStoreError(w, err) {
+			return
+		}
 		httpio.WriteError(w, http.StatusInternalServerError, httpio.TypeInternal, "internal error")
 	}
 }

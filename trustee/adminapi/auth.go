@@ -44,12 +44,13 @@ const (
 	WriteCollateral Permission = "collateral:write"
 	ReadRecords     Permission = "records:read"
 	ReadAudit       Permission = "audit:read"
+	MakeBackup      Permission = "backup:make"
 )
 
 // granted lists what each role may do; a role that is not listed may do nothing.
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit,
+		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit, MakeBackup,
 	},
 }
 
@@ -62,20 +63,25 @@ type credential struct {
 	Created   time.Time       `json:"created"`
 }
 
-// RegisterAdmin makes a key an administrator's.
-func RegisterAdmin(ctx context.Context, s store.Store, pub crypto.PublicKey, now time.Time) error {
+// RegisterFirstAdmin makes a key an administrator's, if there is none yet.
+func RegisterFirstAdmin(ctx context.Context, s store.Store, pub crypto.PublicKey, now time.Time) (first bool, err error) {
 	id, err := seal.KeyID(pub)
 	if err != nil {
-		return fmt.Errorf("admin credential: %w", err)
+		return false, fmt.Errorf("admin credential: %w", err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
-		return fmt.Errorf("admin credential: %w", err)
+		return false, fmt.Errorf("admin credential: %w", err)
 	}
 	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	return s.Update(ctx, func(tx store.Tx) error {
+	err = s.Update(ctx, func(tx store.Tx) error {
+		first = true
+		if err := tx.Scan(admins, "", func(string, []byte) (bool, error) { first = false; return false, nil }); err != nil || !first {
+			return err
+		}
 		return store.PutJSON(tx, admins, id, credential{p, trusteeapi.RoleAdmin, now.UTC()})
 	})
+	return first, err
 }
 
 // HasAdmin reports whether there is any administrator.
@@ -123,7 +129,11 @@ func (h *Handler) authenticate(r *http.Request, need Permission) (string, error)
 	if err := t.Verify(pub, r.Method, r.URL.EscapedPath(), now); err != nil {
 		return "", unauthenticated(err)
 	}
-	if !h.once.use(t.KeyID+"/"+t.Claims.ID, now) {
+	fresh, err := h.useOnce(r.Context(), t.KeyID+"/"+t.Claims.ID, now)
+	if err != nil {
+		return "", err
+	}
+	if !fresh {
 		return "", unauthenticated(errors.New("token was used before"))
 	}
 	// The credential's role counts; the token's can only be the same.

@@ -37,6 +37,7 @@ func routes() []route {
 	)
 	return []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
+		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
 		{"GET", "/audit", ReadAudit, 0, (*call).auditTail},
 		{"GET", "/audit/checkpoint", ReadAudit, 0, func(c *call) (any, error) {
 			s, _, err := c.cfg.Checkpoints.Now(c.ctx())

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/trustee/store"
 )
 
 // TypePrefix opens the type of every published error.
@@ -62,6 +63,24 @@ func Write(w http.ResponseWriter, status int, e kbs.ErrorInfo) {
 // WriteError answers with type and detail.
 func WriteError(w http.ResponseWriter, status int, typ, detail string) {
 	Write(w, status, kbs.ErrorInfo{Type: TypePrefix + typ, Detail: detail})
+}
+
+// WriteStoreError answers an error of the store and reports whether it was one.
+// Nothing was released or changed; where the store is away the same may work later.
+func WriteStoreError(w http.ResponseWriter, err error) bool {
+	e := kbs.ErrorInfo{Type: TypePrefix + TypeInternal, Claim: "store"}
+	switch {
+	case errors.Is(err, store.ErrUnavailable):
+		e.Reason, e.Detail = string(store.ReasonUnavailable), "the trustee's store is unavailable, so nothing is released or changed"
+		w.Header().Set("Retry-After", "1")
+		Write(w, http.StatusServiceUnavailable, e)
+	case errors.Is(err, store.ErrTampered):
+		e.Reason, e.Detail = string(store.ReasonTampered), "the trustee's store was changed from outside, so nothing is released or changed"
+		Write(w, http.StatusInternalServerError, e)
+	default:
+		return false
+	}
+	return true
 }
 
 // WriteJSON answers with a document.

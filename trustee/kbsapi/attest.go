@@ -118,6 +118,9 @@ func fail(c *call, err error) {
 		if c.r.Context().Err() == nil {
 			c.h.cfg.Log.Error("request failed", "path", c.r.URL.Path, "error", err)
 		}
+		if httpio.WriteStoreError(c.w, err) {
+			return
+		}
 		httpio.WriteError(c.w, http.StatusInternalServerError, httpio.TypeInternal, "internal error")
 		return
 	}

@@ -106,3 +106,28 @@ func TestKeysStayAndTLSFollowsItsNames(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What opens keys of the trustee's own opens no secret.
+func TestPlacedIsNoWayToASecret(t *testing.T) {
+	kek, err := CreateFileKEK(filepath.Join(t.TempDir(), "envelope.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const place = "secret/default/default/db/password@1"
+	box, err := Encrypt(t.Context(), kek, place, []byte("hunter2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{place, PlaceBackup, PlaceStoreMAC, ""} {
+		if b, err := (Placed{kek}).Unwrap(t.Context(), p, box); err == nil {
+			t.Errorf("%q opens %q", p, b)
+		}
+	}
+	box, err = Placed{kek}.Wrap(t.Context(), PlaceBackup, []byte("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := (Placed{kek}).Unwrap(t.Context(), PlaceBackup, box); err != nil || string(b) != "key" {
+		t.Errorf("%q, %v", b, err)
+	}
+}

@@ -64,7 +64,11 @@ func Load(ctx context.Context, s store.Store, kek KEK, now time.Time) (*Keys, er
 		if d, err = newRoot(now); err != nil {
 			return nil, fmt.Errorf("making keys: %w", err)
 		}
-		if err := save(ctx, s, kek, rootKey, d); err != nil {
+		if err := save(ctx, s, kek, rootKey, d, false); err != nil {
+			return nil, err
+		}
+		// Another replica may have been first: its keys are everybody's then.
+		if _, err := load(ctx, s, kek, rootKey, d); err != nil {
 			return nil, err
 		}
 	}
@@ -92,7 +96,8 @@ func load(ctx context.Context, s store.Store, kek KEK, name string, v any) (bool
 	return true, nil
 }
 
-func save(ctx context.Context, s store.Store, kek KEK, name string, v any) error {
+// save seals and keeps a document; replace says what becomes of one that is there.
+func save(ctx context.Context, s store.Store, kek KEK, name string, v any, replace bool) error {
 	plain, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("keyring: %s: %w", name, err)
@@ -102,7 +107,14 @@ func save(ctx context.Context, s store.Store, kek KEK, name string, v any) error
 	if err != nil {
 		return err
 	}
-	return s.Update(ctx, func(tx store.Tx) error { return tx.Put(bucket, name, box) })
+	return s.Update(ctx, func(tx store.Tx) error {
+		if !replace {
+			if have, err := tx.Get(bucket, name); err != nil || have != nil {
+				return err
+			}
+		}
+		return tx.Put(bucket, name, box)
+	})
 }
 
 func newRoot(now time.Time) (*rootDoc, error) {
@@ -198,7 +210,7 @@ func (k *Keys) TLS(ctx context.Context, s store.Store, kek KEK, names []string, 
 	if d.Cert, err = signTLS(k.CA, k.caKey, &key.PublicKey, names, now); err != nil {
 		return nil, fmt.Errorf("making TLS certificate: %w", err)
 	}
-	if err := save(ctx, s, kek, tlsKey, d); err != nil {
+	if err := save(ctx, s, kek, tlsKey, d, true); err != nil {
 		return nil, err
 	}
 	return k.certificate(d)

@@ -32,13 +32,19 @@ func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (
 		return path, err
 	}
 	key, err := readAdminKey(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	made := errors.Is(err, fs.ErrNotExist)
+	if made {
 		key, err = makeAdminKey(path)
 	}
 	if err != nil {
 		return "", fmt.Errorf("admin credential: %w", err)
 	}
-	return path, adminapi.RegisterAdmin(ctx, s, key.Public(), now)
+	first, err := adminapi.RegisterFirstAdmin(ctx, s, key.Public(), now)
+	if err == nil && !first && made {
+		// Another replica was faster: this key, made a moment ago, is nobody's.
+		err = os.Remove(path)
+	}
+	return path, err
 }
 
 func makeAdminKey(path string) (ed25519.PrivateKey, error) {

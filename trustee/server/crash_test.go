@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,14 +24,20 @@ import (
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
-const childEnv = "COFFER_TEST_TRUSTEE_STATE"
+// What a server in a process of its own is told.
+const (
+	childEnv    = "COFFER_TEST_TRUSTEE_STATE"
+	databaseEnv = "COFFER_TEST_TRUSTEE_DATABASE"
+	envelopeEnv = "COFFER_TEST_TRUSTEE_ENVELOPE_KEY"
+)
 
-// TestMain also is the server that TestKillNine kills.
+// TestMain also is the server that TestKillNine kills, and each of TestReplicas.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		s, err := Start(context.Background(), Config{
 			State: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: time.Now,
 			Verifiers: map[string]appraisal.Factory{fakeTEE: fakeFactory},
+			Database:  os.Getenv(databaseEnv), EnvelopeKey: os.Getenv(envelopeEnv),
 		})
 		if err != nil {
 			fmt.Println("error", err)
@@ -37,17 +45,28 @@ func TestMain(m *testing.M) {
 		}
 		b, _ := json.Marshal(s.Client())
 		fmt.Println(string(b))
-		s.Wait(context.Background())
-		os.Exit(1)
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		s.Wait(ctx)
+		if ctx.Err() == nil {
+			os.Exit(1) // nobody asked it to end
+		}
+		stop()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.Close(grace); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
 // child starts a server in a process of its own.
-func child(t *testing.T, dir string) (*exec.Cmd, trusteeapi.ClientConfig) {
+func child(t *testing.T, dir string, env ...string) (*exec.Cmd, trusteeapi.ClientConfig) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	cmd.Env = append(append(os.Environ(), childEnv+"="+dir), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

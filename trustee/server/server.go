@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -42,7 +43,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
-	"github.com/cofferproject/coffer/trustee/store/bolt"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -85,6 +85,13 @@ type Config struct {
 	PublishedAdmin *adminjwt.Config
 	// Services are the published services beside the KBS.
 	Services Services
+	// Database is the connection string of the PostgreSQL database that replicas
+	// share; "" is the embedded store. DatabaseConnections is the most that are
+	// open at once (0: a default). EnvelopeKey is the path of the key that unlocks
+	// the store ("": in State).
+	Database            string
+	DatabaseConnections int
+	EnvelopeKey         string
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -93,6 +100,8 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	store    store.Store
+	lock     *os.File // of the state folder, where the store has none
+	shelf    *shelf.Shelf
 	kek      keyring.KEK
 	keys     *keyring.Keys
 	audit    *audit.Log
@@ -177,31 +186,13 @@ func (s *Server) open(ctx context.Context) error {
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return err
 	}
-	db, kekFile := filepath.Join(c.State, "trustee.db"), filepath.Join(c.State, "envelope.key")
-	if _, err := os.Stat(db); err == nil {
-		// A new key would leave everything unreadable; say what is missing instead.
-		if s.kek, err = keyring.OpenFileKEK(kekFile); err != nil {
-			return err
-		}
-	}
-	var err error
-	if s.kek == nil {
-		if s.kek, err = keyring.CreateFileKEK(kekFile); err != nil {
-			return err
-		}
-	}
-	wait := c.LockWait
-	if wait == 0 {
-		wait = lockWait
-	}
-	opened, err := bolt.Open(db, wait)
-	if err != nil {
+	if err := s.openState(ctx); err != nil {
 		return err
 	}
-	s.store = opened
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
 	}
+	var err error
 	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited}); err != nil {
 		return err
 	}
@@ -253,6 +244,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.shelf = items
 	if c.Collateral != "" {
 		if err := items.ImportPath(ctx, c.Collateral); err != nil {
 			return nil, err
@@ -269,6 +261,8 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
+		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
+		Replicas: c.Database != "",
 	})
 	if err != nil {
 		return nil, err
@@ -368,8 +362,10 @@ func (s *Server) renewTLS(ctx context.Context) error {
 func (s *Server) housekeeping(ctx context.Context) {
 	defer close(s.tasks)
 	sweep, renew, checkpoint := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour), time.NewTicker(5*time.Minute)
+	refresh := time.NewTicker(refreshEvery)
 	defer sweep.Stop()
 	defer checkpoint.Stop()
+	defer refresh.Stop()
 	defer renew.Stop()
 	for {
 		var err error
@@ -379,6 +375,10 @@ func (s *Server) housekeeping(ctx context.Context) {
 		case <-sweep.C:
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
+			}
+		case <-refresh.C:
+			if err = s.shelf.Refresh(ctx); errors.Is(err, store.ErrUnavailable) {
+				err = nil // the store has said so itself
 			}
 		case <-renew.C:
 			err = s.renewTLS(ctx)
@@ -392,6 +392,9 @@ func (s *Server) housekeeping(ctx context.Context) {
 }
 
 const sweepBatch = 1000
+
+// refreshEvery is how late a replica may learn what another has imported.
+const refreshEvery = 2 * time.Second
 
 // URL gives the server's URL.
 func (s *Server) URL() string {
@@ -470,6 +473,9 @@ func (s *Server) closeState() error {
 	}
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -199,7 +199,7 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 			at          int64
 			bucket, key string
 		}{{o.Expires, used, o.Nonce}, {expires.Unix(), sessions, key}} {
-			if err := tx.Put(expiryBucket, fmt.Sprintf("%020d|%s|%s", e.at, e.bucket, e.key), nil); err != nil {
+			if err := ForgetAt(tx, time.Unix(e.at, 0), e.bucket, e.key); err != nil {
 				return err
 			}
 		}
@@ -209,6 +209,11 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 		return "", err
 	}
 	return cookie, nil
+}
+
+// ForgetAt has Sweep delete a pair, some time after at. A bucket has no "|".
+func ForgetAt(tx store.Tx, at time.Time, bucket, key string) error {
+	return tx.Put(expiryBucket, fmt.Sprintf("%020d|%s|%s", at.Unix(), bucket, key), nil)
 }
 
 func hashID(cookie string) string {

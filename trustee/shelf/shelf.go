@@ -10,6 +10,7 @@
 package shelf
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,8 @@ type Shelf struct {
 	set   atomic.Pointer[collateral.Set]
 	// change is held from a change to the end of its reload, so that no older
 	// state of the store takes the place of a newer one in memory.
-	change sync.Mutex
+	change     sync.Mutex
+	generation []byte // of what is in memory, guarded by change
 }
 
 // maxSkew is how far ahead of the trustee's clock the fetcher's may be.
@@ -59,8 +61,14 @@ func (h *Shelf) Get(origin string) (*collateral.Item, bool) { return h.set.Load(
 
 func (h *Shelf) reload(ctx context.Context) error {
 	var items []*collateral.Item
+	var generation []byte
 	err := h.store.View(ctx, func(tx store.Tx) error {
 		items = nil
+		v, err := tx.Get(meta, "generation")
+		if err != nil {
+			return err
+		}
+		generation = bytes.Clone(v)
 		return tx.Scan(bucket, "", func(origin string, v []byte) (bool, error) {
 			it := new(collateral.Item)
 			if err := json.Unmarshal(v, it); err != nil {
@@ -74,6 +82,7 @@ func (h *Shelf) reload(ctx context.Context) error {
 		return err
 	}
 	h.set.Store(collateral.NewSet(items...))
+	h.generation = generation
 	return nil
 }
 
@@ -116,7 +125,10 @@ func (h *Shelf) Import(ctx context.Context, bundle []byte) (*trusteeapi.Collater
 		if err != nil {
 			return err
 		}
-		return h.fits(before, after)
+		if err := h.fits(before, after); err != nil {
+			return err
+		}
+		return changed(tx)
 	})
 	if err != nil {
 		return nil, err
@@ -212,7 +224,12 @@ func (h *Shelf) Delete(ctx context.Context, origin string) error {
 	if _, ok := h.Get(origin); !ok || strings.TrimSpace(origin) == "" {
 		return ErrNotFound
 	}
-	if err := h.store.Update(ctx, func(tx store.Tx) error { return tx.Delete(bucket, origin) }); err != nil {
+	if err := h.store.Update(ctx, func(tx store.Tx) error {
+		if err := tx.Delete(bucket, origin); err != nil {
+			return err
+		}
+		return changed(tx)
+	}); err != nil {
 		return err
 	}
 	return h.reload(ctx)

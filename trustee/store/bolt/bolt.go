@@ -16,37 +16,37 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/internal/group"
 )
 
 const maxGroup = 256 // updates in one commit
 
 // Store implements store.Store.
 type Store struct {
-	db    *bbolt.DB
-	queue chan *update
-	done  chan struct{} // closed when the committer has ended
+	db     *bbolt.DB
+	writes *group.Committer
 
 	mu     sync.RWMutex
 	closed bool
 }
 
-type update struct {
-	fn  func(store.Tx) error
-	err chan error
-}
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("another trustee has it open")
 
 // Open opens or makes the file. Where another process has it open it waits so
 // long for that to end.
 func Open(path string, wait time.Duration) (*Store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: wait, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("opening %s: another trustee has it open", path)
+		return nil, fmt.Errorf("opening %s: %w", path, ErrInUse)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	s := &Store{db: db, queue: make(chan *update, maxGroup), done: make(chan struct{})}
-	go s.commitLoop()
+	s := &Store{db: db}
+	s.writes = group.New(maxGroup, func(fn func(store.Tx) error) error {
+		return db.Update(func(t *bbolt.Tx) error { return fn(tx{t}) })
+	})
 	return s, nil
 }
 
@@ -63,97 +63,21 @@ func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	return s.db.View(func(t *bbolt.Tx) error { return fn(tx{t}) })
 }
 
-// Update implements store.Store. Once queued an update is not taken back: its
-// outcome is awaited even if ctx ends.
+// Update implements store.Store.
 func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
-	u := &update{fn, make(chan error, 1)}
-	s.mu.RLock()
-	if s.closed {
-		s.mu.RUnlock()
-		return store.ErrClosed
-	}
-	select {
-	case s.queue <- u:
-		s.mu.RUnlock()
-	case <-ctx.Done():
-		s.mu.RUnlock()
-		return ctx.Err()
-	}
-	return <-u.err
+	return s.writes.Update(ctx, fn)
 }
 
 // Close waits for what was queued.
 func (s *Store) Close() error {
+	s.writes.Close()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		return nil
 	}
 	s.closed = true
-	close(s.queue)
-	s.mu.Unlock()
-	<-s.done
 	return s.db.Close()
-}
-
-func (s *Store) commitLoop() {
-	defer close(s.done)
-	for u := range s.queue {
-		group := []*update{u}
-	gather:
-		for len(group) < maxGroup {
-			select {
-			case n, ok := <-s.queue:
-				if !ok {
-					break gather
-				}
-				group = append(group, n)
-			default:
-				break gather
-			}
-		}
-		s.commit(group)
-	}
-}
-
-// commit runs a group in one transaction. An update that fails takes its changes
-// back, so the transaction is rolled back and the others run again without it.
-func (s *Store) commit(group []*update) {
-	for len(group) > 0 {
-		failed := -1
-		var cause error
-		err := s.db.Update(func(t *bbolt.Tx) error {
-			for i, u := range group {
-				if err := run(u.fn, tx{t}); err != nil {
-					failed, cause = i, err
-					return err
-				}
-			}
-			return nil
-		})
-		if failed < 0 {
-			if err != nil {
-				err = fmt.Errorf("store: committing: %w", err)
-			}
-			for _, u := range group {
-				u.err <- err
-			}
-			return
-		}
-		group[failed].err <- cause
-		group = append(group[:failed], group[failed+1:]...)
-	}
-}
-
-// run turns a panic of one update into its error, so that it cannot stop the
-// committer for everybody.
-func run(fn func(store.Tx) error, t store.Tx) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("store: update panicked: %v", r)
-		}
-	}()
-	return fn(t)
 }
 
 type tx struct{ t *bbolt.Tx }
@@ -167,6 +91,9 @@ func (x tx) Get(bucket, key string) ([]byte, error) {
 }
 
 func (x tx) Put(bucket, key string, value []byte) error {
+	if err := store.CheckPut(bucket, key, value); err != nil {
+		return err
+	}
 	b, err := x.t.CreateBucketIfNotExists([]byte(bucket))
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
