@@ -344,8 +344,7 @@ func TestTwoRunsShareATrustee(t *testing.T) {
 	first := shared.run(t, home, write(t, home, "pod.yaml", shellPod))
 	tr1 := track(t, first.cmd.Process.Pid)
 	first.waitFor("the trustee", func() bool { return len(tr1.pids("coffer-trustee")) == 1 })
-	second := shared.run(t, home, write(t, home, "second.yaml", strings.Replace(secretPod, "IMAGE", "registry.example/coffer/demo:plain", 1)+
-		"    command: [/demo]\n"))
+	second := shared.run(t, home, write(t, home, "second.yaml", strings.Replace(secretPod, "image: IMAGE", "image: registry.example/coffer/demo:plain, command: [/demo]", 1)))
 	tr2 := track(t, second.cmd.Process.Pid)
 	first.waitOutput("up\n")
 	if code := first.stop(); code != 137 {
