@@ -166,8 +166,8 @@ func TestOutputExitCodeAndRemoval(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
-	p := start(t, agentns.Layer(t), nil, app("term", "term"), app("kill", "sleep"))
-	for _, name := range []string{"term", "kill"} {
+	p := start(t, agentns.Layer(t), nil, app("term", "term"), app("kill", "sleep"), app("stubborn", "stubborn"))
+	for _, name := range []string{"term", "kill", "stubborn"} {
 		if err := p.create(name, name, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -176,10 +176,17 @@ func TestSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, sig := range map[string]uint32{"term": 15, "kill": 9} {
-		if _, err := p.SignalProcess(ctxFor(t), &agentpb.SignalProcessRequest{ContainerId: name, Signal: sig}); err != nil {
+	for _, s := range []struct {
+		name string
+		sig  uint32
+	}{{"term", 15}, {"kill", 9}, {"stubborn", 15}, {"stubborn", 10}} {
+		if _, err := p.SignalProcess(ctxFor(t), &agentpb.SignalProcessRequest{ContainerId: s.name, Signal: s.sig}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// It ignores SIGTERM, as it may until its grace period ends, and not SIGUSR1.
+	if code := p.wait("stubborn", ""); code != 5 {
+		t.Errorf("SIGTERM ignored: exit code %d", code)
 	}
 	if code := p.wait("term", ""); code != 7 {
 		t.Errorf("SIGTERM: exit code %d", code)

@@ -50,6 +50,13 @@ func workload(args []string) int {
 		<-ch
 		fmt.Println("bye")
 		return 7
+	case "stubborn":
+		signal.Ignore(unix.SIGTERM)
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, unix.SIGUSR1)
+		fmt.Println("ready")
+		<-ch
+		return 5
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 		fmt.Println("eof")

@@ -77,7 +77,8 @@ func (p *Task) Wait(ctx context.Context) (int, error) {
 
 // Signal sends sig to the process alone. A container's init that would not
 // notice SIGTERM, since the kernel shields a namespace's first process from
-// signals without a handler, gets SIGKILL instead.
+// signals without a handler, gets SIGKILL instead. One that ignores SIGTERM has
+// chosen to: it keeps its grace period.
 func (c *Container) Signal(p *Task, sig syscall.Signal) error {
 	if p == c.init {
 		if sig == unix.SIGKILL || (sig == unix.SIGTERM && !handles(p.child.PID, sig)) {
@@ -90,7 +91,8 @@ func (c *Container) Signal(p *Task, sig syscall.Signal) error {
 	return p.child.Signal(sig)
 }
 
-// handles reports whether the process catches or waits for sig.
+// handles reports whether the process catches, waits for or ignores sig: whether
+// it has said what becomes of it.
 func handles(pid int, sig syscall.Signal) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -98,7 +100,7 @@ func handles(pid int, sig syscall.Signal) bool {
 	}
 	for line := range bytes.Lines(b) {
 		name, value, _ := strings.Cut(strings.TrimSpace(string(line)), ":")
-		if name != "SigCgt" && name != "SigBlk" {
+		if name != "SigCgt" && name != "SigBlk" && name != "SigIgn" {
 			continue
 		}
 		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
