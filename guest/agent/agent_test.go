@@ -166,7 +166,9 @@ func TestOutputExitCodeAndRemoval(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
-	p := start(t, agentns.Layer(t), nil, app("term", "term"), app("kill", "sleep"), app("stubborn", "stubborn"))
+	stubborn := app("stubborn", "stubborn")
+	stubborn.Signals = []uint32{9, 10, 15}
+	p := start(t, agentns.Layer(t), nil, app("term", "term"), app("kill", "sleep"), stubborn)
 	for _, name := range []string{"term", "kill", "stubborn"} {
 		if err := p.create(name, name, nil); err != nil {
 			t.Fatal(err)
