@@ -26,11 +26,11 @@ func Modules() error {
 	if len(drivers) == 0 {
 		if _, tpm := FindTPM(); !tpm {
 			// The kernel names no TEE: let each driver look for itself.
-			drivers = allDrivers
+			drivers = driversIn(modulesDir)
 		}
 	}
 	for _, d := range drivers {
-		if err := loadAll("order." + d); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := loadAll(driverList + d); err != nil && !errors.Is(err, unix.ENODEV) {
 			return err
 		}
 	}
@@ -40,7 +40,17 @@ func Modules() error {
 	return lockModules()
 }
 
-var allDrivers = []string{"sev_guest", "tdx_guest", "nsm"}
+// driverList begins the name of the file that lists a TEE driver's modules.
+const driverList = "order."
+
+// driversIn names all TEE drivers of the image.
+func driversIn(dir string) (all []string) {
+	lists, _ := filepath.Glob(filepath.Join(dir, driverList+"*"))
+	for _, p := range lists {
+		all = append(all, strings.TrimPrefix(filepath.Base(p), driverList))
+	}
+	return all
+}
 
 // TEEDrivers names the drivers of the TEE devices that the kernel has found.
 func TEEDrivers() []string { return teeDrivers("/") }

@@ -35,3 +35,15 @@ func TestTEEDrivers(t *testing.T) {
 		}
 	}
 }
+
+func TestDriversIn(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"order", "order.tdx_guest", "order.nsm", "nsm.ko"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := driversIn(dir); !slices.Equal(got, []string{"nsm", "tdx_guest"}) {
+		t.Errorf("%v", got)
+	}
+}
