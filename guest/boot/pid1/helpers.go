@@ -55,7 +55,6 @@ const fdListener = 3
 
 // keyHolder is PID 1's hold on the key holder process, which waits for initdata.
 type keyHolder struct {
-	supervisor   *proc.Supervisor
 	capabilities []string
 
 	plain []byte // nil: no device; final when given is closed
@@ -90,7 +89,7 @@ func startKeyHolder(ctx context.Context, sup *proc.Supervisor, opt Options, tee 
 			return nil, fmt.Errorf("starting the key holder: %w", err)
 		}
 	}
-	k := &keyHolder{supervisor: sup, capabilities: []string{"CAP_IPC_LOCK"}, given: make(chan struct{})}
+	k := &keyHolder{capabilities: []string{"CAP_IPC_LOCK"}, given: make(chan struct{})}
 	if !opt.Simulated && slices.Contains(needsRoot, tee) {
 		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
 	}
