@@ -36,13 +36,18 @@ func openAttester(log *slog.Logger) (attest.Attester, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r, ok := a.(attest.Recorder); ok {
-		return recorder{owner{a, d}, r}, nil
-	}
+	return own(a, d), nil
+}
+
+// own gives the attester with its device, behind which others are from now on.
+func own(a attest.Attester, d *simhw.Device) attest.Attester {
 	hardware.Lock()
 	hardware.device = d
 	hardware.Unlock()
-	return owner{a, d}, nil
+	if r, ok := a.(attest.Recorder); ok {
+		return recorder{owner{a, d}, r}
+	}
+	return owner{a, d}
 }
 
 // openPlayed opens what coffer-simhw plays; who closes the device closes both.

@@ -63,10 +63,28 @@ func (r *recordedImages) Prepare(ctx context.Context, c *podpolicy.Container) (*
 		return img, nil
 	}
 	if err := r.record(ctx, c.Image, c.ManifestDigest); err != nil {
-		return nil, fmt.Errorf("image %s: recording that it was pulled: %w", c.Image, err)
+		return nil, &recordError{c.Image, err}
 	}
 	r.done[c.ManifestDigest] = true
 	return img, nil
+}
+
+// recordError says that an image is there and that this could not be recorded.
+type recordError struct {
+	image string // as the policy names it
+	err   error
+}
+
+func (e *recordError) Error() string {
+	return fmt.Sprintf("image %s: recording that it was pulled: %v", e.image, e.err)
+}
+
+func (e *recordError) Unwrap() error { return e.err }
+
+// Public gives what the host may read (agent.Images): who looks for the fault must
+// not look in the registry.
+func (e *recordError) Public() string {
+	return fmt.Sprintf("image %s: it was pulled, and that could not be recorded among the run-time events", e.image)
 }
 
 // pulled is the published content of the event, in canonical form (RFC 8785).

@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,10 @@ func TestPulledImagesAreRecordedOnce(t *testing.T) {
 	fail = true
 	if err := prepare("b", "sha256:3"); err == nil {
 		t.Error("an image that could not be recorded is used")
+	}
+	var p interface{ Public() string }
+	if err := prepare("b", "sha256:3"); !errors.As(err, &p) || !strings.Contains(p.Public(), "image b: ") || !strings.Contains(p.Public(), "recorded") || strings.Contains(p.Public(), "full") {
+		t.Errorf("the host is told of %v", err)
 	}
 	if err := prepare("a", "sha256:1"); err != nil {
 		t.Errorf("one that was recorded: %v", err)
