@@ -21,7 +21,8 @@ const eventTime = time.Minute
 
 // recordedImages records each image that was pulled, once, where initdata wants
 // run-time events recorded. A container whose image could not be recorded does not
-// start: who asked for the record would not know of it.
+// start: who asked for the record would not know of it. A TEE without a register
+// for events records none, which its evidence shows, and starts containers.
 type recordedImages struct {
 	agent.Images
 	record func(ctx context.Context, image, manifest string) error
