@@ -49,7 +49,7 @@ const (
 type Event struct {
 	Type       string         `json:"type"`
 	Message    string         `json:"message,omitempty"`
-	Error      string         `json:"error,omitempty"`
+	Error      string         `json:"error,omitempty"`        // failed: why; exited: what ended first and its last words, where that is known
 	Reason     string         `json:"reason,omitempty"`       // exited: one of the Reason constants
 	Console    string         `json:"console,omitempty"`      // failed, exited other than destroyed: the console's last lines, at most 4 KiB
 	PIDs       map[string]int `json:"pids,omitempty"`         // ready: process names ("qemu", "swtpm") to host pids

@@ -57,10 +57,7 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, newDriver NewDriver) 
 	}()
 	exit := sb.Wait()
 	_ = srv.Close()
-	last := nodeapi.Event{Type: nodeapi.Exited, Reason: exit.Reason, Console: exit.Console}
-	if exit.Reason == nodeapi.ReasonNoAnswer {
-		last.Error = "the guest did not answer on its channel in time"
-	}
+	last := nodeapi.Event{Type: nodeapi.Exited, Reason: exit.Reason, Error: exit.Detail, Console: exit.Console}
 	ev.send(last)
 	return sb.Destroy() // tells what could not be removed
 }

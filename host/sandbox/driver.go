@@ -36,5 +36,6 @@ type Sandbox interface {
 // Exit says how a sandbox ended.
 type Exit struct {
 	Reason  string // see nodeapi.Event.Reason
+	Detail  string // what ended first and its last words; "": the reason says it all
 	Console string // last lines of the console, at most 4 KiB
 }

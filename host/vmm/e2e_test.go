@@ -293,7 +293,7 @@ func TestEnds(t *testing.T) {
 	t.Run("tpm killed", func(t *testing.T) {
 		vm := b.launch(t, b.spec(t, launch.TPMSim), Options{})
 		_ = syscall.Kill(vm.PIDs()["swtpm"], syscall.SIGKILL)
-		if e := vm.Wait(); e.Reason != nodeapi.ReasonCrashed {
+		if e := vm.Wait(); e.Reason != nodeapi.ReasonCrashed || e.Detail != "swtpm ended: signal: killed" {
 			t.Errorf("exit %+v", e)
 		}
 	})

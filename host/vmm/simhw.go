@@ -51,7 +51,7 @@ func (l *launching) startSimHW(ctx context.Context, vm *VM, uid int, guest, moni
 		out.Close()
 		return err
 	}
-	vm.simhw = cmd
+	vm.simhw, vm.simhwOut = cmd, out
 	if err := l.started(vm, "simhw", cmd); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (v *VM) watchSimHW(qemuDone <-chan struct{}) <-chan struct{} {
 			select {
 			case <-qemuDone:
 			case <-time.After(time.Second):
-				v.end(nodeapi.ReasonCrashed)
+				v.end(nodeapi.ReasonCrashed, ended("coffer-simhw", v.simhw, v.simhwOut))
 			}
 		case <-qemuDone: // it ends with the guest's port
 			select {

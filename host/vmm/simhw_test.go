@@ -187,7 +187,7 @@ func TestSimHWMeasuresTheRunningMachine(t *testing.T) {
 		_ = c.Close()
 	}
 	_ = syscall.Kill(vm.PIDs()["simhw"], syscall.SIGKILL)
-	if e := vm.Wait(); e.Reason != nodeapi.ReasonCrashed {
+	if e := vm.Wait(); e.Reason != nodeapi.ReasonCrashed || e.Detail != "coffer-simhw ended: signal: killed" {
 		t.Errorf("without its hardware: exit %+v", e)
 	}
 }

@@ -33,6 +33,7 @@ type VM struct {
 	simulation      *nodeapi.Simulation
 	qemuOut         *supervise.Output
 	swtpmOut        *supervise.Output
+	simhwOut        *supervise.Output
 	qmp             *qmp.Client
 	console         *console
 	watcher         *supervise.Watcher
@@ -44,6 +45,7 @@ type VM struct {
 	mu       sync.Mutex
 	session  *channel.Session
 	why      string // the first reason for its end that is known for sure
+	detail   string // to why: see sandbox.Exit
 	shutdown string // QEMU's own account of its end
 	exit     sandbox.Exit
 	cleanErr error
@@ -73,7 +75,7 @@ func (v *VM) run(conn *os.File, bootTimeout time.Duration) {
 			select {
 			case <-qemuDone:
 			case <-time.After(time.Second):
-				v.end(nodeapi.ReasonCrashed)
+				v.end(nodeapi.ReasonCrashed, ended("swtpm", v.swtpm, v.swtpmOut))
 			}
 		}()
 	}
@@ -114,14 +116,14 @@ func (v *VM) connect(conn *os.File, bootTimeout time.Duration) {
 	if err != nil {
 		close(v.connected)
 		if errors.Is(err, context.DeadlineExceeded) {
-			v.end(nodeapi.ReasonNoAnswer)
+			v.end(nodeapi.ReasonNoAnswer, "the guest did not answer on its channel in time")
 			return
 		}
 		// The socket has ended: so has QEMU, or it will not be of use.
 		select {
 		case <-v.done:
 		case <-time.After(lostGrace):
-			v.end(nodeapi.ReasonCrashed)
+			v.end(nodeapi.ReasonCrashed, "the guest's channel: "+printable(err.Error()))
 		}
 		return
 	}
@@ -135,7 +137,7 @@ func (v *VM) connect(conn *os.File, bootTimeout time.Duration) {
 		select {
 		case <-v.done:
 		case <-time.After(lostGrace):
-			v.end(nodeapi.ReasonCrashed)
+			v.end(nodeapi.ReasonCrashed, "the guest closed its channel and did not power off")
 		}
 	}
 	_ = s.Close()
@@ -173,16 +175,16 @@ func (v *VM) Done() <-chan struct{} { return v.done }
 
 // Destroy implements sandbox.Sandbox.
 func (v *VM) Destroy() error {
-	v.end(nodeapi.ReasonDestroyed)
+	v.end(nodeapi.ReasonDestroyed, "")
 	<-v.done
 	return v.cleanErr
 }
 
 // end kills the VM for the given reason, if nothing else has ended it before.
-func (v *VM) end(why string) {
+func (v *VM) end(why, detail string) {
 	v.mu.Lock()
 	if v.why == "" && v.shutdown == "" {
-		v.why = why
+		v.why, v.detail = why, detail
 	}
 	v.mu.Unlock()
 	_ = v.qemu.Process.Kill()
@@ -207,25 +209,34 @@ func (v *VM) onEvent(e qmp.Event) {
 }
 
 // reason tells how the VM ended, from what was seen.
-func (v *VM) reason() string {
+func (v *VM) reason() (why, detail string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.why != "" {
-		return v.why
+		return v.why, v.detail
 	}
 	switch v.shutdown {
 	case "guest-shutdown":
-		return nodeapi.ReasonGuestShutdown
+		return nodeapi.ReasonGuestShutdown, ""
 	case "guest-reset", "guest-panic":
 		// The guest never restarts itself; its kernel does after a panic.
-		return nodeapi.ReasonGuestPanic
+		return nodeapi.ReasonGuestPanic, ""
 	case "host-signal", "host-qmp-quit":
-		return nodeapi.ReasonKilled
+		return nodeapi.ReasonKilled, ""
 	}
 	if ws, ok := v.qemu.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
-		return nodeapi.ReasonKilled
+		return nodeapi.ReasonKilled, ""
 	}
-	return nodeapi.ReasonCrashed
+	return nodeapi.ReasonCrashed, ended("QEMU", v.qemu, v.qemuOut)
+}
+
+// ended tells how a process that has been waited for ended, and what it said.
+func ended(name string, cmd *exec.Cmd, out *supervise.Output) string {
+	s := fmt.Sprintf("%s ended: %s", name, cmd.ProcessState)
+	if said := out.Text(); said != "" {
+		s += ": " + printable(said)
+	}
+	return s
 }
 
 // cleanUp runs once, when both processes are reaped.
@@ -233,7 +244,7 @@ func (v *VM) cleanUp() {
 	waitFor(v.qmp.Done(), time.Second)
 	_ = v.qmp.Close()
 	waitFor(v.console.done, time.Second)
-	v.exit.Reason = v.reason()
+	v.exit.Reason, v.exit.Detail = v.reason()
 	if v.exit.Reason != nodeapi.ReasonDestroyed {
 		v.exit.Console = v.console.Tail()
 	}

@@ -237,14 +237,12 @@ func howEnded(ev nodeapi.Event) string {
 		nodeapi.ReasonNoAnswer:      "the guest did not answer in time",
 		reasonNoLauncher:            "coffer-node is gone, and the TEE with it",
 	}
-	s := ev.Reason
-	if w := words[ev.Reason]; w != "" {
-		s += ": " + w
+	for _, w := range []string{ev.Error, words[ev.Reason]} { // the particular before the general
+		if w != "" {
+			return ev.Reason + ": " + w
+		}
 	}
-	if ev.Error != "" {
-		s += ": " + ev.Error
-	}
-	return s
+	return ev.Reason
 }
 
 // drive speaks with the guest agent until the pod has ended.
