@@ -159,7 +159,8 @@ func (l *Log) Check(ctx context.Context) error {
 	return l.push(ctx, &pending{err: make(chan error, 1)})
 }
 
-// AppendDenial records a refusal if the budget allows it, and counts it if not.
+// AppendDenial records a refusal if the budget and the disk allow it, and counts it
+// if not: the next one that is recorded is preceded by that count.
 // It reports whether it was recorded.
 func (l *Log) AppendDenial(ctx context.Context, e *Entry) (bool, error) {
 	e.Kind = KindDenied
@@ -174,6 +175,7 @@ func (l *Log) AppendDenial(ctx context.Context, e *Entry) (bool, error) {
 		}
 	}
 	if err := l.Append(ctx, e); err != nil {
+		l.budget.giveBack(0)
 		return false, err
 	}
 	return true, nil

@@ -40,6 +40,7 @@ func (b *budget) take(now time.Time, n int64) (ok bool, missed uint64) {
 	return true, missed
 }
 
+// giveBack counts a refusal that could not be recorded, beside those that take gave.
 func (b *budget) giveBack(missed uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,12 +1,15 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -27,6 +30,19 @@ type Checkpointer struct {
 
 	mu   sync.Mutex
 	last uint64 // written to the file by this process
+	// open replaces openCheckpoints in fault tests.
+	open func(path string) (checkpointFile, error)
+}
+
+// checkpointFile is what a Checkpointer needs of a file.
+type checkpointFile interface {
+	file
+	io.ReaderAt
+	Stat() (os.FileInfo, error)
+}
+
+func openCheckpoints(path string) (checkpointFile, error) {
+	return os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 }
 
 // NewCheckpointer makes one for a log.
@@ -36,7 +52,7 @@ func NewCheckpointer(l *Log, key crypto.Signer, instance string) (*Checkpointer,
 		return nil, fmt.Errorf("audit key: %w", err)
 	}
 	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	return &Checkpointer{log: l, key: key, public: p, instance: instance}, nil
+	return &Checkpointer{log: l, key: key, public: p, instance: instance, open: openCheckpoints}, nil
 }
 
 // Now gives a checkpoint of the last durable record.
@@ -64,23 +80,55 @@ func (c *Checkpointer) Write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(c.log.cfg.Dir, CheckpointFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("audit: checkpoint: %w", err)
-	}
-	_, err = f.Write(append(line, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = keyring.SyncDir(c.log.cfg.Dir)
-	}
-	if err != nil {
+	if err := c.append(append(line, '\n')); err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
 	c.last = seq
 	return nil
+}
+
+// append adds a whole line or nothing. What a crash or a full disk left unfinished
+// at the file's end was never acknowledged and goes.
+func (c *Checkpointer) append(line []byte) (err error) {
+	f, err := c.open(filepath.Join(c.log.cfg.Dir, CheckpointFile))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	size, err := wholeLines(f)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	if _, err = f.Write(line); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return errors.Join(err, f.Truncate(size)) // else a reader would meet half a line
+	}
+	return keyring.SyncDir(c.log.cfg.Dir)
+}
+
+// wholeLines gives the size of the part of f that ends with its last newline.
+func wholeLines(f checkpointFile) (int64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	tail := make([]byte, min(fi.Size(), maxLine))
+	at := fi.Size() - int64(len(tail))
+	if _, err := f.ReadAt(tail, at); err != nil {
+		return 0, err
+	}
+	n := bytes.LastIndexByte(tail, '\n') + 1
+	if n == 0 && at > 0 {
+		return 0, fmt.Errorf("no line ends within the last %d bytes", len(tail))
+	}
+	return at + int64(n), nil
 }
