@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/asapi"
@@ -39,8 +40,8 @@ func IsPublishedTrust(method string, path []string) bool {
 	return false
 }
 
-// PublishedTrust serves the published administration of policies and reference
-// values; false: it has no such path or method, and has not answered.
+// PublishedTrust serves the published administration of policies, resource policies
+// and reference values; false: it has no such path or method, and has not answered.
 func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool {
 	if !IsPublishedTrust(r.Method, path) {
 		return false
@@ -82,12 +83,10 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if err != nil {
 		return err
 	}
-	if path[0] == pathResourcePolicy {
-		// An answer of success would promise what is not done here yet.
-		httpio.WriteError(w, http.StatusNotImplemented, "PolicyEngineError", "resource policies are registered at the administration API, beside the bindings")
-		return nil
-	}
 	if r.Method == http.MethodGet {
+		if path[0] == pathResourcePolicy {
+			return h.resourcePolicyNames(w, r, ns)
+		}
 		return h.referenceValue(w, r, ns, strings.Join(path[1:], "/"))
 	}
 	body, done, err := h.cfg.Bodies.Read(w, r, httpio.MaxBody)
@@ -99,8 +98,11 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if err := h.record(r, ns, actor, "POST /kbs/v0/"+path[0]); err != nil {
 		return err
 	}
-	if path[0] == pathPolicy {
+	switch path[0] {
+	case pathPolicy:
 		return h.setPolicy(r, ns, actor, body)
+	case pathResourcePolicy:
+		return h.setResourcePolicy(r, ns, actor, body)
 	}
 	values, err := asapi.DecodeMessage(body)
 	if err != nil {
@@ -119,20 +121,70 @@ func (h *Handler) setPolicy(r *http.Request, ns, actor string, body []byte) erro
 		ID     string `json:"policy_id"`
 		Policy string `json:"policy"`
 	}
+	if err := decodeStrict(body, &doc); err != nil {
+		return err
+	}
+	text, err := policyText(doc.Policy)
+	if err != nil {
+		return err
+	}
+	_, err = h.cfg.Registry.SetPolicy(r.Context(), ns, doc.ID, actor, text)
+	return err
+}
+
+// setResourcePolicy takes {"policy"}. As published, it is asked about every secret
+// that a guest reads, and no administrator; unlike there, it narrows what bindings
+// allow.
+func (h *Handler) setResourcePolicy(r *http.Request, ns, actor string, body []byte) error {
+	var doc struct {
+		Policy string `json:"policy"`
+	}
+	if err := decodeStrict(body, &doc); err != nil {
+		return err
+	}
+	text, err := policyText(doc.Policy)
+	if err != nil {
+		return err
+	}
+	_, err = h.cfg.Policies.Put(r.Context(), ns, trusteeapi.ResourcePolicy{
+		Name: pathResourcePolicy, Resources: "*", Methods: []string{trusteeapi.MethodGet}, Text: text,
+	}, actor)
+	return err
+}
+
+// resourcePolicyNames answers with the names of the policies in force, as published.
+func (h *Handler) resourcePolicyNames(w http.ResponseWriter, r *http.Request, ns string) error {
+	all, err := h.cfg.Policies.List(r.Context(), ns)
+	if err != nil {
+		return err
+	}
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	return httpio.WriteJSON(w, http.StatusOK, names)
+}
+
+// decodeStrict decodes exactly one document that has no member unknown to v.
+func decodeStrict(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&doc); err != nil {
+	if err := d.Decode(v); err != nil {
 		return httpio.BadRequest(httpio.TypeSerde, "request: "+err.Error())
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return httpio.BadRequest(httpio.TypeSerde, "request: data after the document")
 	}
-	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(doc.Policy, "="))
+	return nil
+}
+
+// policyText decodes a policy as published: base64url, without padding or with it.
+func policyText(s string) (string, error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(s, "="))
 	if err != nil || len(text) > policy.MaxSize {
-		return httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
+		return "", httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
 	}
-	_, err = h.cfg.Registry.SetPolicy(r.Context(), ns, doc.ID, actor, string(text))
-	return err
+	return string(text), nil
 }
 
 func (h *Handler) referenceValue(w http.ResponseWriter, r *http.Request, ns, name string) error {

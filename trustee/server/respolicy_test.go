@@ -229,3 +229,32 @@ func TestNamedAppraisalPolicy(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 }
+
+// A resource policy that comes by the published path is asked at the next read, of
+// every secret, and no administrator.
+func TestPublishedResourcePolicy(t *testing.T) {
+	w := newWorld(t)
+	doc := document(t, "pod a")
+	w.bindSecret("default", secretName, "hunter2", doc)
+	c := w.client("")
+	c.handshake(doc)
+	send := func(method, body string) *answer {
+		return c.do(method, "/resource-policy", []byte(body), "Authorization", "Bearer "+w.admin.token(method, "/kbs/v0/resource-policy"))
+	}
+	set := func(text string) {
+		t.Helper()
+		if a := send("POST", `{"policy":"`+b64url([]byte(text))+`"}`); a.status != 200 || len(a.body) != 0 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	set("package policy\ndefault allow := false\nallow if data[\"resource-path\"][2] == \"other\"\n")
+	denied(t, w, c.get(secretName), 403, "resource-policy-denied")
+	w.admin.put("default", secretName, "hunter3")
+	set("package policy\nallow := true\n")
+	if a := c.get(secretName); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := send("GET", ""); string(a.body) != `["resource-policy"]` {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -210,6 +210,8 @@ func TestTranscripts(t *testing.T) {
 			admin(c, "POST", "/attestation-policy", `{"type":"rego","policy_id":"default_cpu","policy":"`+b64url([]byte(fakePolicy()))+`"}`),
 			admin(c, "POST", "/reference-value", `{"version":"0.1.0","type":"sample","payload":"eyJzdm4iOlsxXX0="}`),
 			admin(c, "GET", "/reference-value/svn", ""),
+			admin(c, "POST", "/resource-policy", `{"policy":"`+b64url([]byte("package policy\nallow := true\n"))+`"}`),
+			admin(c, "GET", "/resource-policy", ""),
 		} {
 			if a.status != 200 {
 				c.t.Errorf("%d %s", a.status, a.body)
@@ -217,7 +219,7 @@ func TestTranscripts(t *testing.T) {
 		}
 		for status, a := range map[int]*answer{
 			404: admin(c, "GET", "/reference-value/none", ""),
-			501: admin(c, "POST", "/resource-policy", `{"policy":""}`),
+			400: admin(c, "POST", "/resource-policy", `{"policy":""}`),
 		} {
 			if a.status != status {
 				c.t.Errorf("%d %s", a.status, a.body)
