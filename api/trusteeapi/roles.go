@@ -54,7 +54,6 @@ const (
 	CredentialKey         = "key"         // signs a token for each request, or presents a client certificate with this key
 	CredentialCertificate = "certificate" // a client certificate of a trusted authority, by its name
 	CredentialToken       = "token"       // a bearer token that the trustee has issued
-	CredentialOIDC        = "oidc"        // a token of an identity provider, by one of its claims
 )
 
 // MaxGrants is how many grants a credential has at most.
@@ -69,11 +68,8 @@ type Credential struct {
 	// PublicKey is a key's: PEM, SubjectPublicKeyInfo.
 	PublicKey string `json:"public_key,omitempty"`
 	// Subject is a certificate's name ("uri:spiffe://...", "dns:...", "email:..." or
-	// "cn:..."), or the value of an identity provider's claim.
+	// "cn:...").
 	Subject string `json:"subject,omitempty"`
-	// Provider and Claim are of an identity provider; no Claim is "sub".
-	Provider string `json:"provider,omitempty"`
-	Claim    string `json:"claim,omitempty"`
 	// Token is a bearer token. It is there once, in the answer that issues it.
 	Token     string    `json:"token,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"` // zero: never
@@ -90,20 +86,6 @@ type Operation struct {
 	// namespaces) or "any" (some namespace; the answer has no more than that).
 	Scope string `json:"scope"`
 	Roles []Role `json:"roles"`
-}
-
-// IdentityProvider is an OpenID Connect provider whose tokens count.
-type IdentityProvider struct {
-	Name     string `json:"name,omitempty"`
-	Issuer   string `json:"issuer"`       // https URL, as tokens have it in iss
-	Audience string `json:"audience"`     // that tokens must have in aud
-	CA       string `json:"ca,omitempty"` // PEM; "": the system's authorities
-	// The rest is the trustee's to say.
-	Created time.Time `json:"created,omitzero"`
-	Keys    int       `json:"keys,omitempty"`    // at hand
-	Fetched time.Time `json:"fetched,omitzero"`  // when they were fetched last
-	Failure string    `json:"failure,omitempty"` // of the last attempt on this replica
-	NextTry time.Time `json:"next_try,omitzero"` // on this replica
 }
 
 // Caller is who a request was authenticated as.

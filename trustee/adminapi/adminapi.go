@@ -43,11 +43,9 @@ type Config struct {
 	Credentials *credential.Store
 	// ClientAuthorities gives those whose client certificates count by their names; nil: none do.
 	ClientAuthorities func() *x509.CertPool
-	// Providers are identity providers; nil: there are none.
-	Providers Providers
-	Gate      *release.Gate
-	Book      *record.Book
-	Audit     *audit.Log
+	Gate              *release.Gate
+	Book              *record.Book
+	Audit             *audit.Log
 	// Checkpoints signs the end of the audit log.
 	Checkpoints *audit.Checkpointer
 	Bodies      *httpio.Budget
@@ -63,13 +61,6 @@ type Config struct {
 	Backup func(ctx context.Context, w io.Writer) error
 	// Replicas says that other processes serve the same store.
 	Replicas bool
-}
-
-// Providers verifies tokens of identity providers.
-type Providers interface {
-	// Authenticate gives a token's provider and verified claims. known: the token is
-	// of a provider, so that err is the answer.
-	Authenticate(ctx context.Context, raw string) (provider string, claims map[string]any, known bool, err error)
 }
 
 // Handler serves the API.

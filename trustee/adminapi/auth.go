@@ -80,15 +80,6 @@ func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, erro
 	if !errors.Is(err, trusteeapi.ErrNotBearer) {
 		return c, asDenial(err)
 	}
-	if h.cfg.Providers != nil {
-		if provider, claims, known, err := h.cfg.Providers.Authenticate(ctx, raw); known {
-			if err != nil {
-				return nil, asDenial(err)
-			}
-			c, err := h.cfg.Credentials.Claims(ctx, provider, claims)
-			return c, asDenial(err)
-		}
-	}
 	now := h.cfg.Now()
 	c, t, err := h.cfg.Credentials.Signed(ctx, raw, r.Method, r.URL.EscapedPath(), now)
 	if err != nil {
@@ -105,7 +96,7 @@ func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, erro
 }
 
 func unauthenticated(err error) error {
-	return &denial.Denial{Reason: ReasonUnauthenticated, Component: Component, Claim: "admin credential", Detail: fmt.Sprint(err)}
+	return &denial.Denial{Reason: ReasonUnauthenticated, Component: Component, Claim: "admin token", Detail: fmt.Sprint(err)}
 }
 
 // onceOnly remembers token ids for longer than a token can live. Only ids of

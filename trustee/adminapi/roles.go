@@ -16,7 +16,6 @@ const (
 	ReadInfo         Permission = "info:read"
 	ReadTenant       Permission = "tenant:read"
 	WriteNamespaces  Permission = "namespaces:write"
-	WriteQuotas      Permission = "quotas:write"
 	WriteOwners      Permission = "owners:write"
 	WriteSeals       Permission = "seals:write"
 	WriteBindings    Permission = "bindings:write"
@@ -30,8 +29,6 @@ const (
 	MakeBackup       Permission = "backup:make"
 	ReadCredentials  Permission = "credentials:read"
 	WriteCredentials Permission = "credentials:write"
-	WriteProviders   Permission = "providers:write"
-	RotateKeys       Permission = "keys:rotate"
 )
 
 // granted lists what each role may do; a role that is not listed may do nothing.
@@ -42,12 +39,12 @@ const (
 // read it, in a guest of his own.
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteQuotas, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, WriteCollateral,
-		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, ReadCredentials, WriteCredentials, WriteProviders, RotateKeys,
+		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, WriteCollateral,
+		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
 		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
-		ReadCredentials, WriteCredentials, RotateKeys,
+		ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleSecretWriter: {ReadInfo, ReadTenant, WriteSeals, WriteBindings, WriteSecrets},
 	trusteeapi.RolePolicyAdmin:  {ReadInfo, ReadTenant, WriteTrust, ReadRecords},
@@ -57,7 +54,7 @@ var granted = map[trusteeapi.Role][]Permission{
 
 // wide are the permissions on what all namespaces share: a grant in one of them is
 // not enough.
-var wide = []Permission{WriteNamespaces, WriteQuotas, WriteCollateral, ReadAuditLog, MakeBackup, WriteProviders}
+var wide = []Permission{WriteNamespaces, WriteCollateral, ReadAuditLog, MakeBackup}
 
 // Scopes of operations.
 const (

@@ -175,58 +175,6 @@ func subjectsOf(c *x509.Certificate) (out []string) {
 	return out
 }
 
-// maxValues bounds what one token of an identity provider is looked up by.
-const maxValues = 512
-
-// Claims gives whose verified claims of an identity provider these are.
-func (s *Store) Claims(ctx context.Context, provider string, claims map[string]any) (*Caller, error) {
-	sub, _ := claims["sub"].(string)
-	out := &Caller{Actor: "oidc:" + provider + "/" + short(sub)}
-	err := s.store.View(ctx, func(tx store.Tx) error {
-		n := 0
-		for claim, v := range claims {
-			for _, value := range texts(v) {
-				if n++; n > maxValues {
-					return fmt.Errorf("token of %s: more than %d values", provider, maxValues)
-				}
-				if strings.ContainsRune(claim+value, 0) {
-					continue
-				}
-				if _, err := s.named(tx, out, digest(trusteeapi.CredentialOIDC, provider, claim, value)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	return out.known(err)
-}
-
-func short(s string) string {
-	const most = 256
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.ToValidUTF8(s, "")
-}
-
-// texts gives a claim's texts: itself, or those of a list.
-func texts(v any) []string {
-	switch v := v.(type) {
-	case string:
-		return []string{v}
-	case []any:
-		var out []string
-		for _, e := range v {
-			if s, ok := e.(string); ok {
-				out = append(out, s)
-			}
-		}
-		return out
-	}
-	return nil
-}
-
 // named adds the grants of all live credentials of a name.
 func (s *Store) named(tx store.Tx, to *Caller, name string) (found bool, err error) {
 	var ids []string

@@ -1,6 +1,5 @@
 // Package credential keeps who may administrate: keys, names in client
-// certificates, bearer tokens that the trustee has issued, and claims of identity
-// providers, each with the roles that it has and where.
+// certificates, and bearer tokens that the trustee has issued, each with the roles that it has and where.
 //
 // Invariants: a credential that is taken back or has expired counts nowhere from
 // that moment on, for every replica; nobody gives what he does not have; there is
@@ -32,13 +31,13 @@ import (
 
 const (
 	bucket  = "admins"
-	names   = "admin-names" // digest of a certificate's name or a claim, "/", id
+	names   = "admin-names" // digest of a certificate's name, "/", id
 	maxText = 512
 
-	// DefaultBearerLife and MaxBearerLife are of bearer tokens, which whoever finds
-	// one can use.
+	// DefaultBearerLife is of bearer tokens, which whoever finds one can use.
 	DefaultBearerLife = 24 * time.Hour
-	MaxBearerLife     = 90 * 24 * time.Hour
+	// MaxBearerLife is the longest that one is given.
+	MaxBearerLife = 90 * 24 * time.Hour
 )
 
 // Store keeps credentials.
@@ -168,7 +167,7 @@ func (s *Store) complete(c *trusteeapi.Credential, now time.Time) error {
 			return err
 		}
 	}
-	if !printable(c.Name) || !printable(c.Subject) || !printable(c.Provider) || !printable(c.Claim) {
+	if !printable(c.Name) || !printable(c.Subject) {
 		return fmt.Errorf("credential: a text is longer than %d bytes, or has control characters", maxText)
 	}
 	if !c.Expires.IsZero() {
@@ -193,7 +192,7 @@ func (s *Store) identify(c *trusteeapi.Credential, now time.Time) error {
 	}
 	switch c.Kind {
 	case trusteeapi.CredentialKey:
-		if err := of(c.Subject, c.Provider, c.Claim); err != nil {
+		if err := of(c.Subject); err != nil {
 			return err
 		}
 		pub, err := parsePublic(c.PublicKey)
@@ -207,14 +206,6 @@ func (s *Store) identify(c *trusteeapi.Credential, now time.Time) error {
 		if !ok || name == "" || kind != "uri" && kind != "dns" && kind != "email" && kind != "cn" {
 			return errors.New("credential: subject is not uri:, dns:, email: or cn: and a name")
 		}
-		return of(c.PublicKey, c.Provider, c.Claim)
-	case trusteeapi.CredentialOIDC:
-		if c.Provider == "" || c.Subject == "" {
-			return errors.New("credential: no provider, or no subject")
-		}
-		if c.Claim == "" {
-			c.Claim = "sub"
-		}
 		return of(c.PublicKey)
 	case trusteeapi.CredentialToken:
 		if c.Expires.IsZero() {
@@ -223,7 +214,7 @@ func (s *Store) identify(c *trusteeapi.Credential, now time.Time) error {
 		if c.Expires.Sub(now) > MaxBearerLife {
 			return fmt.Errorf("credential: a token lives at most %s", MaxBearerLife)
 		}
-		return of(c.PublicKey, c.Subject, c.Provider, c.Claim)
+		return of(c.PublicKey, c.Subject)
 	}
 	return fmt.Errorf("credential: %.40q is no kind", c.Kind)
 }
@@ -244,13 +235,11 @@ func printable(s string) bool {
 	return len(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// nameOf gives the digest by which certificates and claims find a credential.
+// nameOf gives the digest by which certificates find a credential.
 func nameOf(c *trusteeapi.Credential) string {
 	switch c.Kind {
 	case trusteeapi.CredentialCertificate:
 		return digest(c.Kind, c.Subject)
-	case trusteeapi.CredentialOIDC:
-		return digest(c.Kind, c.Provider, c.Claim, c.Subject)
 	}
 	return ""
 }

@@ -66,7 +66,9 @@ func (a *adminClient) credential(grants ...trusteeapi.Grant) *trusteeapi.Credent
 	return c
 }
 
-func grant(r trusteeapi.Role, ns string) trusteeapi.Grant { return trusteeapi.Grant{Role: r, Namespace: ns} }
+func grant(r trusteeapi.Role, ns string) trusteeapi.Grant {
+	return trusteeapi.Grant{Role: r, Namespace: ns}
+}
 
 // as sends a request with a bearer token.
 func (a *adminClient) as(c *trusteeapi.Credential, method, path string, body any) (int, []byte) {
