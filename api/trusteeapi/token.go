@@ -13,13 +13,6 @@ import (
 	"github.com/cofferproject/coffer/api/seal"
 )
 
-// Role is what a credential may do. Its meaning is the server's to define;
-// an unknown role may do nothing.
-type Role string
-
-// RoleAdmin may do everything that the administration API offers.
-const RoleAdmin Role = "admin"
-
 // Limits of an admin token.
 const (
 	TokenLifetime = 60 * time.Second
@@ -33,7 +26,8 @@ const TokenAudience = "coffer-trustee-admin"
 
 // TokenClaims are the claims of an admin token.
 type TokenClaims struct {
-	Role     Role   `json:"role"`
+	// Role, if not "", narrows the credential to its grants of that role.
+	Role     Role   `json:"role,omitempty"`
 	Audience string `json:"aud"`
 	IssuedAt int64  `json:"iat"`
 	Expires  int64  `json:"exp"`
@@ -61,7 +55,7 @@ func SignToken(key crypto.Signer, method, path string, now time.Time) (string, e
 	var id [16]byte
 	rand.Read(id[:])
 	payload, err := json.Marshal(TokenClaims{
-		Role: RoleAdmin, Audience: TokenAudience, IssuedAt: now.Unix(), Expires: now.Add(TokenLifetime).Unix(),
+		Audience: TokenAudience, IssuedAt: now.Unix(), Expires: now.Add(TokenLifetime).Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(id[:]), Method: method, Path: path,
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
-                       [--database URL --envelope-key FILE [--database-connections N]]
+                       [--database URL --envelope-key FILE [--database-connections N]] [--admin-client-ca FILE] [--ask-client-certificate]
   coffer-trustee new-envelope-key FILE
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
@@ -89,6 +89,8 @@ func run(args []string) error {
 	f.StringVar(&c.Services.ClientCA, "as-client-ca", "", "certificates (PEM) of who issues certificates for callers of both")
 	f.StringVar(&c.Services.AdminCA, "as-admin-ca", "", "certificates (PEM) of who issues certificates for callers that may change policies and reference values")
 	f.BoolVar(&c.Services.InsecureUnbound, "insecure-unbound-evidence", false, "have the Attestation Service judge evidence that no runtime data ties to a session")
+	f.StringVar(&c.AdminClientCA, "admin-client-ca", "", "certificates (PEM) of who issues administrators' client certificates; peers are then asked for one")
+	f.BoolVar(&c.AskForCertificates, "ask-client-certificate", false, "ask peers for a client certificate, for administrators whose key is registered (docs/trustee/roles.md)")
 	c.Limits = limits.Defaults()
 	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")

@@ -10,10 +10,12 @@ package adminapi
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -22,6 +24,7 @@ import (
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
@@ -36,9 +39,13 @@ import (
 type Config struct {
 	Store    store.Store
 	Registry *tenant.Registry
-	Gate     *release.Gate
-	Book     *record.Book
-	Audit    *audit.Log
+	// Credentials say who may do what.
+	Credentials *credential.Store
+	// ClientAuthorities gives those whose client certificates count by their names; nil: none do.
+	ClientAuthorities func() *x509.CertPool
+	Gate              *release.Gate
+	Book              *record.Book
+	Audit             *audit.Log
 	// Checkpoints signs the end of the audit log.
 	Checkpoints *audit.Checkpointer
 	Bodies      *httpio.Budget
@@ -64,7 +71,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
+	if c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil
@@ -81,9 +88,10 @@ type route struct {
 // call is one authenticated request.
 type call struct {
 	*Handler
-	r     *http.Request
-	body  []byte
-	actor string
+	r      *http.Request
+	body   []byte
+	actor  string
+	caller *credential.Caller
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
@@ -111,7 +119,7 @@ func (h *Handler) Routes(mux *http.ServeMux) {
 		mux.HandleFunc(rt.method+" "+trusteeapi.PathPrefix+rt.path, func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, rt) })
 	}
 	mux.HandleFunc(trusteeapi.PathPrefix+"/", func(w http.ResponseWriter, r *http.Request) {
-		if _, err := h.authenticate(r, ReadInfo); err != nil {
+		if _, err := h.authorise(r, ReadInfo, scopeAny, ""); err != nil {
 			h.fail(w, r, err)
 			return
 		}
@@ -121,12 +129,12 @@ func (h *Handler) Routes(mux *http.ServeMux) {
 
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 	w.Header().Set("Cache-Control", "no-store")
-	actor, err := h.authenticate(r, rt.need)
+	caller, err := h.authorise(r, rt.need, rt.scope(), r.PathValue("ns"))
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	c := &call{Handler: h, r: r, actor: actor}
+	c := &call{Handler: h, r: r, actor: caller.Actor, caller: caller}
 	if rt.limit > 0 {
 		body, done, err := h.cfg.Bodies.Read(w, r, rt.limit)
 		if err != nil {
@@ -136,8 +144,8 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 		defer done()
 		c.body = body
 	}
-	if rt.method != http.MethodGet {
-		if err := h.record(r, r.PathValue("ns"), actor, rt.method+" "+rt.path); err != nil {
+	if rt.method != http.MethodGet && !slices.Contains(recordsItself, rt.method+" "+rt.path) {
+		if err := h.record(r, r.PathValue("ns"), c.actor, rt.method+" "+rt.path); err != nil {
 			h.fail(w, r, err)
 			return
 		}
@@ -151,6 +159,8 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 	case nil:
 		w.WriteHeader(http.StatusNoContent)
 	case lines:
+		v.write(w)
+	case paged:
 		v.write(w)
 	case stream:
 		v.write(c, w)
@@ -180,6 +190,19 @@ func short(s string) string {
 	return s
 }
 
+// whose gives the namespace in whose records a refusal is kept: the path's, if
+// there is one; nothing is kept about a namespace that nobody made.
+func (h *Handler) whose(r *http.Request) string {
+	ns := r.PathValue("ns")
+	if ns == "" {
+		return trusteeapi.DefaultNamespace
+	}
+	if _, err := h.cfg.Registry.Namespace(r.Context(), ns); err != nil {
+		return trusteeapi.DefaultNamespace
+	}
+	return ns
+}
+
 // fail answers an error. Administrators are authenticated, so they see causes;
 // faults of ours are for the log.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -187,7 +210,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if d, ok := denial.As(err); ok && !errors.Is(err, tenant.ErrInvalid) {
 		if d.RecordID == "" {
 			d = h.cfg.Book.Deny(r.Context(), trusteeapi.Record{
-				Kind: "admin", Namespace: trusteeapi.DefaultNamespace, Peer: r.RemoteAddr, Resource: short(r.URL.Path),
+				Kind: "admin", Namespace: h.whose(r), Peer: r.RemoteAddr, Resource: short(r.URL.Path),
 			}, d)
 		}
 		status, text := http.StatusUnauthorized, "administration: not authenticated"

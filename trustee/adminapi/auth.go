@@ -2,20 +2,16 @@ package adminapi
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
-	"github.com/cofferproject/coffer/api/seal"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -28,125 +24,79 @@ const (
 	ReasonForbidden       denial.Reason = "admin-forbidden"
 )
 
-// Permission is what a route asks for.
-type Permission string
-
-// Permissions.
-const (
-	ReadInfo        Permission = "info:read"
-	ReadTenant      Permission = "tenant:read"
-	WriteNamespaces Permission = "namespaces:write"
-	WriteOwners     Permission = "owners:write"
-	WriteSeals      Permission = "seals:write"
-	WriteBindings   Permission = "bindings:write"
-	WriteSecrets    Permission = "secrets:write"
-	WriteTrust      Permission = "trust:write"
-	WriteCollateral Permission = "collateral:write"
-	ReadRecords     Permission = "records:read"
-	ReadAudit       Permission = "audit:read"
-	MakeBackup      Permission = "backup:make"
-)
-
-// granted lists what each role may do; a role that is not listed may do nothing.
-var granted = map[trusteeapi.Role][]Permission{
-	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteSecrets, WriteTrust, WriteCollateral, ReadRecords, ReadAudit, MakeBackup,
-	},
-}
-
-const admins = "admins"
-
-// credential is a registered administrator's key.
-type credential struct {
-	PublicKey string          `json:"public_key"` // PEM
-	Role      trusteeapi.Role `json:"role"`
-	Created   time.Time       `json:"created"`
-}
-
-// RegisterFirstAdmin makes a key an administrator's, if there is none yet.
-func RegisterFirstAdmin(ctx context.Context, s store.Store, pub crypto.PublicKey, now time.Time) (first bool, err error) {
-	id, err := seal.KeyID(pub)
+// authorise gives who asks, if he has the permission where it is needed.
+func (h *Handler) authorise(r *http.Request, need Permission, scope, ns string) (*credential.Caller, error) {
+	c, err := h.authenticate(r)
 	if err != nil {
-		return false, fmt.Errorf("admin credential: %w", err)
+		return nil, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return false, fmt.Errorf("admin credential: %w", err)
+	if !allowed(c, need, scope, ns) {
+		return nil, forbidden(c, need, ns)
 	}
-	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	err = s.Update(ctx, func(tx store.Tx) error {
-		first = true
-		if err := tx.Scan(admins, "", func(string, []byte) (bool, error) { first = false; return false, nil }); err != nil || !first {
-			return err
-		}
-		return store.PutJSON(tx, admins, id, credential{p, trusteeapi.RoleAdmin, now.UTC()})
-	})
-	return first, err
+	return c, nil
 }
 
-// HasAdmin reports whether there is any administrator.
-func HasAdmin(ctx context.Context, s store.Store) (bool, error) {
-	n := 0
-	err := s.View(ctx, func(tx store.Tx) error {
-		return tx.Scan(admins, "", func(string, []byte) (bool, error) { n++; return false, nil })
-	})
-	return n > 0, err
+func forbidden(c *credential.Caller, need Permission, ns string) error {
+	where := "namespace " + ns
+	if ns == "" {
+		where = "the whole trustee"
+	}
+	var have []string
+	for _, g := range c.Grants {
+		have = append(have, string(g.Role)+"@"+g.Namespace)
+	}
+	return &denial.Denial{
+		Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: c.Actor + ": " + strings.Join(have, ", "),
+		Expected: string(need) + " in " + where, Source: "roles of this trustee",
+	}
 }
 
-// authenticate gives the key id of whoever asks, if its role has the permission.
-func (h *Handler) authenticate(r *http.Request, need Permission) (string, error) {
-	raw, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		return "", unauthenticated(errors.New("no bearer token"))
+// authenticate gives who asks: by a token where there is one, else by the client
+// certificate of the connection.
+func (h *Handler) authenticate(r *http.Request) (*credential.Caller, error) {
+	if raw, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return h.byToken(r, raw)
 	}
-	t, err := trusteeapi.ParseToken(raw)
-	if err != nil {
-		return "", unauthenticated(err)
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || r.Header.Get("Authorization") != "" {
+		return nil, unauthenticated(errors.New("neither a bearer token nor a client certificate"))
 	}
-	var cred *credential
-	err = h.cfg.Store.View(r.Context(), func(tx store.Tx) error {
-		c, ok, err := store.GetJSON[credential](tx, admins, t.KeyID)
-		if ok {
-			cred = c
-		}
+	c, err := h.cfg.Credentials.Certificate(r.Context(), r.TLS.PeerCertificates, h.cfg.ClientAuthorities())
+	return c, asDenial(err)
+}
+
+// asDenial leaves the store's errors what they are: they say nothing about who asks.
+func asDenial(err error) error {
+	if err == nil || errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrTampered) || errors.Is(err, store.ErrClosed) || errors.Is(err, context.Canceled) {
 		return err
-	})
-	if err != nil {
-		return "", err
 	}
-	if cred == nil {
-		return "", unauthenticated(errors.New("no credential has this key id"))
-	}
-	block, _ := pem.Decode([]byte(cred.PublicKey))
-	if block == nil {
-		return "", errors.New("stored admin credential is not PEM")
-	}
-	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return "", fmt.Errorf("stored admin credential: %w", err)
+	return unauthenticated(err)
+}
+
+// byToken tries the kinds of tokens one after the other; each knows its own by key
+// or issuer.
+func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, error) {
+	ctx := r.Context()
+	c, err := h.cfg.Credentials.Bearer(ctx, raw)
+	if !errors.Is(err, trusteeapi.ErrNotBearer) {
+		return c, asDenial(err)
 	}
 	now := h.cfg.Now()
-	if err := t.Verify(pub, r.Method, r.URL.EscapedPath(), now); err != nil {
-		return "", unauthenticated(err)
-	}
-	fresh, err := h.useOnce(r.Context(), t.KeyID+"/"+t.Claims.ID, now)
+	c, t, err := h.cfg.Credentials.Signed(ctx, raw, r.Method, r.URL.EscapedPath(), now)
 	if err != nil {
-		return "", err
+		return nil, asDenial(err)
+	}
+	fresh, err := h.useOnce(ctx, t.KeyID+"/"+t.Claims.ID, now)
+	if err != nil {
+		return nil, err
 	}
 	if !fresh {
-		return "", unauthenticated(errors.New("token was used before"))
+		return nil, unauthenticated(errors.New("token was used before"))
 	}
-	// The credential's role counts; the token's can only be the same.
-	if t.Claims.Role != cred.Role || !slices.Contains(granted[cred.Role], need) {
-		return "", &denial.Denial{
-			Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: "role " + string(t.Claims.Role), Source: "roles of this trustee",
-		}
-	}
-	return t.KeyID, nil
+	return c, nil
 }
 
 func unauthenticated(err error) error {
-	return &denial.Denial{Reason: ReasonUnauthenticated, Component: Component, Claim: "admin token", Detail: err.Error()}
+	return &denial.Denial{Reason: ReasonUnauthenticated, Component: Component, Claim: "admin token", Detail: fmt.Sprint(err)}
 }
 
 // onceOnly remembers token ids for longer than a token can live. Only ids of

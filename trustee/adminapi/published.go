@@ -54,11 +54,14 @@ func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 
 // authenticatePublished takes our own credential, or an administrator of an identity
 // provider whose role has the path. The query is no part of it.
-func (h *Handler) authenticatePublished(r *http.Request, need Permission) (string, error) {
-	actor, err := h.authenticate(r, need)
+func (h *Handler) authenticatePublished(r *http.Request, need Permission, ns string) (actor string, err error) {
+	c, err := h.authorise(r, need, scopeNamespace, ns)
+	if err == nil {
+		return c.Actor, nil
+	}
 	d, ok := denial.As(err)
-	if err == nil || !ok || d.Reason != ReasonUnauthenticated || h.cfg.Published == nil {
-		return actor, err
+	if !ok || d.Reason != ReasonUnauthenticated || h.cfg.Published == nil {
+		return "", err
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -79,7 +82,7 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if r.Method == http.MethodGet {
 		need = ReadTenant
 	}
-	actor, err := h.authenticatePublished(r, need)
+	actor, err := h.authenticatePublished(r, need, ns)
 	if err != nil {
 		return err
 	}

@@ -35,17 +35,17 @@ func routes() []route {
 		ns  = "/namespaces/{ns}"
 		res = "/{repository}/{type}/{tag}"
 	)
-	return []route{
+	return append(accessRoutes(), []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
 		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
-		{"GET", "/audit", ReadAudit, 0, (*call).auditTail},
-		{"GET", "/audit/checkpoint", ReadAudit, 0, func(c *call) (any, error) {
+		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
+		{"GET", "/audit/checkpoint", ReadAuditLog, 0, func(c *call) (any, error) {
 			s, _, err := c.cfg.Checkpoints.Now(c.ctx())
 			return s, err
 		}},
-		{"GET", "/attestations/{id}", ReadRecords, 0, func(c *call) (any, error) { return c.cfg.Book.Get(c.ctx(), c.r.PathValue("id")) }},
+		{"GET", "/attestations/{id}", ReadRecords, 0, (*call).attestation},
 
-		{"GET", "/namespaces", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespaces(c.ctx()) }},
+		{"GET", "/namespaces", ReadTenant, 0, (*call).namespaces},
 		{"POST", "/namespaces", WriteNamespaces, small, (*call).createNamespace},
 		{"GET", ns, ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespace(c.ctx(), c.ns()) }},
 		{"GET", ns + "/attestations", ReadRecords, 0, (*call).attestations},
@@ -147,7 +147,7 @@ func routes() []route {
 		{"DELETE", ns + "/enrolled-aks/{name}", WriteTrust, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Registry.DeleteAK(c.ctx(), c.ns(), c.r.PathValue("name"))
 		}},
-	}
+	}...)
 }
 
 // decode reads a request document strictly.
@@ -216,6 +216,9 @@ func (c *call) bind() (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(b.Initdata) > 0 && !c.may(WriteDigests, c.ns()) {
+		return nil, forbidden(c.caller, WriteDigests, c.ns())
+	}
 	return c.cfg.Registry.Bind(c.ctx(), c.ns(), name, *b)
 }
 
@@ -283,21 +286,28 @@ func (l lines) write(w http.ResponseWriter) {
 }
 
 func (c *call) auditTail() (any, error) {
+	after, limit, err := c.auditQuery()
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.cfg.Audit.Read(after, limit, auditBytes)
+	return lines(out), err
+}
+
+func (c *call) auditQuery() (after uint64, limit int, err error) {
 	q := c.r.URL.Query()
-	after, limit := uint64(0), auditLines
-	var err error
+	limit = auditLines
 	if a := q.Get("after"); a != "" {
 		if after, err = strconv.ParseUint(a, 10, 64); err != nil {
-			return nil, httpio.BadRequest(httpio.TypeSerde, "after is not a number")
+			return 0, 0, httpio.BadRequest(httpio.TypeSerde, "after is not a number")
 		}
 	}
 	if l := q.Get("limit"); l != "" {
 		if limit, err = strconv.Atoi(l); err != nil || limit < 1 {
-			return nil, httpio.BadRequest(httpio.TypeSerde, "limit is not a positive number")
+			return 0, 0, httpio.BadRequest(httpio.TypeSerde, "limit is not a positive number")
 		}
 	}
-	out, err := c.cfg.Audit.Read(after, min(limit, auditLines), auditBytes)
-	return lines(out), err
+	return after, min(limit, auditLines), nil
 }
 
 func resourceURI(repository, kind, tag string) *resource.URI {
@@ -307,7 +317,7 @@ func resourceURI(repository, kind, tag string) *resource.URI {
 // PublishedResource is POST and DELETE /kbs/v0/resource/... as published: raw
 // bytes in, an empty body out.
 func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string) {
-	actor, err := h.authenticatePublished(r, WriteSecrets)
+	actor, err := h.authenticatePublished(r, WriteSecrets, ns)
 	if err != nil {
 		h.fail(w, r, err)
 		return

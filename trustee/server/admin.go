@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/cofferproject/coffer/trustee/adminapi"
+	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/store"
 )
@@ -27,7 +27,7 @@ func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (
 	if err != nil {
 		return "", err
 	}
-	has, err := adminapi.HasAdmin(ctx, s)
+	has, err := credential.Any(ctx, s)
 	if err != nil || has {
 		return path, err
 	}
@@ -39,7 +39,7 @@ func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (
 	if err != nil {
 		return "", fmt.Errorf("admin credential: %w", err)
 	}
-	first, err := adminapi.RegisterFirstAdmin(ctx, s, key.Public(), now)
+	first, err := credential.RegisterFirst(ctx, s, key.Public(), now)
 	if err == nil && !first && made {
 		// Another replica was faster: this key, made a moment ago, is nobody's.
 		err = os.Remove(path)

@@ -79,6 +79,10 @@ type Config struct {
 	// and "": it makes one. They are read anew every day.
 	CertFile, KeyFile string
 	TLS               kbsconfig.TLS
+	// AdminClientCA (PEM) is who issues administrators' client certificates; with it,
+	// or AskForCertificates, peers are asked for one. "": names in them do not count.
+	AdminClientCA      string
+	AskForCertificates bool
 	// DenyPublishedAdmin refuses the published administration of resources.
 	DenyPublishedAdmin bool
 	// PublishedAdmin takes administrators of identity providers there; nil: none.
@@ -125,6 +129,7 @@ type Server struct {
 	services *asapi.Service // nil: not served
 	as, rvps *service
 	anchor   atomic.Pointer[[]byte] // PEM of what vouches for CertFile
+	access
 }
 
 // Version of the build, from the module's build information.
@@ -258,11 +263,14 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	bodies := httpio.NewBudget(bodyMemory)
 	s.bodies = bodies
+	if err := s.openAccess(ctx); err != nil {
+		return nil, err
+	}
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Replicas: c.Database != "",
+		Replicas: c.Database != "", Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -330,6 +338,7 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 	}
 	s.cfg.TLS.Apply(conf)
+	s.askForCertificates(conf)
 	s.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),

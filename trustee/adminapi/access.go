@@ -1,0 +1,167 @@
+package adminapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/record"
+)
+
+// accessRoutes are the operations on who may do what.
+func accessRoutes() []route {
+	const ns = "/namespaces/{ns}"
+	return []route{
+		{"GET", "/operations", ReadInfo, 0, func(*call) (any, error) { return operations(), nil }},
+		{"GET", "/whoami", ReadInfo, 0, func(c *call) (any, error) {
+			return trusteeapi.Caller{Actor: c.actor, Grants: c.caller.Grants}, nil
+		}},
+		{"GET", "/credentials", ReadCredentials, 0, (*call).credentials},
+		{"POST", "/credentials", WriteCredentials, small, (*call).addCredential},
+		{"DELETE", "/credentials/{id}", WriteCredentials, 0, (*call).deleteCredential},
+		{"GET", ns + "/audit", ReadAudit, 0, (*call).namespaceAudit},
+	}
+}
+
+// recordsItself are the operations that put more into the audit log than their path
+// says, before they change anything.
+var recordsItself = []string{"POST /credentials"}
+
+// grants spells grants as the commands do.
+func grants(l []trusteeapi.Grant) string {
+	var out []string
+	for _, g := range l {
+		out = append(out, string(g.Role)+"@"+g.Namespace)
+	}
+	return strings.Join(out, ",")
+}
+
+// gives reports whether whoever calls has the permission in every namespace of some
+// grants. The administrator's role is given, seen and taken by administrators alone.
+func (c *call) gives(need Permission, l []trusteeapi.Grant) bool {
+	return !slices.ContainsFunc(l, func(g trusteeapi.Grant) bool {
+		if g.Role == trusteeapi.RoleAdmin && !slices.Contains(c.caller.In(trusteeapi.AllNamespaces), trusteeapi.RoleAdmin) && need == WriteCredentials {
+			return true
+		}
+		return !c.may(need, g.Namespace)
+	})
+}
+
+func (c *call) credentials() (any, error) {
+	all, err := c.cfg.Credentials.List(c.ctx())
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(x trusteeapi.Credential) bool { return !c.gives(ReadCredentials, x.Grants) }), nil
+}
+
+func (c *call) addCredential() (any, error) {
+	x, err := decode[trusteeapi.Credential](c)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range x.Grants {
+		if err := g.Check(); err != nil {
+			return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
+		}
+	}
+	if len(x.Grants) > trusteeapi.MaxGrants {
+		return nil, httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("more than %d grants", trusteeapi.MaxGrants))
+	}
+	if !c.gives(WriteCredentials, x.Grants) {
+		return nil, forbidden(c.caller, WriteCredentials, grants(x.Grants))
+	}
+	what := fmt.Sprintf("POST /credentials %.12s %.80q %.80q: %.2000s", x.Kind, x.Name, x.Subject, grants(x.Grants))
+	if err := c.record(c.r, "", c.actor, what); err != nil {
+		return nil, err
+	}
+	return c.cfg.Credentials.Add(c.ctx(), *x, c.actor)
+}
+
+func (c *call) deleteCredential() (any, error) {
+	return nil, c.cfg.Credentials.Delete(c.ctx(), c.r.PathValue("id"), func(x *trusteeapi.Credential) error {
+		if !c.gives(WriteCredentials, x.Grants) {
+			return forbidden(c.caller, WriteCredentials, grants(x.Grants))
+		}
+		return nil
+	})
+}
+
+func (c *call) attestation() (any, error) {
+	r, err := c.cfg.Book.Get(c.ctx(), c.r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	if !c.may(ReadRecords, r.Namespace) {
+		return nil, record.ErrNotFound // whether there is one is another's to know
+	}
+	return r, nil
+}
+
+func (c *call) namespaces() (any, error) {
+	all, err := c.cfg.Registry.Namespaces(c.ctx())
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(n trusteeapi.Namespace) bool { return !c.may(ReadTenant, n.Name) }), nil
+}
+
+// headerNext says where the next page of a namespace's audit begins: what is between
+// is of others.
+const headerNext = "Coffer-Audit-Next"
+
+// auditPages bounds how much of the log one request looks through.
+const auditPages = 50
+
+func (c *call) namespaceAudit() (any, error) {
+	after, limit, err := c.auditQuery()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.cfg.Registry.Namespace(c.ctx(), c.ns()); err != nil {
+		return nil, err
+	}
+	out := paged{}
+	for range auditPages {
+		page, err := c.cfg.Audit.Read(after, auditLines, auditBytes)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range page {
+			var e struct {
+				Seq       uint64 `json:"seq"`
+				Namespace string `json:"namespace"`
+			}
+			if err := json.Unmarshal(l, &e); err != nil {
+				return nil, fmt.Errorf("audit: %w", err)
+			}
+			if len(out.lines) == limit {
+				return out, nil
+			}
+			if after = e.Seq; e.Namespace == c.ns() {
+				out.lines = append(out.lines, l)
+			}
+			out.next = after
+		}
+		if len(page) == 0 {
+			break
+		}
+	}
+	return out, nil
+}
+
+// paged is lines, and from where to go on.
+type paged struct {
+	lines lines
+	next  uint64
+}
+
+func (p paged) write(w http.ResponseWriter) {
+	w.Header().Set(headerNext, strconv.FormatUint(p.next, 10))
+	p.lines.write(w)
+}
