@@ -91,7 +91,7 @@ func (t TEE) Wire() string {
 // ConstantCmdline is the kernel command line of every release guest: all
 // configuration goes through initdata, so the line never varies (design.md
 // section 5).
-const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests no_timer_check"
+const ConstantCmdline = "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests no_timer_check maxcpus=1"
 
 // MemoryLadderMiB lists the only memory sizes a VM may have, in MiB. PCR 4
 // depends on the size, so a free choice would make measurements innumerable.

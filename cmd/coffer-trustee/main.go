@@ -160,11 +160,34 @@ func defaultState() (string, error) {
 	return filepath.Join(home, ".local", "share", "coffer", "trustee"), nil
 }
 
+// reloadOnHangup reads certificates anew at SIGHUP.
+func reloadOnHangup(ctx context.Context, s *server.Server, log *slog.Logger) (stop func()) {
+	hup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hup, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-hup:
+				if err := s.Reload(ctx); err != nil {
+					log.Error("reloading failed", "error", err)
+				} else {
+					log.Info("certificates were read anew")
+				}
+			}
+		}
+	}()
+	return func() { signal.Stop(hup); close(done) }
+}
+
 func serve(ctx context.Context, c server.Config, readyFD int, leaseSocket string, drain time.Duration) error {
 	s, err := server.Start(ctx, c)
 	if err != nil {
 		return err
 	}
+	stop := reloadOnHangup(ctx, s, c.Log)
+	defer stop()
 	lease := &server.Lease{}
 	if leaseSocket != "" {
 		if lease, err = server.NewLease(leaseSocket); err != nil {

@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
 // accessRoutes are the operations on who may do what.
@@ -24,6 +27,8 @@ func accessRoutes() []route {
 		{"GET", "/credentials", ReadCredentials, 0, (*call).credentials},
 		{"POST", "/credentials", WriteCredentials, small, (*call).addCredential},
 		{"DELETE", "/credentials/{id}", WriteCredentials, 0, (*call).deleteCredential},
+		{"GET", ns + "/token-keys", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.TokenKeys.List(c.ctx(), c.ns()) }},
+		{"POST", ns + "/token-keys", RotateKeys, small, (*call).rotateTokenKey},
 		{"GET", ns + "/audit", ReadAudit, 0, (*call).namespaceAudit},
 	}
 }
@@ -90,6 +95,18 @@ func (c *call) deleteCredential() (any, error) {
 		}
 		return nil
 	})
+}
+
+func (c *call) rotateTokenKey() (any, error) {
+	o, err := decode[trusteeapi.TokenKeyRotation](c)
+	if err != nil {
+		return nil, err
+	}
+	k, err := c.cfg.TokenKeys.Rotate(c.ctx(), c.ns(), *o)
+	if errors.Is(err, keyring.ErrTooManyTokenKeys) {
+		err = fmt.Errorf("%w: %w", err, tenant.ErrConflict)
+	}
+	return k, err
 }
 
 func (c *call) attestation() (any, error) {

@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
@@ -46,6 +47,8 @@ type Config struct {
 	Gate              *release.Gate
 	Book              *record.Book
 	Audit             *audit.Log
+	// TokenKeys sign attestation results.
+	TokenKeys *keyring.TokenKeys
 	// Checkpoints signs the end of the audit log.
 	Checkpoints *audit.Checkpointer
 	Bodies      *httpio.Budget
@@ -71,7 +74,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
+	if c.TokenKeys == nil || c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil

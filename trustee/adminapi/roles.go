@@ -27,6 +27,7 @@ const (
 	ReadAudit        Permission = "audit:read"     // a namespace's
 	ReadAuditLog     Permission = "audit-log:read" // the whole
 	MakeBackup       Permission = "backup:make"
+	RotateKeys       Permission = "keys:rotate"
 	ReadCredentials  Permission = "credentials:read"
 	WriteCredentials Permission = "credentials:write"
 )
@@ -40,11 +41,11 @@ const (
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
 		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, WriteCollateral,
-		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, ReadCredentials, WriteCredentials,
+		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
 		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
-		ReadCredentials, WriteCredentials,
+		RotateKeys, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleSecretWriter: {ReadInfo, ReadTenant, WriteSeals, WriteBindings, WriteSecrets},
 	trusteeapi.RolePolicyAdmin:  {ReadInfo, ReadTenant, WriteTrust, ReadRecords},

@@ -71,10 +71,15 @@ type Challenge struct {
 // Factory makes the verifier of a TEE for what a namespace trusts.
 type Factory func(t *tenant.Trust, c collateral.Source) (verify.Verifier, error)
 
+// Signer signs the attestation results of namespaces.
+type Signer interface {
+	Sign(ctx context.Context, ns string, c *ear.Claims) (string, error)
+}
+
 // Config makes a Service.
 type Config struct {
 	Registry *tenant.Registry
-	Signer   *ear.Signer
+	Signer   Signer
 	// Factories is keyed by the TEEs' wire names.
 	Factories  map[string]Factory
 	Collateral collateral.Source // nil: none
@@ -310,7 +315,7 @@ func (s *Service) issue(ctx context.Context, p *prepared, id, audience string, a
 		VerifierID: ear.VerifierID{Developer: developer, Build: s.cfg.Build}, Submods: out.Submods,
 	}
 	var err error
-	out.Token, err = s.cfg.Signer.Sign(c)
+	out.Token, err = s.cfg.Signer.Sign(ctx, a.Namespace, c)
 	if large := (*ear.TooLargeError)(nil); errors.As(err, &large) {
 		return nil, &denial.Denial{
 			Reason: ReasonTokenTooLarge, Component: Component, Claim: fmt.Sprintf("attestation result of %d devices", len(devices)),

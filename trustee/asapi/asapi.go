@@ -62,7 +62,8 @@ type Config struct {
 	Audit     *audit.Log
 	Bodies    *httpio.Budget
 	Log       *slog.Logger
-	JWKS      []byte
+	// JWKS gives a namespace's key set.
+	JWKS func(ctx context.Context, ns string) ([]byte, error)
 	// InsecureUnbound takes evidence without runtime data: nobody can tell whether
 	// it is fresh. Tokens say so.
 	InsecureUnbound bool
@@ -76,7 +77,7 @@ type Service struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Service, error) {
-	if c.Namespace == "" || c.Service == nil || c.Registry == nil || c.Store == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Log == nil || len(c.JWKS) == 0 {
+	if c.Namespace == "" || c.Service == nil || c.Registry == nil || c.Store == nil || c.Book == nil || c.Audit == nil || c.Bodies == nil || c.Log == nil || c.JWKS == nil {
 		return nil, errors.New("asapi: a part of the configuration is missing")
 	}
 	return &Service{c, make(chan struct{}, Slots)}, nil

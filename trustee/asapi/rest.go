@@ -71,9 +71,14 @@ func (s *Service) serve(grpc, rest http.Handler, admins *x509.CertPool) http.Han
 	})))
 }
 
-func (s *Service) jwks(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(s.cfg.JWKS)
+func (s *Service) jwks(w http.ResponseWriter, r *http.Request) {
+	b, err := s.cfg.JWKS(r.Context(), s.cfg.Namespace)
+	if err != nil {
+		s.cfg.Log.Error("giving the key set failed", "error", err)
+		httpio.WriteError(w, http.StatusServiceUnavailable, httpio.TypeInternal, "the key set cannot be read")
+		return
+	}
+	httpio.WriteJWKS(w, b)
 }
 
 // text is an answer that is no JSON.

@@ -95,6 +95,14 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
+// WriteJWKS answers with a key set, which nobody may keep for longer than a new key
+// waits before it signs.
+func WriteJWKS(w http.ResponseWriter, set []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "max-age=60")
+	w.Write(set)
+}
+
 var (
 	errTooLarge = errors.New("body too large")
 	errBusy     = errors.New("too many bodies at once")

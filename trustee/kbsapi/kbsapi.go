@@ -58,7 +58,8 @@ type Config struct {
 	Admin    AdminResources
 	Bodies   *httpio.Budget
 	Log      *slog.Logger
-	JWKS     []byte
+	// JWKS gives a namespace's key set.
+	JWKS func(ctx context.Context, ns string) ([]byte, error)
 }
 
 // Handler serves the protocol.
@@ -69,7 +70,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil {
+	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil || c.JWKS == nil {
 		return nil, errors.New("kbsapi: a part of the configuration is missing")
 	}
 	return &Handler{c, make(chan struct{}, slots*runtime.GOMAXPROCS(0))}, nil
@@ -84,9 +85,21 @@ func (h *Handler) Routes(mux *http.ServeMux) {
 	}
 }
 
-func (h *Handler) jwks(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(h.cfg.JWKS)
+func (h *Handler) jwks(w http.ResponseWriter, r *http.Request) {
+	ns := r.PathValue("ns")
+	if ns == "" {
+		ns = trusteeapi.DefaultNamespace
+	}
+	b, err := h.cfg.JWKS(r.Context(), ns)
+	switch {
+	case errors.Is(err, tenant.ErrNotFound):
+		httpio.WriteError(w, http.StatusNotFound, httpio.TypePath, "no such namespace")
+	case err != nil:
+		h.cfg.Log.Error("giving the key set failed", "error", err)
+		httpio.WriteError(w, http.StatusServiceUnavailable, httpio.TypeInternal, "the key set cannot be read")
+	default:
+		httpio.WriteJWKS(w, b)
+	}
 }
 
 // call is one request.

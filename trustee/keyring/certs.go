@@ -15,11 +15,13 @@ import (
 )
 
 // Lifetimes. The CA's certificate is pinned in initdata documents, so it lives
-// long; the token key's lives as long, because rotating it is a step of its own.
+// long. A token key's certificate outlives the key (TokenKeyAge), if rotating it
+// should fail for a while.
 const (
 	caLife    = 10 * 365 * 24 * time.Hour
 	tlsLife   = 365 * 24 * time.Hour
 	tlsMargin = 30 * 24 * time.Hour
+	tokenLife = 365 * 24 * time.Hour
 	backdate  = time.Hour // for clocks that are a little slow
 )
 
@@ -44,9 +46,13 @@ func signEAR(ca *x509.Certificate, caKey crypto.Signer, pub crypto.PublicKey, no
 	if err != nil {
 		return nil, err
 	}
+	end := now.Add(tokenLife)
+	if end.After(ca.NotAfter) {
+		end = ca.NotAfter
+	}
 	return x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Coffer attestation results"},
-		NotBefore: now.Add(-backdate), NotAfter: ca.NotAfter, URIs: []*url.URL{u},
+		NotBefore: now.Add(-backdate), NotAfter: end, URIs: []*url.URL{u},
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 	}, ca, pub, caKey)
 }

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -31,10 +30,14 @@ type Keys struct {
 	Instance string // random name of this trustee
 	CA       *x509.Certificate
 	CAPEM    []byte
-	Signer   *ear.Signer // of attestation results
-	MAC      []byte      // 32 bytes, for sessions and TPM credentials
+	MAC      []byte // 32 bytes, for sessions and TPM credentials
 
 	caKey crypto.Signer
+	// ear is the default namespace's first token key.
+	ear struct {
+		key, cert []byte
+		made      time.Time
+	}
 }
 
 // rootDoc is what the store holds, sealed.
@@ -162,17 +165,11 @@ func (d *rootDoc) open() (*Keys, error) {
 	if k.caKey, err = parseKey(d.CAKey); err != nil {
 		return nil, fmt.Errorf("keyring: CA key: %w", err)
 	}
-	earKey, err := parseKey(d.EARKey)
-	if err != nil {
-		return nil, fmt.Errorf("keyring: token key: %w", err)
-	}
 	leaf, err := x509.ParseCertificate(d.EARCert)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: token certificate: %w", err)
 	}
-	if k.Signer, err = ear.NewSigner(earKey, []*x509.Certificate{leaf, k.CA}); err != nil {
-		return nil, fmt.Errorf("keyring: %w", err)
-	}
+	k.ear.key, k.ear.cert, k.ear.made = d.EARKey, d.EARCert, leaf.NotBefore.Add(backdate)
 	k.CAPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.CA.Raw})
 	return k, nil
 }

@@ -13,7 +13,6 @@ package release
 
 import (
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -53,6 +52,13 @@ const (
 	ReasonAudit        denial.Reason = "audit-unavailable"
 )
 
+// Tokens verifies attestation results.
+type Tokens interface {
+	// Verify gives the claims of a token of a namespace. One that is good but for its
+	// age gives ear.ErrExpired.
+	Verify(ctx context.Context, ns, token string) (*ear.Claims, error)
+}
+
 // Config makes a Gate.
 type Config struct {
 	Store store.Store
@@ -61,10 +67,10 @@ type Config struct {
 	Book  *record.Book
 	// Policies are asked beside the bindings.
 	Policies *respolicy.Policies
-	// TokenKeys are the keys whose tokens count.
-	TokenKeys []crypto.PublicKey
-	Limits    limits.Set
-	Now       func() time.Time
+	// Tokens knows the tokens that count.
+	Tokens Tokens
+	Limits limits.Set
+	Now    func() time.Time
 }
 
 // Gate releases secrets.
@@ -78,7 +84,7 @@ type Gate struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Gate, error) {
-	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || c.Policies == nil || len(c.TokenKeys) == 0 || c.Now == nil {
+	if c.Store == nil || c.KEK == nil || c.Audit == nil || c.Book == nil || c.Policies == nil || c.Tokens == nil || c.Now == nil {
 		return nil, errors.New("release: a part of the configuration is missing")
 	}
 	if err := c.Limits.Validate(); err != nil {
@@ -122,7 +128,7 @@ func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 }
 
 func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
-	sub, claims, err := g.token(req, r)
+	sub, claims, err := g.token(ctx, req, r)
 	if err != nil {
 		return nil, err
 	}
@@ -186,8 +192,11 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 }
 
 // token verifies the attestation result and gives its primary submodule.
-func (g *Gate) token(req Request, r *trusteeapi.Record) (*ear.Submod, *ear.Claims, error) {
-	c, err := ear.Verify(req.Token, g.cfg.Now(), g.cfg.TokenKeys...)
+func (g *Gate) token(ctx context.Context, req Request, r *trusteeapi.Record) (*ear.Submod, *ear.Claims, error) {
+	c, err := g.cfg.Tokens.Verify(ctx, req.Namespace, req.Token)
+	if errors.Is(err, store.ErrUnavailable) {
+		return nil, nil, err
+	}
 	if err != nil {
 		reason := ReasonTokenInvalid
 		if errors.Is(err, ear.ErrExpired) {

@@ -22,6 +22,7 @@ type adminClient struct {
 	url  string
 	key  crypto.Signer
 	http *http.Client
+	now  func() time.Time
 }
 
 func newAdminClient(t testing.TB, s *Server) *adminClient {
@@ -35,7 +36,10 @@ func newAdminClient(t testing.TB, s *Server) *adminClient {
 	pool.AppendCertsFromPEM([]byte(s.anchorPEM()))
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	t.Cleanup(tr.CloseIdleConnections)
-	a := &adminClient{t: t, key: key, http: &http.Client{Transport: tr}}
+	a := &adminClient{t: t, key: key, http: &http.Client{Transport: tr}, now: time.Now}
+	if s.cfg.Now != nil {
+		a.now = s.cfg.Now
+	}
 	if s.ln != nil { // else the server is in another process
 		a.url = s.URL()
 	}
@@ -44,7 +48,7 @@ func newAdminClient(t testing.TB, s *Server) *adminClient {
 
 // token makes a token for one request.
 func (a *adminClient) token(method, path string) string {
-	tok, err := trusteeapi.SignToken(a.key, method, path, time.Now())
+	tok, err := trusteeapi.SignToken(a.key, method, path, a.now())
 	if err != nil {
 		a.t.Fatal(err)
 	}

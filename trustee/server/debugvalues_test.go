@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/kbs"
@@ -57,7 +56,7 @@ executables := 3 if input.faketee.fact in query_reference_value("facts")
 		if a := c.attest(c.fake(doc), doc); a.status != 200 {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
-		claims, err := ear.Verify(c.token, time.Now(), w.s.keys.Signer.Public())
+		claims, err := w.s.tokens.Verify(w.t.Context(), ns, c.token)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -259,7 +259,7 @@ func TestForgedTokens(t *testing.T) {
 	parts := strings.Split(good, ".")
 
 	// What the trustee would have to sign to be fooled, signed by another key.
-	claims, err := ear.Verify(good, w.clock.now(), w.s.keys.Signer.Public())
+	claims, err := w.s.tokens.Verify(t.Context(), "default", good)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestSimulation(t *testing.T) {
 	if a := c.get(secretName); a.status != 200 || string(c.open(a.body)) != "toy" {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	claims, err := ear.Verify(c.token, w.clock.now(), w.s.keys.Signer.Public())
+	claims, err := w.s.tokens.Verify(t.Context(), "sim", c.token)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"os"
@@ -60,7 +59,7 @@ func (s *Server) importInto(ctx context.Context, dir, ns string, o migrate.Optio
 	}
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: record.New(s.store, s.audit, s.cfg.Log, s.cfg.Now),
-		TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: s.cfg.Limits, Now: s.cfg.Now,
+		Tokens: s.tokens, Limits: s.cfg.Limits, Now: s.cfg.Now,
 		Policies: respolicy.New(s.store, s.cfg.Now),
 	})
 	if err != nil {

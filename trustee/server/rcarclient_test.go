@@ -291,3 +291,12 @@ func unwrap(t testing.TB, kek, in []byte) []byte {
 	}
 	return r
 }
+
+// namespace is the one of the client's base path.
+func (c *rcar) namespace() string {
+	_, ns, ok := strings.Cut(strings.TrimSuffix(c.base, "/kbs/v0"), "/ns/")
+	if !ok {
+		return "default"
+	}
+	return ns
+}

@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/refvalue"
@@ -130,7 +129,7 @@ hardware := 2 if input.se.attestation_phkh in query_reference_value("se_attestat
 	if a := c.attest(c.seEvidence(m, c.nonce), nil); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	claims, err := ear.Verify(c.token, time.Now(), w.s.keys.Signer.Public())
+	claims, err := w.s.tokens.Verify(w.t.Context(), "default", c.token)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +155,7 @@ hardware := 2 if input.se.attestation_phkh in query_reference_value("se_attestat
 	if a := again.attest(again.seEvidence(m, again.nonce), nil); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	if claims, err = ear.Verify(again.token, time.Now(), w.s.keys.Signer.Public()); err != nil || claims.Submods["cpu0"].Status != ear.Affirming {
+	if claims, err = w.s.tokens.Verify(w.t.Context(), "default", again.token); err != nil || claims.Submods["cpu0"].Status != ear.Affirming {
 		t.Errorf("with reference values: %+v, %v", claims, err)
 	}
 

@@ -10,7 +10,6 @@ package server
 
 import (
 	"context"
-	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -24,7 +23,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/adminapi"
 	"github.com/cofferproject/coffer/trustee/adminjwt"
@@ -108,6 +106,7 @@ type Server struct {
 	shelf    *shelf.Shelf
 	kek      keyring.KEK
 	keys     *keyring.Keys
+	tokens   *keyring.TokenKeys
 	audit    *audit.Log
 	sessions *session.Manager
 
@@ -130,6 +129,7 @@ type Server struct {
 	as, rvps *service
 	anchor   atomic.Pointer[[]byte] // PEM of what vouches for CertFile
 	access
+	watched
 }
 
 // Version of the build, from the module's build information.
@@ -204,6 +204,7 @@ func (s *Server) open(ctx context.Context) error {
 	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
 		return err
 	}
+	s.tokens = keyring.NewTokenKeys(s.store, s.kek, s.keys, c.Now, hasNamespace)
 	auditKey, err := keyring.AuditKey(ctx, s.store, s.kek)
 	if err != nil {
 		return err
@@ -233,7 +234,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, TokenKeys: []crypto.PublicKey{s.keys.Signer.Public()}, Limits: c.Limits, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.tokens, Limits: c.Limits, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -256,7 +257,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		}
 	}
 	service, err := appraisal.New(appraisal.Config{
-		Registry: registry, Signer: s.keys.Signer, Factories: factories, Collateral: items, Build: "coffer-trustee " + Version(), Now: c.Now,
+		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, Build: "coffer-trustee " + Version(), Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -270,12 +271,8 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Replicas: c.Database != "", Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
-	if err != nil {
-		return nil, err
-	}
-	jwks, err := ear.MarshalJWKS(s.keys.Signer.JWK())
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +284,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
-		Admin: published, Bodies: bodies, Log: c.Log, JWKS: jwks,
+		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS,
 	})
 	if err != nil {
 		return nil, err
@@ -301,7 +298,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		}
 		if s.services, err = asapi.New(asapi.Config{
 			Namespace: c.Services.namespace(), Service: service, Registry: registry, Store: s.store, Book: book, Audit: s.audit, Bodies: bodies,
-			Log: c.Log, JWKS: jwks, InsecureUnbound: c.Services.InsecureUnbound,
+			Log: c.Log, JWKS: s.tokens.JWKS, InsecureUnbound: c.Services.InsecureUnbound,
 		}); err != nil {
 			return nil, err
 		}
@@ -386,11 +383,12 @@ func (s *Server) housekeeping(ctx context.Context) {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
 		case <-refresh.C:
-			if err = s.shelf.Refresh(ctx); errors.Is(err, store.ErrUnavailable) {
+			err = errors.Join(s.shelf.Refresh(ctx), s.tokens.Refresh(ctx), s.tlsFiles(ctx))
+			if errors.Is(err, store.ErrUnavailable) {
 				err = nil // the store has said so itself
 			}
 		case <-renew.C:
-			err = s.renewTLS(ctx)
+			err = errors.Join(s.renewTLS(ctx), s.renewTokenKeys(ctx))
 		case <-checkpoint.C:
 			err = s.checkpoints.Write(ctx)
 		}

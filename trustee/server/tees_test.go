@@ -77,7 +77,7 @@ func (w *world) affirmed(c *rcar, a *answer, device string) ear.Submod {
 	if a.status != 200 {
 		w.t.Fatalf("%d %s: %+v", a.status, a.body, w.admin.record(a.err.Record).Denial)
 	}
-	claims, err := ear.Verify(c.token, time.Now(), w.s.keys.Signer.Public())
+	claims, err := w.s.tokens.Verify(w.t.Context(), c.namespace(), c.token)
 	if err != nil {
 		w.t.Fatal(err)
 	}
