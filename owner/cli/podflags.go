@@ -47,7 +47,8 @@ func addTrusteeFlags(cmd *cobra.Command, o *run.TrusteeOptions) {
 	fl := cmd.Flags()
 	fl.StringVar(&o.URL, "trustee", "", "URL of the trustee (default: a local one, started if need be)")
 	fl.StringVar(&o.CAFile, "trustee-ca", "", "PEM file with the trustee's CA; with --trustee")
-	fl.StringVar(&o.AdminKey, "admin-key", "", "file with the trustee's admin key; with --trustee")
+	fl.StringVar(&o.AdminKey, "admin-key", "", "file with the key of an administrator, Ed25519 (default: of the local trustee's first)")
+	fl.StringVar(&o.AdminToken, "admin-token", "", "file with a bearer token (coffer credential add token), in the place of --admin-key")
 }
 
 // finish checks what the flags say together.

@@ -32,6 +32,8 @@ type TrusteeOptions struct {
 	URL      string // "": the local trustee, started if need be
 	CAFile   string // PEM; with URL
 	AdminKey string // file; with URL
+	// AdminToken is a file with a bearer token, in the place of AdminKey.
+	AdminToken string
 }
 
 // Trustee is a trustee that a command may use until Release.
@@ -65,6 +67,9 @@ func OpenTrustee(ctx context.Context, o TrusteeOptions, progress func(string)) (
 	}
 	if n := len(filepath.Join(dir, leaseSocket)); n > maxSocket {
 		return nil, &InputError{fmt.Errorf("COFFER_STATE is too long: the path of a Unix socket in it has %d bytes, at most %d: %s", n, maxSocket, dir)}
+	}
+	if o.AdminKey != "" || o.AdminToken != "" {
+		return dialLocal(ctx, dir, &o)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the trustee's state directory: %w", err)
@@ -122,6 +127,24 @@ func joinLocal(ctx context.Context, dir string) (*Trustee, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// dialLocal uses the trustee that runs on dir, as somebody else than its first
+// administrator.
+func dialLocal(ctx context.Context, dir string, o *TrusteeOptions) (*Trustee, error) {
+	if o.AdminKey != "" && o.AdminToken != "" {
+		return nil, &InputError{errors.New("--admin-key and --admin-token are two ways to say the same")}
+	}
+	cfg, err := trusteeclient.LoadConfig(dir)
+	if err != nil {
+		return nil, &InputError{fmt.Errorf("no local trustee has run here: name one with --trustee: %w", err)}
+	}
+	o.URL = cfg.URL
+	c, err := dial(ctx, o, []byte(cfg.CAPEM))
+	if err != nil {
+		return nil, err
+	}
+	return &Trustee{Client: c, URL: cfg.URL, CAPEM: cfg.CAPEM}, nil
 }
 
 // startTrustee starts coffer-trustee serve in a session of its own and waits
@@ -190,20 +213,31 @@ func free(addr string) bool {
 
 // dialNamed connects to a trustee that somebody runs.
 func dialNamed(ctx context.Context, o TrusteeOptions) (*Trustee, error) {
-	if o.CAFile == "" || o.AdminKey == "" {
-		return nil, &InputError{errors.New("--trustee needs --trustee-ca and --admin-key: coffer trusts no CA by default, and registering a pod takes a credential")}
+	if o.CAFile == "" || (o.AdminKey == "") == (o.AdminToken == "") {
+		return nil, &InputError{errors.New("--trustee needs --trustee-ca and one of --admin-key and --admin-token: coffer trusts no CA by default, and registering a pod takes a credential")}
 	}
 	ca, err := os.ReadFile(o.CAFile)
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("--trustee-ca: %w", err)}
 	}
-	key, err := trusteeclient.LoadAdminKey(o.AdminKey)
-	if err != nil {
-		return nil, &InputError{fmt.Errorf("--admin-key: %w", err)}
-	}
-	c, err := trusteeclient.Dial(ctx, o.URL, ca, key)
+	c, err := dial(ctx, &o, ca)
 	if err != nil {
 		return nil, err
 	}
 	return &Trustee{Client: c, URL: o.URL, CAPEM: string(ca)}, nil
+}
+
+func dial(ctx context.Context, o *TrusteeOptions, ca []byte) (*trusteeclient.Client, error) {
+	if o.AdminToken != "" {
+		token, err := trusteeclient.LoadBearer(o.AdminToken)
+		if err != nil {
+			return nil, &InputError{fmt.Errorf("--admin-token: %w", err)}
+		}
+		return trusteeclient.DialBearer(ctx, o.URL, ca, token)
+	}
+	key, err := trusteeclient.LoadAdminKey(o.AdminKey)
+	if err != nil {
+		return nil, &InputError{fmt.Errorf("--admin-key: %w", err)}
+	}
+	return trusteeclient.Dial(ctx, o.URL, ca, key)
 }

@@ -2,7 +2,7 @@
 //
 // Invariants: TLS is verified against the given CA alone, never the system's;
 // every request carries a token of its own, valid for seconds and for this
-// method and path only; every call ends when its context does, and after a
+// method and path only, or a bearer token that the trustee has issued; every call ends when its context does, and after a
 // minute at the latest; refusals come back as *denial.Denial where the trustee
 // sent one.
 //
@@ -38,7 +38,8 @@ const (
 type Client struct {
 	base *url.URL
 	http *http.Client
-	key  crypto.Signer
+	// token gives the token of one request.
+	token func(method, path string) (string, error)
 }
 
 // Error is an answer of the trustee that is not success.
@@ -68,6 +69,23 @@ func IsConflict(err error) bool {
 // rawURL is the server's URL (https://host:port); caPEM its CA; adminKey the
 // Ed25519 key of LoadAdminKey.
 func Dial(ctx context.Context, rawURL string, caPEM []byte, adminKey crypto.Signer) (*Client, error) {
+	if adminKey == nil {
+		return nil, errors.New("trustee client: no admin key")
+	}
+	return dial(ctx, rawURL, caPEM, func(method, path string) (string, error) {
+		return trusteeapi.SignToken(adminKey, method, path, time.Now())
+	})
+}
+
+// DialBearer is Dial with a bearer token in the place of the key.
+func DialBearer(ctx context.Context, rawURL string, caPEM []byte, token string) (*Client, error) {
+	if token == "" {
+		return nil, errors.New("trustee client: no bearer token")
+	}
+	return dial(ctx, rawURL, caPEM, func(string, string) (string, error) { return token, nil })
+}
+
+func dial(ctx context.Context, rawURL string, caPEM []byte, token func(method, path string) (string, error)) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, fmt.Errorf("trustee URL: %w", err)
@@ -79,11 +97,8 @@ func Dial(ctx context.Context, rawURL string, caPEM []byte, adminKey crypto.Sign
 	if !pool.AppendCertsFromPEM(caPEM) {
 		return nil, errors.New("trustee CA: no certificate in PEM")
 	}
-	if adminKey == nil {
-		return nil, errors.New("trustee client: no admin key")
-	}
 	u.Path = ""
-	c := &Client{base: u, key: adminKey, http: &http.Client{
+	c := &Client{base: u, token: token, http: &http.Client{
 		Timeout: callTimeout,
 		Transport: &http.Transport{
 			TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
@@ -120,7 +135,7 @@ func (c *Client) raw(ctx context.Context, method, path string, query url.Values,
 	if err != nil {
 		return nil, fmt.Errorf("trustee: %w", err)
 	}
-	tok, err := trusteeapi.SignToken(c.key, method, u.EscapedPath(), time.Now())
+	tok, err := c.token(method, u.EscapedPath())
 	if err != nil {
 		return nil, fmt.Errorf("trustee: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 )
@@ -62,14 +63,7 @@ func DialConfig(ctx context.Context, c *trusteeapi.ClientConfig) (*Client, error
 // LoadAdminKey reads an Ed25519 key, PKCS #8 in PEM. A file that others than its
 // owner can read is refused.
 func LoadAdminKey(path string) (ed25519.PrivateKey, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("admin key: %w", err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("admin key: %s can be read by others (mode %04o); chmod 600 it", path, st.Mode().Perm())
-	}
-	b, err := readBounded(path)
+	b, err := readPrivate(path)
 	if err != nil {
 		return nil, fmt.Errorf("admin key: %w", err)
 	}
@@ -86,6 +80,31 @@ func LoadAdminKey(path string) (ed25519.PrivateKey, error) {
 		return nil, errors.New("admin key: not an Ed25519 key")
 	}
 	return key, nil
+}
+
+// LoadBearer reads a bearer token that nobody else may read.
+func LoadBearer(path string) (string, error) {
+	b, err := readPrivate(path)
+	if err != nil {
+		return "", fmt.Errorf("bearer token: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("bearer token: %s holds none, or more than one", path)
+	}
+	return token, nil
+}
+
+// readPrivate reads a file that nobody else may read.
+func readPrivate(path string) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by others (mode %04o); chmod 600 it", path, st.Mode().Perm())
+	}
+	return readBounded(path)
 }
 
 func readBounded(path string) ([]byte, error) {

@@ -1,0 +1,39 @@
+package trusteeclient
+
+import (
+	"context"
+	"net/url"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+)
+
+// Whoami says who the trustee takes the caller for, and what he may do.
+func (c *Client) Whoami(ctx context.Context) (*trusteeapi.Caller, error) {
+	return get[trusteeapi.Caller](ctx, c, "/whoami", nil)
+}
+
+// AddCredential registers a credential. Of a bearer token, the answer has the token,
+// which is not kept.
+func (c *Client) AddCredential(ctx context.Context, x trusteeapi.Credential) (*trusteeapi.Credential, error) {
+	return post[trusteeapi.Credential](ctx, c, "/credentials", x)
+}
+
+// ListCredentials lists the credentials of the caller's namespaces.
+func (c *Client) ListCredentials(ctx context.Context) ([]trusteeapi.Credential, error) {
+	return list[trusteeapi.Credential](ctx, c, "/credentials", nil)
+}
+
+// DeleteCredential takes a credential back: it counts no more.
+func (c *Client) DeleteCredential(ctx context.Context, id string) error {
+	return c.del(ctx, "/credentials/"+url.PathEscape(id))
+}
+
+// ListTokenKeys lists the keys that sign the namespace's attestation results.
+func (n *Namespaced) ListTokenKeys(ctx context.Context) ([]trusteeapi.TokenKey, error) {
+	return list[trusteeapi.TokenKey](ctx, n.c, n.path+"/token-keys", nil)
+}
+
+// RotateTokenKey makes a new one.
+func (n *Namespaced) RotateTokenKey(ctx context.Context, o trusteeapi.TokenKeyRotation) (*trusteeapi.TokenKey, error) {
+	return post[trusteeapi.TokenKey](ctx, n.c, n.path+"/token-keys", o)
+}
