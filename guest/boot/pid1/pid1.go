@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -96,6 +97,10 @@ func run(log *slog.Logger, opt Options, debugging bool) error {
 	if err := boot.Cgroups(); err != nil {
 		return err
 	}
+	if err := boot.StartCPUs(); err != nil {
+		log.Warn("the guest runs on with fewer CPUs", "error", err)
+	}
+	runtime.SetDefaultGOMAXPROCS() // this process began on one CPU
 	reaper := proc.NewReaper()
 	go reaper.Run(ctx)
 
