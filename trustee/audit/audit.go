@@ -174,13 +174,20 @@ func (l *Log) AppendDenial(ctx context.Context, e *Entry) (bool, error) {
 		}
 	}
 	if err := l.Append(ctx, e); err != nil {
+		l.budget.giveBack(0)
 		return false, err
 	}
 	return true, nil
 }
 
-// Close waits for what was queued.
+// Close waits for what was queued. Refusals that were only counted so far are
+// recorded, if the disk allows.
 func (l *Log) Close() error {
+	if missed := l.budget.takeMissed(); missed > 0 {
+		if err := l.Append(context.Background(), &Entry{Kind: KindSuppressed, Count: missed}); err != nil && !errors.Is(err, ErrClosed) {
+			l.budget.giveBack(missed - 1)
+		}
+	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()

@@ -1,11 +1,13 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,6 +36,9 @@ func NewCheckpointer(l *Log, key crypto.Signer, instance string) (*Checkpointer,
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	if err := repairFile(l.cfg.Dir); err != nil {
+		return nil, fmt.Errorf("audit: checkpoints: %w", err)
 	}
 	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	return &Checkpointer{log: l, key: key, public: p, instance: instance}, nil
@@ -64,23 +69,68 @@ func (c *Checkpointer) Write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(c.log.cfg.Dir, CheckpointFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("audit: checkpoint: %w", err)
-	}
-	_, err = f.Write(append(line, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = keyring.SyncDir(c.log.cfg.Dir)
-	}
-	if err != nil {
+	if err := appendLine(c.log.cfg.Dir, append(line, '\n')); err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
 	c.last = seq
 	return nil
+}
+
+// appendLine puts a line at the end of the file of checkpoints, or leaves the file as
+// it was.
+func appendLine(dir string, line []byte) error {
+	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := repair(f)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(line)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		// Where this fails as well, the next line's repair does it.
+		return errors.Join(err, f.Truncate(size))
+	}
+	return keyring.SyncDir(dir)
+}
+
+// repairFile is repair at the start; there may be no file yet.
+func repairFile(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = repair(f)
+	return err
+}
+
+// repair cuts off a last line that a crash or a full disk left unfinished, and gives
+// the file's size.
+func repair(f *os.File) (int64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	tail := make([]byte, min(fi.Size(), maxLine))
+	if _, err := f.ReadAt(tail, fi.Size()-int64(len(tail))); err != nil {
+		return 0, err
+	}
+	end := bytes.LastIndexByte(tail, '\n') + 1
+	if end == len(tail) {
+		return fi.Size(), nil
+	}
+	if end == 0 && fi.Size() > maxLine {
+		return 0, fmt.Errorf("%s: no line ends in its last %d bytes", CheckpointFile, maxLine)
+	}
+	size := fi.Size() - int64(len(tail)-end)
+	return size, f.Truncate(size)
 }
