@@ -74,7 +74,7 @@ func (w *world) sign() auditlog.Signed {
 
 func (w *world) check(witness *auditlog.Signed, wrong string) *auditcheck.Report {
 	w.t.Helper()
-	r, err := auditcheck.Run(context.Background(), auditcheck.Folder(w.dir), witness, w.public)
+	r, err := auditcheck.Run(context.Background(), auditcheck.Folder(w.dir), auditcheck.Options{Witness: witness, Key: w.public})
 	switch {
 	case wrong == "" && err != nil:
 		w.t.Errorf("a good log: %v", err)

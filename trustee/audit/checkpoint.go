@@ -22,6 +22,10 @@ const CheckpointFile = "checkpoints.jsonl"
 
 // Checkpointer signs what the end of a log is.
 type Checkpointer struct {
+	// Publish, if set before the first Write, gets every checkpoint that was written.
+	// It does not wait.
+	Publish func(auditlog.Signed)
+
 	log      *Log
 	key      crypto.Signer
 	public   string
@@ -50,7 +54,7 @@ func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, uint64, error
 	if err := c.log.push(ctx, p); err != nil {
 		return nil, 0, err
 	}
-	raw, err := (&auditlog.Checkpoint{Instance: c.instance, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}).Sign(c.key)
+	raw, err := (&auditlog.Checkpoint{Instance: c.instance, Log: p.id, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}).Sign(c.key)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -73,6 +77,9 @@ func (c *Checkpointer) Write(ctx context.Context) error {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
 	c.last = seq
+	if c.Publish != nil {
+		c.Publish(*s)
+	}
 	return nil
 }
 

@@ -148,7 +148,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
-	case release.ReasonAudit:
+	case release.ReasonAudit, release.ReasonWitness:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
 	}
 	if d.Component == policy.ResourceComponent { // one that failed allows nothing

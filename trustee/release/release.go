@@ -51,6 +51,7 @@ const (
 	ReasonDeleted      denial.Reason = "secret-deleted"
 	ReasonExpired      denial.Reason = "secret-expired"
 	ReasonAudit        denial.Reason = "audit-unavailable"
+	ReasonWitness      denial.Reason = "audit-unwitnessed"
 )
 
 // Config makes a Gate.
@@ -65,6 +66,9 @@ type Config struct {
 	TokenKeys []crypto.PublicKey
 	Limits    limits.Set
 	Now       func() time.Time
+	// Witnessed, if set, fails while nothing may leave because the audit log has no
+	// witness.
+	Witnessed func() error
 }
 
 // Gate releases secrets.
@@ -107,6 +111,8 @@ type Request struct {
 type Released struct {
 	JWE     []byte // to the attested TEE key
 	Version uint64
+
+	entry audit.Entry // of what became of it
 }
 
 // Release gives the secret as a JWE to the attested TEE key. A refusal is a
@@ -162,6 +168,11 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if absent != nil {
 		return nil, req.explain(absent)
 	}
+	if g.cfg.Witnessed != nil {
+		if err := g.cfg.Witnessed(); err != nil {
+			return nil, &denial.Denial{Reason: ReasonWitness, Component: Component, Claim: "audit witness", Detail: err.Error()}
+		}
+	}
 	key, keyID, err := teeKey(sub)
 	if err != nil {
 		return nil, err
@@ -182,7 +193,9 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	}); err != nil {
 		return nil, &denial.Denial{Reason: ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
 	}
-	return &Released{jwe, meta.Version}, nil
+	return &Released{JWE: jwe, Version: meta.Version, entry: audit.Entry{
+		Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource, Version: meta.Version,
+	}}, nil
 }
 
 // token verifies the attestation result and gives its primary submodule.
