@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"flag"
+	"net/netip"
 
 	"github.com/cofferproject/coffer/trustee/server"
+	"github.com/cofferproject/coffer/trustee/trace"
 	"github.com/cofferproject/coffer/trustee/witness"
 )
 
@@ -36,4 +38,19 @@ func auditFlags(f *flag.FlagSet, a *server.Audit) {
 	}
 	f.IntVar(&a.WitnessRequired, "audit-witness-required", 0, "release nothing while an --audit-witness has left so many checkpoints unacknowledged; 0: release all the same")
 	f.DurationVar(&a.CheckpointEvery, "audit-checkpoint-every", 0, "how often an audit log that has grown is signed (default 5m)")
+}
+
+// traceFlags adds the flags of traces.
+func traceFlags(f *flag.FlagSet, c *trace.Config) {
+	f.StringVar(&c.Endpoint, "trace-endpoint", "", "URL that gets traces by OTLP/HTTP (JSON), such as https://collector:4318/v1/traces; http on this machine only (default: none)")
+	f.StringVar(&c.CAFile, "trace-ca", "", "certificates (PEM) of who vouches for it (default: the system's)")
+	f.StringVar(&c.HeaderFile, "trace-headers", "", "file with lines \"Name: value\" that go with every batch, such as a token")
+	f.Float64Var(&c.Ratio, "trace-ratio", 1, "part of the requests that is traced, up to 1")
+	f.Func("trace-accept", "network (CIDR) of peers whose traceparent counts; may be repeated (default: nobody's)", func(s string) error {
+		p, err := netip.ParsePrefix(s)
+		if err == nil {
+			c.Accept = append(c.Accept, p.Masked())
+		}
+		return err
+	})
 }

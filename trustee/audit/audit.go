@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/trustee/trace"
 )
 
 // Kinds of records.
@@ -144,7 +145,10 @@ func Open(cfg Config) (*Log, error) {
 
 // Append records e durably. e.Seq is set on return.
 func (l *Log) Append(ctx context.Context, e *Entry) error {
-	return l.push(ctx, &pending{entry: e, err: make(chan error, 1)})
+	ctx, span := trace.Start(ctx, trace.SpanAudit)
+	err := l.push(ctx, &pending{entry: e, err: make(chan error, 1)})
+	span.End(err)
+	return err
 }
 
 func (l *Log) push(ctx context.Context, p *pending) error {

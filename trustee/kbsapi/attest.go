@@ -79,7 +79,7 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
 		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
 	}); err != nil {
-		return &denial.Denial{Reason: release.ReasonAudit, Component: release.Component, Claim: "audit record", Detail: err.Error()}
+		return release.Unrecorded(release.Component, err)
 	}
 	c.setCookie(cookie, res.Expires)
 	return httpio.WriteJSON(c.w, http.StatusOK, kbs.TokenResponse{Token: res.Token})

@@ -35,6 +35,7 @@ type Metrics struct {
 	failures  *metrics.Counter
 	lost      *metrics.Counter
 	witness   *metrics.Counter
+	spans     *metrics.Counter
 	refused   *metrics.Counter
 	inFlight  atomic.Int64
 }
@@ -59,6 +60,7 @@ func NewMetrics(version string, started time.Time) *Metrics {
 		failures: s.Counter(prefix+"audit_failures_total", "Writes of the audit log that failed."),
 		lost:     s.Counter(prefix+"audit_outcomes_lost_total", "Outcomes of deliveries that the audit log had no room for."),
 		witness:  s.Counter(prefix+"audit_witness_failures_total", "Attempts to send a checkpoint of the audit log that failed."),
+		spans:    s.Counter(prefix+"trace_spans_dropped_total", "Spans of traces that the collector did not take in time."),
 		refused:  s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
 	}
 	s.Gauge(prefix+"requests_in_flight", "Requests that are being answered.", func() float64 { return float64(m.inFlight.Load()) })
@@ -93,6 +95,9 @@ func (m *Metrics) Lost() { m.lost.Inc() }
 
 // WitnessFailed counts a checkpoint that could not be sent.
 func (m *Metrics) WitnessFailed() { m.witness.Inc() }
+
+// SpansDropped counts spans that no collector got.
+func (m *Metrics) SpansDropped(n int) { m.spans.Add(uint64(max(n, 0))) }
 
 // Refused counts a connection above its peer's share.
 func (m *Metrics) Refused() { m.refused.Inc() }

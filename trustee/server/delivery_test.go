@@ -67,7 +67,12 @@ func TestUndelivered(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(w.s.keys.CAPEM)
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+		return raw.Control(func(fd uintptr) {
+			// Small segments and a small window, so that the server's kernel does not take
+			// the whole answer.
+			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536)
+			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
+		})
 	}}
 	conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(w.s.URL(), "https://"))
 	if err != nil {

@@ -44,6 +44,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
+	"github.com/cofferproject/coffer/trustee/trace"
 	"github.com/cofferproject/coffer/trustee/witness"
 )
 
@@ -75,6 +76,7 @@ type Config struct {
 	Collateral string
 	Operations Operations
 	Audit      Audit
+	Tracing    trace.Config
 	// Limits bound what is kept; nil: the defaults.
 	Limits limits.Set
 	// CertFile and KeyFile (PEM) replace the certificate that the trustee makes; ""
@@ -111,6 +113,7 @@ type Server struct {
 
 	checkpoints *audit.Checkpointer
 	witnesses   *witness.Set
+	tracer      *trace.Tracer // nil: none
 
 	gate     *release.Gate
 	bodies   *httpio.Budget
@@ -194,6 +197,9 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
+	}
+	if err := s.openTracer(); err != nil {
+		return err
 	}
 	var err error
 	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited, Lost: s.metrics.Lost}); err != nil {
@@ -460,6 +466,7 @@ func (s *Server) Close(ctx context.Context) error {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}
 	s.witnesses.Close(ctx)
+	s.tracer.Close(ctx)
 	if s.opsHTTP != nil {
 		err = errors.Join(err, s.opsHTTP.Close())
 	}
@@ -482,6 +489,7 @@ func (s *Server) closeState() error {
 	if s.witnesses != nil {
 		s.witnesses.Close(closedContext)
 	}
+	s.tracer.Close(closedContext)
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}
