@@ -44,7 +44,8 @@ in a line. It is only read. All of them must be of this log and fit it, and two 
 say different things of one record are a fork. Where replicas report to one witness,
 --replicas lets it know their logs as well, and names them.
 
-A log that is not whole ends with exit code 1.`,
+Exit codes: 0 the log is whole; 120 the witness or the key cannot be read; 125 the log is
+not whole, or cannot be read.`,
 		Example: "  coffer audit verify --witness audit-witness.json\n  coffer audit verify --witness /var/log/coffer-checkpoints.log --replicas",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

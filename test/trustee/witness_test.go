@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -175,8 +176,15 @@ func TestWitnessedLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := check(); err == nil || !strings.Contains(out, "cut off") {
+	var code *exec.ExitError
+	if out, err := check(); !errors.As(err, &code) || code.ExitCode() != 125 || !strings.Contains(out, "cut off") {
 		t.Errorf("a log that was cut off: %v: %s", err, out)
+	}
+	if err := os.WriteFile(k.file, []byte("nothing of a trustee's\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(); !errors.As(err, &code) || code.ExitCode() != 120 {
+		t.Errorf("a witness with nothing: %v: %s", err, out)
 	}
 	// A flag of a witness without the witness.
 	bad := exec.CommandContext(t.Context(), filepath.Join(bin, "coffer-trustee"), "serve", "--audit-witness-ca", key)

@@ -173,7 +173,8 @@ func (l *Log) push(ctx context.Context, p *pending) error {
 func (l *Log) AppendLater(e *Entry) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if !l.closed {
+	// One that cannot be written would be tried with every group to come.
+	if !l.closed && entrySize(e) < maxLine {
 		select {
 		case l.queue <- &pending{entry: e, later: true}:
 			return

@@ -74,7 +74,8 @@ func TestLaterWaitsForNothing(t *testing.T) {
 // room for.
 func TestLaterComesByItself(t *testing.T) {
 	dir, on := t.TempDir(), false
-	l := open(t, Config{Dir: dir, Lost: func() { t.Error("lost") }, open: func(p string, flag int) (file, error) {
+	var lost atomic.Int64
+	l := open(t, Config{Dir: dir, Lost: func() { lost.Add(1) }, open: func(p string, flag int) (file, error) {
 		f, err := os.OpenFile(p, flag, 0o600)
 		return faulty{f, &on, "write"}, err
 	}})
@@ -90,6 +91,10 @@ func TestLaterComesByItself(t *testing.T) {
 			}
 		}
 		return n
+	}
+	l.AppendLater(&Entry{Kind: KindDelivered, Resource: strings.Repeat("x", maxLine)})
+	if lost.Load() != 1 {
+		t.Error("a record that never fits is kept")
 	}
 	l.AppendLater(&Entry{Kind: KindDelivered})
 	for until := time.Now().Add(10 * time.Second); count() < 1; time.Sleep(10 * time.Millisecond) {
@@ -109,7 +114,7 @@ func TestLaterComesByItself(t *testing.T) {
 	if err := l.Append(t.Context(), &Entry{Kind: KindRelease}); err != nil {
 		t.Fatal(err)
 	}
-	if n := count(); n != 2 {
+	if n := count(); n != 2 || lost.Load() != 1 {
 		t.Errorf("%d outcomes on disk, want 2", n)
 	}
 	if n, err := Verify(dir); err != nil || n != 3 {

@@ -37,11 +37,22 @@ var ways = map[string][]string{
 // contentBucket is where the ciphertexts are; nobody else spells it.
 const contentBucket, contentOwner = "secret-content", "trustee/release/internal/vault"
 
+var loaded *program
+
+// trustee loads what coffer-trustee links, once.
+func trustee(t *testing.T) *program {
+	t.Helper()
+	if loaded == nil {
+		loaded = loadProgram(t, "../../cmd/coffer-trustee")
+	}
+	return loaded
+}
+
 // TestThereIsOneGate resolves every name in what coffer-trustee links and finds who
 // refers to a function on a secret's way out, be it called, kept in a variable, or
 // reached by an interface.
 func TestThereIsOneGate(t *testing.T) {
-	g := loadProgram(t, "../../cmd/coffer-trustee")
+	g := trustee(t)
 	for _, p := range g.check(t, "", "") {
 		t.Error(p)
 	}
@@ -57,7 +68,7 @@ func TestThereIsOneGate(t *testing.T) {
 
 // What the test must find, each as one more file of a package.
 func TestAnotherWayIsFound(t *testing.T) {
-	g := loadProgram(t, "../../cmd/coffer-trustee")
+	g := trustee(t)
 	const gate = "import (\n\"context\"\n\"github.com/cofferproject/coffer/trustee/keyring\"\n)\nvar _ keyring.KEK\nvar _ context.Context\n"
 	for name, tc := range map[string]struct{ pkg, code string }{
 		"under another name": {"trustee/release", gate + `func (g *Gate) leak(ctx context.Context) ([]byte, error) { v := g.vault; return v.Open(ctx, "", "", 1, nil) }`},
