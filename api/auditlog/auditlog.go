@@ -32,6 +32,20 @@ const (
 	maxCheckpoint  = 8 << 10
 )
 
+// Kinds of records. A release is the authorisation, on disk before a byte of the
+// secret leaves; what became of the answer is a record of its own with the same
+// Record.
+const (
+	KindStart       = "start"
+	KindAttest      = "attest"
+	KindRelease     = "release"
+	KindDelivered   = "delivered"
+	KindUndelivered = "undelivered"
+	KindAdmin       = "admin"
+	KindDenied      = "denied"
+	KindSuppressed  = "suppressed"
+)
+
 // Genesis is the hash before the first line.
 var Genesis = strings.Repeat("0", 2*sha256.Size)
 
@@ -40,8 +54,9 @@ var ErrBroken = errors.New("the chain is broken")
 
 // Chain follows a log line by line.
 type Chain struct {
-	Seq  uint64 // of the last line; 0: none yet
-	Hash string // of the last line
+	Seq   uint64 // of the last line; 0: none yet
+	Hash  string // of the last line
+	First string // of the first line, "" before it
 }
 
 // NewChain begins before the first line.
@@ -67,15 +82,21 @@ func (c *Chain) Next(line []byte) error {
 	}
 	s := sha256.Sum256(line)
 	c.Seq, c.Hash = e.Seq, hex.EncodeToString(s[:])
+	if c.Seq == 1 {
+		c.First = c.Hash
+	}
 	return nil
 }
 
 // Checkpoint is what a trustee says the end of its log is.
 type Checkpoint struct {
-	Instance string    `json:"instance"`
-	Seq      uint64    `json:"seq"`
-	Hash     string    `json:"hash"`
-	Time     time.Time `json:"time"`
+	Instance string `json:"instance"`
+	// Log is the hash of the log's first line, which tells the logs of replicas apart;
+	// "" if the trustee does not know it.
+	Log  string    `json:"log,omitempty"`
+	Seq  uint64    `json:"seq"`
+	Hash string    `json:"hash"`
+	Time time.Time `json:"time"`
 }
 
 // Sign gives the checkpoint as a compact JWS.
@@ -107,10 +128,18 @@ func VerifyCheckpoint(raw string, key crypto.PublicKey) (*Checkpoint, error) {
 	if err := jws.DecodeStrict(m.Payload, c); err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
-	if b, err := hex.DecodeString(c.Hash); err != nil || len(b) != sha256.Size || strings.ToLower(c.Hash) != c.Hash {
+	if c.Log != "" && !isHash(c.Log) {
+		return nil, fmt.Errorf("checkpoint: log %.80q", c.Log)
+	}
+	if !isHash(c.Hash) {
 		return nil, fmt.Errorf("checkpoint: hash %.80q", c.Hash)
 	}
 	return c, nil
+}
+
+func isHash(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == sha256.Size && strings.ToLower(s) == s
 }
 
 // Signed is a checkpoint with the key that signed it: the trustee's answer, and what

@@ -27,7 +27,10 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
-                       [--database URL --envelope-key FILE [--database-connections N]] [--admin-client-ca FILE] [--ask-client-certificate]
+                       [--admin-client-ca FILE] [--ask-client-certificate]
+                       [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
+                       [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
+                       [--database URL --envelope-key FILE [--database-connections N]]
   coffer-trustee new-envelope-key FILE
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
@@ -98,6 +101,8 @@ func run(args []string) error {
 	f.Float64Var(&c.Operations.NamespaceRate, "rate-namespace", 0, "requests a second to one namespace; 0 is 20000, below 0 no limit")
 	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is 5000")
 	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
+	auditFlags(f, &c.Audit)
+	traceFlags(f, &c.Tracing)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	databaseFlags(f, &c)
 	f.IntVar(&c.DatabaseConnections, "database-connections", 0, "most connections to the database at once (default 8)")

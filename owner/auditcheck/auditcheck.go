@@ -40,13 +40,32 @@ type Report struct {
 	Checkpoints int    `json:"checkpoints"`
 	// Since is the record of the witness; 0: there was none.
 	Since uint64 `json:"since,omitempty"`
+	// Witnessed is how many checkpoints of what a witness received are of this log.
+	Witnessed int `json:"witnessed,omitempty"`
+	// OtherLogs are logs of the same trustee that the witness knows, and that are not
+	// this one: those of replicas.
+	OtherLogs []OtherLog `json:"other_logs,omitempty"`
+	// Releases is what the log says became of secrets.
+	Releases Releases `json:"releases"`
 	// Witness is what to keep for the next time.
 	Witness auditlog.Signed `json:"witness"`
 }
 
-// Run checks a log. key is the PEM of the key that checkpoints must be signed with
-// where there is no witness, whose key counts then.
-func Run(ctx context.Context, s Source, witness *auditlog.Signed, key string) (*Report, error) {
+// Options say what a log is held against.
+type Options struct {
+	// Witness is what was kept from the last time; nil: nothing.
+	Witness *auditlog.Signed
+	// Received is what a witness got from the trustee (ReadReceived).
+	Received []auditlog.Signed
+	// Replicas allows Received to have checkpoints of other logs of the same trustee.
+	Replicas bool
+	// Key is the PEM of the key that checkpoints must be signed with where there is no
+	// Witness, whose key counts then.
+	Key string
+}
+
+// Run checks a log.
+func Run(ctx context.Context, s Source, o Options) (*Report, error) {
 	// Before the lines, so that these reach at least as far.
 	signed, err := s.Checkpoints(ctx)
 	if err != nil {
@@ -56,61 +75,62 @@ func Run(ctx context.Context, s Source, witness *auditlog.Signed, key string) (*
 		return nil, errors.New("the log has no signed checkpoint: nothing vouches for its end")
 	}
 	r := &Report{Checkpoints: len(signed)}
-	var old *auditlog.Checkpoint
-	if witness != nil {
-		if old, err = witness.Verify(); err != nil {
+	w := &wanted{key: o.Key, hashes: map[uint64]string{}}
+	if o.Witness != nil {
+		old, err := o.Witness.Verify()
+		if err != nil {
 			return nil, fmt.Errorf("witness: %w", err)
 		}
-		r.Since, key = old.Seq, witness.PublicKey
+		r.Since, w.key, w.instance = old.Seq, o.Witness.PublicKey, old.Instance
+		if err := w.add(old); err != nil {
+			return nil, err
+		}
 	}
-	want := map[uint64][]string{} // record to what its hash must be
 	var newest *auditlog.Checkpoint
 	for _, x := range signed {
-		if x.PublicKey != key && (x.PublicKey != "" || key == "") {
-			return nil, errors.New("a checkpoint is signed with another key than the witness's: this is another log")
-		}
-		x.PublicKey = key
-		c, err := x.Verify()
+		c, err := w.verify(&x)
 		if err != nil {
 			return nil, err
 		}
-		if old != nil && c.Instance != old.Instance {
-			return nil, fmt.Errorf("checkpoint of instance %.40q, the witness is of %.40q", c.Instance, old.Instance)
+		if err := w.add(c); err != nil {
+			return nil, err
 		}
-		want[c.Seq] = append(want[c.Seq], c.Hash)
 		if newest == nil || c.Seq >= newest.Seq {
 			newest, r.Witness = c, x
 		}
 	}
-	if old != nil {
-		want[old.Seq] = append(want[old.Seq], old.Hash)
+	received, err := w.received(o.Received)
+	if err != nil {
+		return nil, err
 	}
-	chain := auditlog.NewChain()
-	check := func() error {
-		for _, h := range want[chain.Seq] {
-			if h != chain.Hash {
-				return fmt.Errorf("record %d is not the one that was signed: the log was written anew", chain.Seq)
-			}
-		}
-		delete(want, chain.Seq)
-		return nil
-	}
-	if err := check(); err != nil {
+	chain, out := auditlog.NewChain(), newOutcomes()
+	if err := w.check(chain); err != nil {
 		return nil, err
 	}
 	err = s.Lines(ctx, func(line []byte) error {
 		if err := chain.Next(line); err != nil {
 			return err
 		}
-		return check()
+		if chain.Seq == 1 {
+			if err := r.take(w, received, chain.First, o.Replicas); err != nil {
+				return err
+			}
+		}
+		if err := out.take(line); err != nil {
+			return err
+		}
+		return w.check(chain)
 	})
 	if err != nil {
 		return nil, err
 	}
-	for seq := range want {
+	if chain.Seq == 0 && len(o.Received) > 0 {
+		return nil, errors.New("the log is empty, and the witness has checkpoints: it was cut off")
+	}
+	for seq := range w.hashes {
 		return nil, fmt.Errorf("the log ends at record %d, and record %d was signed: it was cut off", chain.Seq, seq)
 	}
-	r.Records, r.Hash = chain.Seq, chain.Hash
+	r.Records, r.Hash, r.Releases = chain.Seq, chain.Hash, out.releases()
 	return r, nil
 }
 

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/owner/auditcheck"
 	"github.com/cofferproject/coffer/owner/run"
@@ -24,7 +24,8 @@ func NewAuditCommand() *cobra.Command {
 
 func newAuditVerify() *cobra.Command {
 	var o run.TrusteeOptions
-	var dir, witness string
+	var dir, witness, key string
+	var replicas bool
 	cmd := &cobra.Command{
 		Use:   "verify [--witness FILE] [--dir DIR]",
 		Short: "Check that the audit log is whole: its chain, its signed checkpoints, and against what was seen the last time",
@@ -35,27 +36,41 @@ a checkpoint of the last time, in a file that you keep elsewhere. It is made at 
 first time and renewed after each check that finds nothing wrong.
 
 Without --dir the log is read from the trustee. With --dir it is a folder with its
-files and checkpoints.jsonl, and the witness's key is the one that counts.`,
-		Example: "  coffer audit verify --witness audit-witness.json",
+files and checkpoints.jsonl, and the witness's key is the one that counts.
+
+The witness may also be the file in which a receiver of the trustee's checkpoints keeps
+them, a webhook's or a syslog's (coffer-trustee serve --audit-witness): one checkpoint
+in a line. It is only read. All of them must be of this log and fit it, and two that
+say different things of one record are a fork. Where replicas report to one witness,
+--replicas lets it know their logs as well, and names them.
+
+Exit codes: 0 the log is whole; 120 the witness or the key cannot be read; 125 the log is
+not whole, or cannot be read.`,
+		Example: "  coffer audit verify --witness audit-witness.json\n  coffer audit verify --witness /var/log/coffer-checkpoints.log --replicas",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var known *auditlog.Signed
-			var err error
-			if witness != "" {
-				if known, err = auditcheck.ReadWitness(witness); err != nil {
-					return Exit(ExitInput, err)
-				}
+			opts, keep, err := readWitness(witness)
+			if err != nil {
+				return Exit(ExitInput, err)
 			}
-			source, key, done, err := auditSource(cmd, o, dir, known != nil)
+			opts.Replicas = replicas
+			source, given, done, err := auditSource(cmd, o, dir, opts.Witness != nil || key != "")
 			if err != nil {
 				return err
 			}
 			defer done()
-			r, err := auditcheck.Run(cmd.Context(), source, known, key)
+			if opts.Key = given; key != "" {
+				b, err := readFile(key, cmd.InOrStdin(), maxKey)
+				if err != nil {
+					return Exit(ExitInput, err)
+				}
+				opts.Key = string(b)
+			}
+			r, err := auditcheck.Run(cmd.Context(), source, *opts)
 			if err != nil {
 				return fmt.Errorf("audit log: %w", err)
 			}
-			if witness != "" {
+			if keep {
 				if err := auditcheck.WriteWitness(witness, &r.Witness); err != nil {
 					return err
 				}
@@ -63,25 +78,60 @@ files and checkpoints.jsonl, and the witness's key is the one that counts.`,
 			if Output(cmd) == "json" {
 				return PrintJSON(cmd.OutOrStdout(), r)
 			}
-			since := "nothing is known from an earlier time"
-			if r.Since > 0 {
-				since = fmt.Sprintf("as it was up to record %d, where the witness stands", r.Since)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d records, chain whole, %d signed checkpoints; %s\n", r.Records, r.Checkpoints, since)
+			printAudit(cmd.OutOrStdout(), r)
 			return nil
 		},
 	}
 	addTrusteeFlags(cmd, &o)
 	cmd.Flags().StringVar(&dir, "dir", "", "folder with the log's files instead of the trustee")
-	cmd.Flags().StringVar(&witness, "witness", "", "file with the checkpoint of the last time; made if it is not there")
+	cmd.Flags().StringVar(&witness, "witness", "", "file with the checkpoint of the last time, made if it is not there; or what a receiver of checkpoints has kept")
+	cmd.Flags().StringVar(&key, "key", "", "file with the key (PEM) that checkpoints must be signed with, for --dir without a checkpoint of the last time")
+	cmd.Flags().BoolVar(&replicas, "replicas", false, "the receiver of checkpoints also hears from other replicas of the trustee")
 	return cmd
+}
+
+const maxKey = 16 << 10
+
+// readWitness reads either kind of a witness, and says whether it is to be renewed.
+func readWitness(name string) (*auditcheck.Options, bool, error) {
+	o := new(auditcheck.Options)
+	if name == "" {
+		return o, false, nil
+	}
+	received, err := auditcheck.IsReceived(name)
+	if err != nil {
+		return nil, false, err
+	}
+	if received {
+		o.Received, err = auditcheck.ReadReceived(name)
+		return o, false, err
+	}
+	o.Witness, err = auditcheck.ReadWitness(name)
+	return o, true, err
+}
+
+// printAudit says what was found to be good.
+func printAudit(w io.Writer, r *auditcheck.Report) {
+	since := "nothing is known from an earlier time"
+	switch {
+	case r.Since > 0:
+		since = fmt.Sprintf("as it was up to record %d, where the witness stands", r.Since)
+	case r.Witnessed > 0:
+		since = fmt.Sprintf("as the witness was told %d times", r.Witnessed)
+	}
+	fmt.Fprintf(w, "%d records, chain whole, %d signed checkpoints; %s\n", r.Records, r.Checkpoints, since)
+	x := r.Releases
+	fmt.Fprintf(w, "secrets: %d authorised, %d delivered, %d undelivered, %d without an outcome\n", x.Authorised, x.Delivered, x.Undelivered, x.Unknown)
+	for _, o := range r.OtherLogs {
+		fmt.Fprintf(w, "the witness also knows the log that begins with %s, up to record %d\n", o.Log, o.Seq)
+	}
 }
 
 // auditSource gives where the log is, and the key for it if there is no witness.
 func auditSource(cmd *cobra.Command, o run.TrusteeOptions, dir string, known bool) (auditcheck.Source, string, func(), error) {
 	if dir != "" {
 		if !known {
-			return nil, "", nil, Exit(ExitUsage, errors.New("--dir needs a --witness that is there: whose signature counts?"))
+			return nil, "", nil, Exit(ExitUsage, errors.New("--dir needs a --witness from the last time, or a --key: whose signature counts?"))
 		}
 		return auditcheck.Folder(dir), "", func() {}, nil
 	}

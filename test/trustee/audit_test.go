@@ -24,14 +24,14 @@ func TestAuditLogChecksOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	remote := &auditcheck.Remote{Page: c.Audit, Checkpoint: c.AuditCheckpoint}
-	r, err := auditcheck.Run(ctx, remote, nil, signed.PublicKey)
+	r, err := auditcheck.Run(ctx, remote, auditcheck.Options{Key: signed.PublicKey})
 	if err != nil || r.Records < 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := c.Namespace("sim").PutResource(ctx, "default/db/password", []byte("y")); err != nil {
 		t.Fatal(err)
 	}
-	again, err := auditcheck.Run(ctx, remote, &r.Witness, "")
+	again, err := auditcheck.Run(ctx, remote, auditcheck.Options{Witness: &r.Witness})
 	if err != nil || again.Since == 0 || again.Records <= r.Records {
 		t.Fatalf("%+v, %v", again, err)
 	}
@@ -40,7 +40,7 @@ func TestAuditLogChecksOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := func(w *auditlog.Signed) error {
-		_, err := auditcheck.Run(ctx, auditcheck.Folder(dir), w, "")
+		_, err := auditcheck.Run(ctx, auditcheck.Folder(dir), auditcheck.Options{Witness: w})
 		return err
 	}
 	if err := files(&again.Witness); err != nil {

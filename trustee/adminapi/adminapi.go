@@ -180,7 +180,7 @@ func (h *Handler) record(r *http.Request, ns, actor, action string) error {
 		Kind: audit.KindAdmin, Record: record.NewID(), Actor: actor, Action: action, Namespace: ns, Resource: short(r.URL.Path), Peer: r.RemoteAddr,
 	})
 	if err != nil {
-		return &denial.Denial{Reason: release.ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
+		return release.Unrecorded(Component, err)
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/cofferproject/coffer/tee/verifiers"
 	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/trustee/tenant"
+	"github.com/cofferproject/coffer/trustee/trace"
 )
 
 // Component names this service in denials.
@@ -285,11 +286,22 @@ func (s *Service) Attest(ctx context.Context, id string, a *Attestation) (*Resul
 		return nil, err
 	}
 	now := s.cfg.Now()
-	devices, err := s.verify(p, a, now)
+	devices, err := s.traced(ctx, p, a, now)
 	if err != nil {
 		return nil, err
 	}
 	return s.issue(ctx, p, id, tenant.Audience(a.Namespace), a, devices, now)
+}
+
+// traced is verify as a part of a trace.
+func (s *Service) traced(ctx context.Context, p *prepared, a *Attestation, now time.Time) ([]device, error) {
+	_, span := trace.Start(ctx, trace.SpanVerify)
+	devices, err := s.verify(p, a, now)
+	if tee := verifiers.Canonical(a.TEE); s.cfg.Factories[tee] != nil { // else a peer chose it
+		span.Text(trace.KeyTEE, tee)
+	}
+	span.End(err)
+	return devices, err
 }
 
 // issue lets the policies judge what was verified and signs the result.
@@ -299,7 +311,9 @@ func (s *Service) issue(ctx context.Context, p *prepared, id, audience string, a
 	for _, d := range devices {
 		name := fmt.Sprintf("%s%d", d.result.Class, count[d.result.Class])
 		count[d.result.Class]++
-		sub, rec, err := p.appraise(ctx, a, d, now)
+		judging, span := trace.Start(ctx, trace.SpanAppraise)
+		sub, rec, err := p.appraise(judging, a, d, now)
+		span.End(err)
 		if err != nil {
 			return nil, err
 		}

@@ -200,7 +200,7 @@ func (s *Service) change(ctx context.Context, action, what string) error {
 }
 
 func unaudited(err error) error {
-	return &denial.Denial{Reason: release.ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
+	return release.Unrecorded(Component, err)
 }
 
 func bad(format string, a ...any) error {

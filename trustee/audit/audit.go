@@ -4,7 +4,8 @@
 //
 // Invariants: Append returns nil only when the record is on disk (fsync), and
 // whoever releases a secret appends first; records that wait together share one
-// fsync; after an error nothing is appended until the log is again in the state
+// fsync; what AppendLater takes goes with the next of them, and nobody waits for it;
+// after an error nothing is appended until the log is again in the state
 // of its last durable record. Denials go through AppendDenial, which has a
 // budget, so that an unauthenticated peer cannot fill the disk.
 //
@@ -18,18 +19,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/trustee/trace"
 )
 
 // Kinds of records.
 const (
-	KindStart      = "start"      // the server has started
-	KindAttest     = "attest"     // evidence was accepted
-	KindRelease    = "release"    // a secret is about to leave
-	KindAdmin      = "admin"      // an administrator changed something
-	KindDenied     = "denied"     // a refusal
-	KindSuppressed = "suppressed" // Count refusals were not recorded one by one
+	KindStart       = auditlog.KindStart       // the server has started
+	KindAttest      = auditlog.KindAttest      // evidence was accepted
+	KindRelease     = auditlog.KindRelease     // a secret may leave: authorised
+	KindDelivered   = auditlog.KindDelivered   // the answer of that Record was sent
+	KindUndelivered = auditlog.KindUndelivered // it was not, or not all of it, for a Reason
+	KindAdmin       = auditlog.KindAdmin       // an administrator changed something
+	KindDenied      = auditlog.KindDenied      // a refusal
+	KindSuppressed  = auditlog.KindSuppressed  // Count refusals were not recorded one by one
 )
 
 // Entry is one record. The log sets Seq, Time and Prev. docs/trustee.md says
@@ -74,6 +81,8 @@ type Config struct {
 	// Observe, if set, hears after every write which kinds of records were in it, and
 	// its outcome.
 	Observe func(kinds []string, err error)
+	// Lost, if set, hears of a record of AppendLater that there was no room for.
+	Lost func()
 	// open replaces os.OpenFile in fault tests.
 	open func(path string, flag int) (file, error)
 }
@@ -104,8 +113,10 @@ type Log struct {
 type pending struct {
 	entry *Entry // nil: only a check, which is told where the log ends
 	err   chan error
+	later bool // goes with the next group
 	seq   uint64
 	hash  string
+	id    string // of the log
 }
 
 // Open checks the newest file's chain, cuts off a line that a crash left
@@ -134,7 +145,10 @@ func Open(cfg Config) (*Log, error) {
 
 // Append records e durably. e.Seq is set on return.
 func (l *Log) Append(ctx context.Context, e *Entry) error {
-	return l.push(ctx, &pending{entry: e, err: make(chan error, 1)})
+	ctx, span := trace.Start(ctx, trace.SpanAudit)
+	err := l.push(ctx, &pending{entry: e, err: make(chan error, 1)})
+	span.End(err)
+	return err
 }
 
 func (l *Log) push(ctx context.Context, p *pending) error {
@@ -151,6 +165,29 @@ func (l *Log) push(ctx context.Context, p *pending) error {
 		return ctx.Err()
 	}
 	return <-p.err
+}
+
+// AppendLater records e with the next record that somebody waits for, or within
+// laterWait, and returns at once. The log owns e from now on. A record that finds no
+// room is lost, as Config.Lost hears: this is for what an earlier record announced.
+func (l *Log) AppendLater(e *Entry) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	// One that cannot be written would be tried with every group to come.
+	if !l.closed && entrySize(e) < maxLine {
+		select {
+		case l.queue <- &pending{entry: e, later: true}:
+			return
+		default:
+		}
+	}
+	l.lost()
+}
+
+func (l *Log) lost() {
+	if l.cfg.Lost != nil {
+		l.cfg.Lost()
+	}
 }
 
 // Check reports whether the log is in step with its disk, and tries to bring it
@@ -181,8 +218,14 @@ func (l *Log) AppendDenial(ctx context.Context, e *Entry) (bool, error) {
 	return true, nil
 }
 
-// Close waits for what was queued.
+// Close waits for what was queued. Refusals that were only counted so far are
+// recorded, if the disk allows.
 func (l *Log) Close() error {
+	if missed := l.budget.takeMissed(); missed > 0 {
+		if err := l.Append(context.Background(), &Entry{Kind: KindSuppressed, Count: missed}); err != nil && !errors.Is(err, ErrClosed) {
+			l.budget.giveBack(missed - 1)
+		}
+	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -195,28 +238,68 @@ func (l *Log) Close() error {
 	return l.w.close()
 }
 
+// laterWait is how long a record of AppendLater waits for company.
+const laterWait = time.Second
+
 func (l *Log) writeLoop() {
 	defer close(l.done)
-	for p := range l.queue {
-		group := []*pending{p}
+	var later []*pending
+	timer := time.NewTimer(laterWait)
+	defer timer.Stop()
+	for {
+		var now []*pending // somebody waits for these
+		select {
+		case p, ok := <-l.queue:
+			if !ok {
+				for range l.commit(later, nil) {
+					l.lost()
+				}
+				return
+			}
+			later, now = l.sort(p, later, now)
+		case <-timer.C:
+			later = l.commit(later, nil)
+			timer.Reset(laterWait)
+			continue
+		}
 	gather:
-		for len(group) < maxGroup {
+		for len(now) < maxGroup && len(later) < maxGroup {
 			select {
-			case n, ok := <-l.queue:
+			case p, ok := <-l.queue:
 				if !ok {
 					break gather
 				}
-				group = append(group, n)
+				later, now = l.sort(p, later, now)
 			default:
 				break gather
 			}
 		}
-		l.commit(group)
+		if len(now) > 0 || len(later) >= maxGroup {
+			later = l.commit(later, now)
+		}
 	}
 }
 
-// commit writes what a group has to be written and tells everybody.
-func (l *Log) commit(group []*pending) {
+// sort puts a record with those that somebody waits for, or with the others, of which
+// there are twice maxGroup at most.
+func (l *Log) sort(p *pending, later, now []*pending) ([]*pending, []*pending) {
+	switch {
+	case !p.later:
+		return later, append(now, p)
+	case len(later) >= 2*maxGroup:
+		l.lost()
+		return later, now
+	}
+	return append(later, p), now
+}
+
+// commit writes what a group has to be written and tells everybody. It gives what is
+// left for later: all of that after an error, which the next group tries again.
+func (l *Log) commit(later, now []*pending) []*pending {
+	group := append(slices.Clone(later), now...)
+	if len(group) == 0 {
+		return nil
+	}
 	var entries []*pending
 	var kinds []string
 	for _, p := range group {
@@ -228,10 +311,14 @@ func (l *Log) commit(group []*pending) {
 	if l.cfg.Observe != nil && (len(entries) > 0 || err != nil) {
 		l.cfg.Observe(kinds, err)
 	}
-	for _, p := range group {
-		p.seq, p.hash = l.w.seq, l.w.prev
+	for _, p := range now {
+		p.seq, p.hash, p.id = l.w.seq, l.w.prev, l.w.id
 		p.err <- err
 	}
+	if err != nil {
+		return later
+	}
+	return nil
 }
 
 func entrySize(e *Entry) int {

@@ -1,10 +1,6 @@
 package audit
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -223,61 +219,4 @@ func TestRefusalsDuringADiskFaultAreCounted(t *testing.T) {
 	if err != nil || len(lines) != 3 || !strings.Contains(string(lines[1]), `"count":10`) {
 		t.Errorf("want the count of ten between the two refusals that were recorded: %q, %v", lines, err)
 	}
-}
-
-// A disk that fills up in the middle of a checkpoint, and a crash there, leave a
-// file of whole lines.
-func TestCheckpointsAreWholeLines(t *testing.T) {
-	dir := t.TempDir()
-	l := open(t, Config{Dir: dir})
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := NewCheckpointer(l, k, "i")
-	if err != nil {
-		t.Fatal(err)
-	}
-	on, path := false, filepath.Join(dir, CheckpointFile)
-	c.open = func(p string) (checkpointFile, error) {
-		f, err := os.OpenFile(p, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
-		return faulty{f, &on, "write"}, err
-	}
-	write := func(fault bool, want int) {
-		t.Helper()
-		if err := l.Append(t.Context(), &Entry{Kind: KindRelease}); err != nil {
-			t.Fatal(err)
-		}
-		on = fault
-		if err := c.Write(t.Context()); (err != nil) != fault {
-			t.Errorf("Write: %v", err)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines := strings.SplitAfter(string(b), "\n")
-		for _, line := range lines[:len(lines)-1] {
-			if !json.Valid([]byte(line)) {
-				t.Errorf("not a line of JSON: %q", line)
-			}
-		}
-		if len(lines) != want+1 || lines[want] != "" {
-			t.Errorf("want %d whole lines: %q", want, b)
-		}
-	}
-	write(false, 1)
-	write(true, 1)
-	write(false, 2)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteString(`{"torn":`); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	write(false, 3)
 }

@@ -40,7 +40,16 @@ func (b *budget) take(now time.Time, n int64) (ok bool, missed uint64) {
 	return true, missed
 }
 
-// giveBack counts a refusal that could not be recorded, beside those that take gave.
+// takeMissed gives the number of refusals that went unrecorded, once.
+func (b *budget) takeMissed() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.missed
+	b.missed = 0
+	return n
+}
+
+// giveBack says that one more refusal than missed went unrecorded: the disk failed.
 func (b *budget) giveBack(missed uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

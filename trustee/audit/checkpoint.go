@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,6 +22,10 @@ const CheckpointFile = "checkpoints.jsonl"
 
 // Checkpointer signs what the end of a log is.
 type Checkpointer struct {
+	// Publish, if set before the first Write, gets every checkpoint that was written.
+	// It does not wait.
+	Publish func(auditlog.Signed)
+
 	log      *Log
 	key      crypto.Signer
 	public   string
@@ -30,19 +33,6 @@ type Checkpointer struct {
 
 	mu   sync.Mutex
 	last uint64 // written to the file by this process
-	// open replaces openCheckpoints in fault tests.
-	open func(path string) (checkpointFile, error)
-}
-
-// checkpointFile is what a Checkpointer needs of a file.
-type checkpointFile interface {
-	file
-	io.ReaderAt
-	Stat() (os.FileInfo, error)
-}
-
-func openCheckpoints(path string) (checkpointFile, error) {
-	return os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 }
 
 // NewCheckpointer makes one for a log.
@@ -51,8 +41,11 @@ func NewCheckpointer(l *Log, key crypto.Signer, instance string) (*Checkpointer,
 	if err != nil {
 		return nil, fmt.Errorf("audit key: %w", err)
 	}
+	if err := repairFile(l.cfg.Dir); err != nil {
+		return nil, fmt.Errorf("audit: checkpoints: %w", err)
+	}
 	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	return &Checkpointer{log: l, key: key, public: p, instance: instance, open: openCheckpoints}, nil
+	return &Checkpointer{log: l, key: key, public: p, instance: instance}, nil
 }
 
 // Now gives a checkpoint of the last durable record.
@@ -61,7 +54,7 @@ func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, uint64, error
 	if err := c.log.push(ctx, p); err != nil {
 		return nil, 0, err
 	}
-	raw, err := (&auditlog.Checkpoint{Instance: c.instance, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}).Sign(c.key)
+	raw, err := (&auditlog.Checkpoint{Instance: c.instance, Log: p.id, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}).Sign(c.key)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -80,55 +73,71 @@ func (c *Checkpointer) Write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
-	if err := c.append(append(line, '\n')); err != nil {
+	if err := appendLine(c.log.cfg.Dir, append(line, '\n')); err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
 	c.last = seq
+	if c.Publish != nil {
+		c.Publish(*s)
+	}
 	return nil
 }
 
-// append adds a whole line or nothing. What a crash or a full disk left unfinished
-// at the file's end was never acknowledged and goes.
-func (c *Checkpointer) append(line []byte) (err error) {
-	f, err := c.open(filepath.Join(c.log.cfg.Dir, CheckpointFile))
+// appendLine puts a line at the end of the file of checkpoints, or leaves the file as
+// it was.
+func appendLine(dir string, line []byte) error {
+	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	size, err := wholeLines(f)
+	defer f.Close()
+	size, err := repair(f)
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	if _, err = f.Write(line); err == nil {
+	_, err = f.Write(line)
+	if err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
-		return errors.Join(err, f.Truncate(size)) // else a reader would meet half a line
+		// Where this fails as well, the next line's repair does it.
+		return errors.Join(err, f.Truncate(size))
 	}
-	return keyring.SyncDir(c.log.cfg.Dir)
+	return keyring.SyncDir(dir)
 }
 
-// wholeLines gives the size of the part of f that ends with its last newline.
-func wholeLines(f checkpointFile) (int64, error) {
+// repairFile is repair at the start; there may be no file yet.
+func repairFile(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = repair(f)
+	return err
+}
+
+// repair cuts off a last line that a crash or a full disk left unfinished, and gives
+// the file's size.
+func repair(f *os.File) (int64, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return 0, err
 	}
 	tail := make([]byte, min(fi.Size(), maxLine))
-	at := fi.Size() - int64(len(tail))
-	if _, err := f.ReadAt(tail, at); err != nil {
+	if _, err := f.ReadAt(tail, fi.Size()-int64(len(tail))); err != nil {
 		return 0, err
 	}
-	n := bytes.LastIndexByte(tail, '\n') + 1
-	if n == 0 && at > 0 {
-		return 0, fmt.Errorf("no line ends within the last %d bytes", len(tail))
+	end := bytes.LastIndexByte(tail, '\n') + 1
+	if end == len(tail) {
+		return fi.Size(), nil
 	}
-	return at + int64(n), nil
+	if end == 0 && fi.Size() > maxLine {
+		return 0, fmt.Errorf("%s: no line ends in its last %d bytes", CheckpointFile, maxLine)
+	}
+	size := fi.Size() - int64(len(tail)-end)
+	return size, f.Truncate(size)
 }

@@ -31,6 +31,7 @@ type writer struct {
 	size int64 // of the durable part of f
 	seq  uint64
 	prev string
+	id   string // hash of the first record; "" if there is none, or not here any more
 	bad  bool
 }
 
@@ -77,6 +78,14 @@ func (w *writer) load() error {
 		return fmt.Errorf("%s: chain is broken at its first line", filepath.Base(fs[last]))
 	}
 	w.seq, w.prev, w.size, w.path = end.seq, end.hash, end.good, fs[last]
+	if _, err := scan(fs[0], func(seq uint64, line []byte) bool {
+		if seq == 1 {
+			w.id = hashLine(line)
+		}
+		return false
+	}); err != nil {
+		return err
+	}
 	return w.reopen()
 }
 
@@ -131,7 +140,7 @@ func (w *writer) append(group []*pending, now time.Time) error {
 		}
 	}
 	var buf []byte
-	seq, prev := w.seq, w.prev
+	seq, prev, id := w.seq, w.prev, w.id
 	for _, p := range group {
 		seq++
 		p.entry.Seq, p.entry.Time, p.entry.Prev = seq, now, prev
@@ -142,7 +151,9 @@ func (w *writer) append(group []*pending, now time.Time) error {
 		if len(line) >= maxLine {
 			return fmt.Errorf("record of %d bytes, at most %d", len(line), maxLine)
 		}
-		prev = hashLine(line)
+		if prev = hashLine(line); seq == 1 {
+			id = prev
+		}
 		buf = append(append(buf, line...), '\n')
 	}
 	if _, err := w.f.Write(buf); err != nil {
@@ -151,7 +162,7 @@ func (w *writer) append(group []*pending, now time.Time) error {
 	if err := w.f.Sync(); err != nil {
 		return err
 	}
-	w.seq, w.prev, w.size = seq, prev, w.size+int64(len(buf))
+	w.seq, w.prev, w.id, w.size = seq, prev, id, w.size+int64(len(buf))
 	return nil
 }
 

@@ -79,7 +79,7 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
 		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
 	}); err != nil {
-		return &denial.Denial{Reason: release.ReasonAudit, Component: release.Component, Claim: "audit record", Detail: err.Error()}
+		return release.Unrecorded(release.Component, err)
 	}
 	c.setCookie(cookie, res.Expires)
 	return httpio.WriteJSON(c.w, http.StatusOK, kbs.TokenResponse{Token: res.Token})
@@ -148,7 +148,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
-	case release.ReasonAudit:
+	case release.ReasonAudit, release.ReasonWitness:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
 	}
 	if d.Component == policy.ResourceComponent { // one that failed allows nothing

@@ -283,9 +283,25 @@ func (c *call) read(name string) error {
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
 	c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
-	c.w.Write(out.JWE)
+	c.h.cfg.Gate.Delivered(out, c.deliver(out.JWE))
 	return nil
 }
+
+// deliver writes a whole answer and reports whether the network took all of it.
+func (c *call) deliver(b []byte) error {
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	if _, err := c.w.Write(b); err != nil {
+		return c.gone(err)
+	}
+	if err := http.NewResponseController(c.w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return c.gone(err)
+	}
+	return nil
+}
+
+// gone adds to an error of writing that the peer has hung up, if the server has
+// noticed.
+func (c *call) gone(err error) error { return errors.Join(err, c.r.Context().Err()) }
 
 // token gives the session's token, else the bearer's; "": none.
 func (c *call) token(ctx context.Context) (string, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/ratelimit"
+	"github.com/cofferproject/coffer/trustee/trace"
 )
 
 // Routes, as the label route names them.
@@ -61,13 +62,16 @@ func route(path string) (route, ns string) {
 
 // Front counts requests and limits their rate.
 type Front struct {
+	// Trace, if set before the first request, traces requests.
+	Trace *trace.Tracer
+
 	metrics         *Metrics
 	peer, namespace *ratelimit.Limiter
 }
 
 // NewFront makes a Front; a nil limiter limits nothing.
 func NewFront(m *Metrics, peer, namespace *ratelimit.Limiter) *Front {
-	return &Front{m, peer, namespace}
+	return &Front{metrics: m, peer: peer, namespace: namespace}
 }
 
 // Wrap puts the Front before a handler.
@@ -77,7 +81,13 @@ func (f *Front) Wrap(next http.Handler) http.Handler {
 		rt, ns := route(r.URL.Path)
 		s := &statusWriter{ResponseWriter: w}
 		f.metrics.inFlight.Add(1)
+		var span *trace.Span
+		if rt != "" && rt != routeHealth {
+			r, span = f.Trace.Request(r, rt)
+		}
 		defer func() {
+			span.Status(s.code())
+			span.End(nil)
 			f.metrics.inFlight.Add(-1)
 			f.metrics.requests.Inc(rt, s.class())
 			f.metrics.durations.Observe(rt, time.Since(began).Seconds())
@@ -139,11 +149,17 @@ func (s *statusWriter) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
+// code gives the status.
+func (s *statusWriter) code() int {
+	if s.status == 0 {
+		return http.StatusOK // nothing was written: net/http answers that
+	}
+	return s.status
+}
+
 // class gives the status as the label code names it.
 func (s *statusWriter) class() string {
-	switch c := s.status; {
-	case c == 0:
-		return "2xx" // nothing was written: net/http answers 200
+	switch c := s.code(); {
 	case c == http.StatusUnauthorized || c == http.StatusForbidden || c == http.StatusTooManyRequests:
 		return strconv.Itoa(c)
 	default:

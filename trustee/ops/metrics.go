@@ -17,7 +17,7 @@ const (
 // reasons are the denials that have a line of their own; verifiers have many more,
 // which count together. A test checks that docs/denials.md has them.
 var reasons = []string{
-	"admin-forbidden", "admin-unauthenticated", "audit-unavailable", "device-missing", "initdata-mismatch", "initdata-unbound", "nonce-mismatch",
+	"admin-forbidden", "admin-unauthenticated", "audit-unavailable", "audit-unwitnessed", "device-missing", "initdata-mismatch", "initdata-unbound", "nonce-mismatch",
 	"policy-failed", "policy-timeout", "policy-unknown", "resource-policy-denied", "secret-absent", "secret-deleted", "secret-expired", "secret-unbound",
 	"session-expired", "session-invalid", "session-used", "status-unacceptable", "tee-unsupported", "token-expired", "token-invalid", "token-namespace", "verifier-fault",
 }
@@ -33,6 +33,9 @@ type Metrics struct {
 	records   *metrics.Counter
 	syncs     *metrics.Counter
 	failures  *metrics.Counter
+	lost      *metrics.Counter
+	witness   *metrics.Counter
+	spans     *metrics.Counter
 	refused   *metrics.Counter
 	inFlight  atomic.Int64
 }
@@ -51,10 +54,13 @@ func NewMetrics(version string, started time.Time) *Metrics {
 		limited: s.Counter(prefix+"rate_limited_total", "Requests that came too soon.", metrics.Label{Name: "scope", Values: []string{scopePeer, scopeNamespace}}),
 		denials: s.Counter(prefix+"denials_total", "Refusals by their reason.", metrics.Label{Name: "reason", Values: reasons}),
 		records: s.Counter(prefix+"audit_records_total", "Records in the audit log.", metrics.Label{Name: "kind", Values: []string{
-			audit.KindStart, audit.KindAttest, audit.KindRelease, audit.KindAdmin, audit.KindDenied, audit.KindSuppressed,
+			audit.KindStart, audit.KindAttest, audit.KindRelease, audit.KindDelivered, audit.KindUndelivered, audit.KindAdmin, audit.KindDenied, audit.KindSuppressed,
 		}}),
 		syncs:    s.Counter(prefix+"audit_syncs_total", "Writes of the audit log, each synced to disk once."),
 		failures: s.Counter(prefix+"audit_failures_total", "Writes of the audit log that failed."),
+		lost:     s.Counter(prefix+"audit_outcomes_lost_total", "Outcomes of deliveries that the audit log had no room for."),
+		witness:  s.Counter(prefix+"audit_witness_failures_total", "Attempts to send a checkpoint of the audit log that failed."),
+		spans:    s.Counter(prefix+"trace_spans_dropped_total", "Spans of traces that the collector did not take in time."),
 		refused:  s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
 	}
 	s.Gauge(prefix+"requests_in_flight", "Requests that are being answered.", func() float64 { return float64(m.inFlight.Load()) })
@@ -83,6 +89,15 @@ func (m *Metrics) Audited(kinds []string, err error) {
 		m.records.Inc(k)
 	}
 }
+
+// Lost counts the outcome of a delivery that found no room in the audit log.
+func (m *Metrics) Lost() { m.lost.Inc() }
+
+// WitnessFailed counts a checkpoint that could not be sent.
+func (m *Metrics) WitnessFailed() { m.witness.Inc() }
+
+// SpansDropped counts spans that no collector got.
+func (m *Metrics) SpansDropped(n int) { m.spans.Add(uint64(max(n, 0))) }
 
 // Refused counts a connection above its peer's share.
 func (m *Metrics) Refused() { m.refused.Inc() }

@@ -33,6 +33,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
+	"github.com/cofferproject/coffer/trustee/trace"
 )
 
 // Component names the gate in denials.
@@ -50,6 +51,7 @@ const (
 	ReasonDeleted      denial.Reason = "secret-deleted"
 	ReasonExpired      denial.Reason = "secret-expired"
 	ReasonAudit        denial.Reason = "audit-unavailable"
+	ReasonWitness      denial.Reason = "audit-unwitnessed"
 )
 
 // Tokens verifies attestation results.
@@ -71,6 +73,9 @@ type Config struct {
 	Tokens Tokens
 	Limits limits.Set
 	Now    func() time.Time
+	// Witnessed, if set, fails while nothing may leave because the audit log has no
+	// witness.
+	Witnessed func() error
 }
 
 // Gate releases secrets.
@@ -113,6 +118,8 @@ type Request struct {
 type Released struct {
 	JWE     []byte // to the attested TEE key
 	Version uint64
+
+	entry audit.Entry // of what became of it
 }
 
 // Release gives the secret as a JWE to the attested TEE key. A refusal is a
@@ -120,7 +127,13 @@ type Released struct {
 // nothing after Request.After; another error is a fault of the trustee.
 func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 	r := trusteeapi.Record{ID: record.NewID(), Kind: "release", Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}
-	out, err := g.release(ctx, req, &r)
+	inside, span := trace.Start(ctx, trace.SpanRelease)
+	out, err := g.release(inside, req, &r)
+	if errors.Is(err, ErrNotNewer) {
+		span.End(nil)
+		return nil, err
+	}
+	span.End(err)
 	if d, ok := denial.As(err); ok {
 		return nil, g.cfg.Book.Deny(ctx, r, d)
 	}
@@ -168,6 +181,14 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if absent != nil {
 		return nil, req.explain(absent)
 	}
+	if g.cfg.Witnessed != nil {
+		if err := g.cfg.Witnessed(); err != nil {
+			return nil, &denial.Denial{
+				Reason: ReasonWitness, Component: Component, Claim: "audit witness", Measured: err.Error(), Expected: "acknowledged checkpoints",
+				Source: "--audit-witness-required",
+			}
+		}
+	}
 	key, keyID, err := teeKey(sub)
 	if err != nil {
 		return nil, err
@@ -186,9 +207,19 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 		Status: string(sub.Status), Initdata: sub.Coffer.Initdata.String(), Token: jti, TEEKey: keyID, Resource: req.Resource,
 		Version: meta.Version, Seal: sealID, Policy: asked,
 	}); err != nil {
-		return nil, &denial.Denial{Reason: ReasonAudit, Component: Component, Claim: "audit record", Detail: err.Error()}
+		return nil, Unrecorded(Component, err)
 	}
-	return &Released{jwe, meta.Version}, nil
+	return &Released{JWE: jwe, Version: meta.Version, entry: audit.Entry{
+		Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource, Version: meta.Version,
+	}}, nil
+}
+
+// Unrecorded is the refusal of what the audit log could not take.
+func Unrecorded(component string, err error) *denial.Denial {
+	return &denial.Denial{
+		Reason: ReasonAudit, Component: component, Claim: "audit record", Measured: err.Error(), Expected: "a record on disk before anything happens",
+		Source: "this trustee's audit log",
+	}
 }
 
 // token verifies the attestation result and gives its primary submodule.
@@ -198,15 +229,18 @@ func (g *Gate) token(ctx context.Context, req Request, r *trusteeapi.Record) (*e
 		return nil, nil, err
 	}
 	if err != nil {
-		reason := ReasonTokenInvalid
-		if errors.Is(err, ear.ErrExpired) {
-			reason = ReasonTokenExpired
+		d := &denial.Denial{
+			Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Measured: err.Error(), Expected: "an attestation result of this trustee",
+			Source: "this trustee's keys for attestation results",
 		}
-		return nil, nil, &denial.Denial{Reason: reason, Component: Component, Claim: "token", Detail: err.Error()}
+		if errors.Is(err, ear.ErrExpired) {
+			d.Reason, d.Expected, d.Source = ReasonTokenExpired, "one that is valid at "+g.cfg.Now().UTC().Format(time.RFC3339), "this trustee's clock"
+		}
+		return nil, nil, d
 	}
 	sub, ok := c.Submods["cpu0"]
 	if !ok || sub.Coffer == nil {
-		return nil, nil, &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Detail: "no submodule cpu0 of this trustee"}
+		return nil, nil, &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Measured: "no submodule cpu0 of this trustee", Expected: "one", Source: "this trustee's results"}
 	}
 	r.Attestation = c.ID
 	r.TEE, r.Simulated, r.Initdata, r.Status, r.Vector = sub.Coffer.TEE, sub.Coffer.Simulated, sub.Coffer.Initdata.String(), string(sub.Status), sub.Vector.Map()
@@ -236,9 +270,13 @@ func (g *Gate) bound(tx store.Tx, req Request, d *ear.Digest) (string, error) {
 		return "", err
 	}
 	if !ok {
+		expected := tenant.Expected(tx, req.Namespace, b)
+		if expected == "" {
+			expected = "nothing, until the secret is bound"
+		}
 		return "", &denial.Denial{
 			Reason: ReasonUnbound, Component: Component, Claim: "initdata digest", Measured: d.String(),
-			Expected: tenant.Expected(tx, req.Namespace, b), Source: "binding of " + req.Resource + " in namespace " + req.Namespace, Detail: why,
+			Expected: expected, Source: "binding of " + req.Resource + " in namespace " + req.Namespace, Detail: why,
 		}
 	}
 	return id, nil
@@ -247,7 +285,7 @@ func (g *Gate) bound(tx store.Tx, req Request, d *ear.Digest) (string, error) {
 // teeKey takes the recipient from the verified token and from nowhere else.
 func teeKey(s *ear.Submod) (*kbs.TEEKey, string, error) {
 	bad := func(err error) error {
-		return &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "tee-pubkey", Detail: err.Error()}
+		return &denial.Denial{Reason: ReasonTokenInvalid, Component: Component, Claim: "tee-pubkey", Measured: err.Error(), Expected: "a key that answers can be encrypted to", Source: "the published protocol"}
 	}
 	rt, ok := s.Evidence["runtime_data_claims"].(map[string]any)
 	if !ok {

@@ -99,7 +99,7 @@ func (g *Gate) Drain() { g.drain.Do(func() { close(g.closing) }) }
 
 // explain makes denials of what the vault says.
 func (r *Request) explain(err error) error {
-	d := &denial.Denial{Component: Component, Claim: r.Resource, Source: "namespace " + r.Namespace}
+	d := &denial.Denial{Component: Component, Claim: r.Resource, Expected: "a version that is neither deleted nor expired", Source: "namespace " + r.Namespace}
 	which := "the newest version"
 	if r.Version != 0 {
 		which = fmt.Sprintf("version %d", r.Version)

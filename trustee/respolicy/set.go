@@ -102,10 +102,15 @@ func (s *Set) Decide(ctx context.Context, in *policy.ResourceInput) (string, err
 			continue
 		}
 		ok, err := r.policy.Allows(ctx, in)
+		id := fmt.Sprintf("%s@%d", r.policy.ID(), r.version)
+		if d, denied := denial.As(err); denied {
+			x := *d
+			x.Measured, x.Expected, x.Source, x.Detail = d.Detail, "a decision", "resource policy "+id+" ("+r.policy.Digest()+")", ""
+			return "", &x
+		}
 		if err != nil {
 			return "", err
 		}
-		id := fmt.Sprintf("%s@%d", r.policy.ID(), r.version)
 		if !ok {
 			return "", &denial.Denial{
 				Reason: ReasonDenied, Component: policy.ResourceComponent, Claim: "resource " + name, Measured: "allow is not true", Expected: "true",

@@ -75,7 +75,7 @@ func (v fakeVerifier) Verify(in *verify.Input) ([]*verify.Result, error) {
 		return no("fake-report-data", "report data", e.ReportData, hex.EncodeToString(in.ReportData))
 	}
 	if e.Simulated != v.simulated {
-		return no("fake-simulated", "simulated", "", "")
+		return no("fake-simulated", "simulated", fmt.Sprint(e.Simulated), fmt.Sprint(v.simulated))
 	}
 	out := &verify.Result{
 		TEE: fakeTEE, Class: verify.ClassCPU, Claims: map[string]any{"report_data": e.ReportData, "fact": "yes", "hardware": int(e.Hardware)},

@@ -29,6 +29,7 @@ func denied(t *testing.T, w *world, a *answer, status int, reason string) {
 			t.Errorf("error document has member %q", k)
 		}
 	}
+	explained(t, w, a)
 }
 
 // What fits into no token is the peer's to hear of, by a reason, and no fault of the

@@ -65,7 +65,9 @@ func (s *Server) front(next http.Handler) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ops.NewFront(s.metrics, peer, ns).Wrap(next), nil
+	f := ops.NewFront(s.metrics, peer, ns)
+	f.Trace = s.tracer
+	return f.Wrap(next), nil
 }
 
 // readiness uses the store and the audit log.

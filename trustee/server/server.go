@@ -42,6 +42,8 @@ import (
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
+	"github.com/cofferproject/coffer/trustee/trace"
+	"github.com/cofferproject/coffer/trustee/witness"
 )
 
 // DefaultNames are in every certificate; 10.0.2.2 is the host as guests of
@@ -71,6 +73,8 @@ type Config struct {
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
 	Operations Operations
+	Audit      Audit
+	Tracing    trace.Config
 	// Limits bound what is kept; nil: the defaults.
 	Limits limits.Set
 	// CertFile and KeyFile (PEM) replace the certificate that the trustee makes; ""
@@ -111,6 +115,8 @@ type Server struct {
 	sessions *session.Manager
 
 	checkpoints *audit.Checkpointer
+	witnesses   *witness.Set
+	tracer      *trace.Tracer // nil: none
 
 	gate     *release.Gate
 	bodies   *httpio.Budget
@@ -197,8 +203,11 @@ func (s *Server) open(ctx context.Context) error {
 	if c.WrapStore != nil {
 		s.store = c.WrapStore(s.store)
 	}
+	if err := s.openTracer(); err != nil {
+		return err
+	}
 	var err error
-	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited}); err != nil {
+	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited, Lost: s.metrics.Lost}); err != nil {
 		return err
 	}
 	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
@@ -210,6 +219,9 @@ func (s *Server) open(ctx context.Context) error {
 		return err
 	}
 	if s.checkpoints, err = audit.NewCheckpointer(s.audit, auditKey, s.keys.Instance); err != nil {
+		return err
+	}
+	if err := s.openWitnesses(); err != nil {
 		return err
 	}
 	if s.admin, err = firstAdmin(ctx, s.store, c.State, c.Now()); err != nil {
@@ -235,6 +247,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.tokens, Limits: c.Limits, Now: c.Now,
+		Witnessed: s.witnesses.Check,
 	})
 	if err != nil {
 		return nil, err
@@ -367,12 +380,15 @@ func (s *Server) renewTLS(ctx context.Context) error {
 // housekeeping forgets what has ended and renews the certificate in time.
 func (s *Server) housekeeping(ctx context.Context) {
 	defer close(s.tasks)
-	sweep, renew, checkpoint := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour), time.NewTicker(5*time.Minute)
+	sweep, renew, checkpoint := time.NewTicker(30*time.Second), time.NewTicker(24*time.Hour), time.NewTicker(s.checkpointEvery())
 	refresh := time.NewTicker(refreshEvery)
 	defer sweep.Stop()
 	defer checkpoint.Stop()
 	defer refresh.Stop()
 	defer renew.Stop()
+	if err := s.checkpoints.Write(ctx); err != nil { // so that witnesses know the start
+		s.cfg.Log.Error("writing the first checkpoint failed", "error", err)
+	}
 	for {
 		var err error
 		select {
@@ -456,6 +472,8 @@ func (s *Server) Close(ctx context.Context) error {
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}
+	s.witnesses.Close(ctx)
+	s.tracer.Close(ctx)
 	if s.opsHTTP != nil {
 		err = errors.Join(err, s.opsHTTP.Close())
 	}
@@ -475,6 +493,10 @@ func (s *Server) closeState() error {
 			v.ln.Close()
 		}
 	}
+	if s.witnesses != nil {
+		s.witnesses.Close(closedContext)
+	}
+	s.tracer.Close(closedContext)
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}

@@ -31,6 +31,13 @@ func (c *clock) now() time.Time {
 	return time.Now().Add(c.offset)
 }
 
+// ahead reports whether the clock was set.
+func (c *clock) ahead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offset != 0
+}
+
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -279,5 +279,7 @@ func (m *Manager) Sweep(ctx context.Context, limit int) (int, error) {
 }
 
 func deny(r denial.Reason, detail string) *denial.Denial {
-	return &denial.Denial{Reason: r, Component: Component, Claim: "session", Detail: detail}
+	return &denial.Denial{
+		Reason: r, Component: Component, Claim: "session", Measured: detail, Expected: "a challenge of this trustee that is open", Source: "session cookie",
+	}
 }

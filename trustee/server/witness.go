@@ -1,0 +1,51 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/cofferproject/coffer/trustee/witness"
+)
+
+// Audit says who witnesses the audit log.
+type Audit struct {
+	// Witnesses get every signed checkpoint.
+	Witnesses []witness.Target
+	// WitnessRequired is the number of checkpoints that a witness may leave
+	// unacknowledged before nothing is released; 0: any.
+	WitnessRequired int
+	// CheckpointEvery is how often a log that has grown is signed; 0: 5 minutes.
+	CheckpointEvery time.Duration
+}
+
+const (
+	defaultCheckpointEvery = 5 * time.Minute
+	leastCheckpointEvery   = 100 * time.Millisecond
+)
+
+func (s *Server) checkpointEvery() time.Duration {
+	if d := s.cfg.Audit.CheckpointEvery; d != 0 {
+		return max(d, leastCheckpointEvery)
+	}
+	return defaultCheckpointEvery
+}
+
+// openWitnesses starts what brings checkpoints elsewhere.
+func (s *Server) openWitnesses() (err error) {
+	s.witnesses, err = witness.New(witness.Config{
+		Targets: s.cfg.Audit.Witnesses, Required: s.cfg.Audit.WitnessRequired, Log: s.cfg.Log, Failed: s.metrics.WitnessFailed,
+	})
+	if err != nil {
+		return err
+	}
+	s.checkpoints.Publish = s.witnesses.Publish
+	s.metrics.Gauge("audit_witness_behind", "Checkpoints that the witness furthest behind has not acknowledged.", func() float64 { return float64(s.witnesses.Behind()) })
+	return nil
+}
+
+// closedContext has ended: nothing is waited for.
+var closedContext = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
