@@ -230,8 +230,8 @@ func (g *Gate) token(ctx context.Context, req Request, r *trusteeapi.Record) (*e
 	}
 	if err != nil {
 		d := &denial.Denial{
-			Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Measured: err.Error(), Expected: "an attestation result of this trustee",
-			Source: "this trustee's keys for attestation results",
+			Reason: ReasonTokenInvalid, Component: Component, Claim: "token", Measured: err.Error(), Expected: "an attestation result of this trustee for namespace " + req.Namespace,
+			Source: "the namespace's keys for attestation results",
 		}
 		if errors.Is(err, ear.ErrExpired) {
 			d.Reason, d.Expected, d.Source = ReasonTokenExpired, "one that is valid at "+g.cfg.Now().UTC().Format(time.RFC3339), "this trustee's clock"

@@ -309,6 +309,12 @@ func TestForgedTokens(t *testing.T) {
 		w.bindSecret("tenant-b", secretName, "b's", doc)
 		p := w.client("tenant-b")
 		p.token, p.key = good, c.key
+		denied(t, w, p.bearer(secretName), 401, "token-invalid") // each namespace has keys of its own
+		// Nor does what such a key would have signed count for another one.
+		var err error
+		if p.token, err = w.s.tokens.Sign(t.Context(), "tenant-b", claims); err != nil {
+			t.Fatal(err)
+		}
 		denied(t, w, p.bearer(secretName), 401, "token-namespace")
 	})
 	t.Run("stolen token without the TEE key", func(t *testing.T) {
