@@ -1,7 +1,9 @@
 package trusteeapi_test
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"testing"
 	"time"
@@ -57,6 +59,32 @@ func FuzzParseToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in string) {
 		tok, err := trusteeapi.ParseToken(in)
 		if err == nil && in != raw && tok.Verify(pub, "GET", "/x", now) == nil {
+			t.Errorf("a forged token verifies: %q", in)
+		}
+	})
+}
+
+func FuzzVerifyBearer(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	now := time.Now()
+	raw, err := trusteeapi.SignBearer(key, "id", now, now.Add(time.Hour))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if b, err := trusteeapi.VerifyBearer(raw, key.Public(), now); err != nil || b.ID != "id" {
+		f.Fatalf("%+v, %v", b, err)
+	}
+	if _, err := trusteeapi.VerifyBearer(raw, key.Public(), now.Add(time.Hour)); err == nil {
+		f.Fatal("an expired token verifies")
+	}
+	f.Add(raw)
+	f.Add("e30.e30.")
+	f.Add(raw[:len(raw)-4])
+	f.Fuzz(func(t *testing.T, in string) {
+		if _, err := trusteeapi.VerifyBearer(in, key.Public(), now); err == nil && in != raw {
 			t.Errorf("a forged token verifies: %q", in)
 		}
 	})

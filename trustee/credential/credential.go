@@ -334,35 +334,6 @@ func lasting(c *trusteeapi.Credential) bool {
 	return false
 }
 
-// Forget ends every grant in a namespace that is deleted.
-func Forget(tx store.Tx, ns string) error {
-	var all []*trusteeapi.Credential
-	if err := each(tx, func(c *trusteeapi.Credential) { all = append(all, c) }); err != nil {
-		return err
-	}
-	for _, c := range all {
-		var left []trusteeapi.Grant
-		for _, g := range c.Grants {
-			if g.Namespace != ns {
-				left = append(left, g)
-			}
-		}
-		var err error
-		switch {
-		case len(left) == len(c.Grants):
-		case len(left) == 0:
-			err = remove(tx, c)
-		default:
-			c.Grants = left
-			err = store.PutJSON(tx, bucket, c.ID, c)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Sweep removes credentials that expired some time ago and gives their number.
 func (s *Store) Sweep(ctx context.Context) (n int, err error) {
 	const keepFor = 30 * 24 * time.Hour // to be looked at

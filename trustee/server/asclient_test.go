@@ -234,7 +234,13 @@ func (a *authority) issueFor(t testing.TB, ip string) tls.Certificate {
 
 func (a *authority) sign(c *x509.Certificate) tls.Certificate {
 	a.t.Helper()
-	c.SerialNumber, c.Subject, c.NotBefore, c.NotAfter = big.NewInt(2), pkix.Name{CommonName: "leaf"}, time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c.SerialNumber, c.NotBefore = big.NewInt(2), time.Now().Add(-time.Hour)
+	if c.Subject.CommonName == "" {
+		c.Subject = pkix.Name{CommonName: "leaf"}
+	}
+	if c.NotAfter.IsZero() {
+		c.NotAfter = time.Now().Add(time.Hour)
+	}
 	c.BasicConstraintsValid, c.KeyUsage = true, x509.KeyUsageDigitalSignature
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -404,7 +404,8 @@ func (s *Server) housekeeping(ctx context.Context) {
 				err = nil // the store has said so itself
 			}
 		case <-renew.C:
-			err = errors.Join(s.renewTLS(ctx), s.renewTokenKeys(ctx))
+			_, err = s.credentials.Sweep(ctx)
+			err = errors.Join(err, s.renewTLS(ctx), s.renewTokenKeys(ctx))
 		case <-checkpoint.C:
 			err = s.checkpoints.Write(ctx)
 		}
