@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/asapi"
@@ -82,12 +84,10 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if err != nil {
 		return err
 	}
-	if path[0] == pathResourcePolicy {
-		// An answer of success would promise what is not done here yet.
-		httpio.WriteError(w, http.StatusNotImplemented, "PolicyEngineError", "resource policies are registered at the administration API, beside the bindings")
-		return nil
-	}
 	if r.Method == http.MethodGet {
+		if path[0] == pathResourcePolicy {
+			return h.resourcePolicies(w, r, ns)
+		}
 		return h.referenceValue(w, r, ns, strings.Join(path[1:], "/"))
 	}
 	body, done, err := h.cfg.Bodies.Read(w, r, httpio.MaxBody)
@@ -99,8 +99,11 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if err := h.record(r, ns, actor, "POST /kbs/v0/"+path[0]); err != nil {
 		return err
 	}
-	if path[0] == pathPolicy {
+	switch path[0] {
+	case pathPolicy:
 		return h.setPolicy(r, ns, actor, body)
+	case pathResourcePolicy:
+		return h.setResourcePolicy(r, ns, actor, body)
 	}
 	values, err := asapi.DecodeMessage(body)
 	if err != nil {
@@ -119,20 +122,77 @@ func (h *Handler) setPolicy(r *http.Request, ns, actor string, body []byte) erro
 		ID     string `json:"policy_id"`
 		Policy string `json:"policy"`
 	}
+	if err := decodePublished(body, &doc); err != nil {
+		return err
+	}
+	text, err := policyText(doc.Policy)
+	if err != nil {
+		return err
+	}
+	_, err = h.cfg.Registry.SetPolicy(r.Context(), ns, doc.ID, actor, text)
+	return err
+}
+
+// setResourcePolicy takes {"policy"}. The published path knows one policy, which is
+// asked about every read of a guest and about no change of an administrator. One of
+// the same name with another selection is somebody's intent, and stays.
+func (h *Handler) setResourcePolicy(r *http.Request, ns, actor string, body []byte) error {
+	var doc struct {
+		Policy string `json:"policy"`
+	}
+	if err := decodePublished(body, &doc); err != nil {
+		return err
+	}
+	text, err := policyText(doc.Policy)
+	if err != nil {
+		return err
+	}
+	next := trusteeapi.ResourcePolicy{Name: pathResourcePolicy, Resources: "*", Methods: []string{trusteeapi.MethodGet}, Text: text}
+	have, err := h.cfg.Policies.Get(r.Context(), ns, pathResourcePolicy, 0)
+	switch {
+	case errors.Is(err, tenant.ErrNotFound): // also where the namespace is not: Put says so
+	case err != nil:
+		return err
+	case have.Resources != next.Resources || !slices.Equal(have.Methods, next.Methods):
+		return fmt.Errorf("resource policy %q is set for other resources or methods than this path's: %w", have.Name, tenant.ErrConflict)
+	}
+	_, err = h.cfg.Policies.Put(r.Context(), ns, next, actor)
+	return err
+}
+
+// resourcePolicies answers with the names of the policies in force, as published.
+func (h *Handler) resourcePolicies(w http.ResponseWriter, r *http.Request, ns string) error {
+	all, err := h.cfg.Policies.List(r.Context(), ns)
+	if err != nil {
+		return err
+	}
+	names := []string{}
+	for _, p := range all {
+		names = append(names, p.Name)
+	}
+	return httpio.WriteJSON(w, http.StatusOK, names)
+}
+
+// decodePublished reads one document and nothing after it.
+func decodePublished(body []byte, doc any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&doc); err != nil {
+	if err := d.Decode(doc); err != nil {
 		return httpio.BadRequest(httpio.TypeSerde, "request: "+err.Error())
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return httpio.BadRequest(httpio.TypeSerde, "request: data after the document")
 	}
-	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(doc.Policy, "="))
+	return nil
+}
+
+// policyText decodes a policy as the published paths carry it.
+func policyText(encoded string) (string, error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(encoded, "="))
 	if err != nil || len(text) > policy.MaxSize {
-		return httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
+		return "", httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
 	}
-	_, err = h.cfg.Registry.SetPolicy(r.Context(), ns, doc.ID, actor, string(text))
-	return err
+	return string(text), nil
 }
 
 func (h *Handler) referenceValue(w http.ResponseWriter, r *http.Request, ns, name string) error {

@@ -190,7 +190,8 @@ func TestPublishedAdministration(t *testing.T) {
 		{"POST", "/reference-value", `{"type":"corim","payload":""}`, 400}, {"POST", "/reference-value", `{"type":"sample","payload":"e30="}`, 400},
 		{"POST", "/attestation-policy", `{"policy_id":"default_cpu","policy":"%"}`, 400}, {"POST", "/attestation-policy", `{"policy_id":"default_cpu","policy":"","x":1}`, 400},
 		{"POST", "/attestation-policy", `{"policy_id":"default_cpu","policy":""}`, 400},
-		{"POST", "/resource-policy", `{"policy":""}`, 501}, {"GET", "/resource-policy", "", 501},
+		{"POST", "/resource-policy", `{"policy":""}`, 400}, {"POST", "/resource-policy", `{"policy":"%"}`, 400}, {"POST", "/resource-policy", `{"policy":"","x":1}`, 400},
+		{"GET", "/resource-policy", "", 200},
 	} {
 		if a := send(tc.method, tc.path, tc.body); a.status != tc.status {
 			t.Errorf("%s %s %s: %d %s", tc.method, tc.path, tc.body, a.status, a.body)
