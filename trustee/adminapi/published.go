@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -88,7 +89,7 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	}
 	if r.Method == http.MethodGet {
 		if path[0] == pathResourcePolicy {
-			return h.resourcePolicyNames(w, r, ns)
+			return h.resourcePolicies(w, r, ns)
 		}
 		return h.referenceValue(w, r, ns, strings.Join(path[1:], "/"))
 	}
@@ -124,7 +125,7 @@ func (h *Handler) setPolicy(r *http.Request, ns, actor string, body []byte) erro
 		ID     string `json:"policy_id"`
 		Policy string `json:"policy"`
 	}
-	if err := decodeStrict(body, &doc); err != nil {
+	if err := decodePublished(body, &doc); err != nil {
 		return err
 	}
 	text, err := policyText(doc.Policy)
@@ -135,44 +136,51 @@ func (h *Handler) setPolicy(r *http.Request, ns, actor string, body []byte) erro
 	return err
 }
 
-// setResourcePolicy takes {"policy"}. As published, it is asked about every secret
-// that a guest reads, and no administrator; unlike there, it narrows what bindings
-// allow.
+// setResourcePolicy takes {"policy"}. The published path knows one policy, which is
+// asked about every read of a guest and about no change of an administrator. One of
+// the same name with another selection is somebody's intent, and stays.
 func (h *Handler) setResourcePolicy(r *http.Request, ns, actor string, body []byte) error {
 	var doc struct {
 		Policy string `json:"policy"`
 	}
-	if err := decodeStrict(body, &doc); err != nil {
+	if err := decodePublished(body, &doc); err != nil {
 		return err
 	}
 	text, err := policyText(doc.Policy)
 	if err != nil {
 		return err
 	}
-	_, err = h.cfg.Policies.Put(r.Context(), ns, trusteeapi.ResourcePolicy{
-		Name: pathResourcePolicy, Resources: "*", Methods: []string{trusteeapi.MethodGet}, Text: text,
-	}, actor)
+	next := trusteeapi.ResourcePolicy{Name: pathResourcePolicy, Resources: "*", Methods: []string{trusteeapi.MethodGet}, Text: text}
+	have, err := h.cfg.Policies.Get(r.Context(), ns, pathResourcePolicy, 0)
+	switch {
+	case errors.Is(err, tenant.ErrNotFound): // also where the namespace is not: Put says so
+	case err != nil:
+		return err
+	case have.Resources != next.Resources || !slices.Equal(have.Methods, next.Methods):
+		return fmt.Errorf("resource policy %q is set for other resources or methods than this path's: %w", have.Name, tenant.ErrConflict)
+	}
+	_, err = h.cfg.Policies.Put(r.Context(), ns, next, actor)
 	return err
 }
 
-// resourcePolicyNames answers with the names of the policies in force, as published.
-func (h *Handler) resourcePolicyNames(w http.ResponseWriter, r *http.Request, ns string) error {
+// resourcePolicies answers with the names of the policies in force, as published.
+func (h *Handler) resourcePolicies(w http.ResponseWriter, r *http.Request, ns string) error {
 	all, err := h.cfg.Policies.List(r.Context(), ns)
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(all))
-	for i := range all {
-		names[i] = all[i].Name
+	names := []string{}
+	for _, p := range all {
+		names = append(names, p.Name)
 	}
 	return httpio.WriteJSON(w, http.StatusOK, names)
 }
 
-// decodeStrict decodes exactly one document that has no member unknown to v.
-func decodeStrict(body []byte, v any) error {
+// decodePublished reads one document and nothing after it.
+func decodePublished(body []byte, doc any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	if err := d.Decode(doc); err != nil {
 		return httpio.BadRequest(httpio.TypeSerde, "request: "+err.Error())
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -181,9 +189,9 @@ func decodeStrict(body []byte, v any) error {
 	return nil
 }
 
-// policyText decodes a policy as published: base64url, without padding or with it.
-func policyText(s string) (string, error) {
-	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(s, "="))
+// policyText decodes a policy as the published paths carry it.
+func policyText(encoded string) (string, error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(encoded, "="))
 	if err != nil || len(text) > policy.MaxSize {
 		return "", httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("policy: not base64url, or more than %d bytes", policy.MaxSize))
 	}

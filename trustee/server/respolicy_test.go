@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -90,6 +91,66 @@ func TestResourcePolicyNarrows(t *testing.T) {
 	n := w.client("")
 	n.handshake(mine)
 	denied(t, w, n.get(secretName), 403, "policy-failed")
+}
+
+// The published path sets the one policy that it knows: of every read, beside the
+// bindings, and of no namespace but its own.
+func TestPublishedResourcePolicy(t *testing.T) {
+	w := newWorld(t)
+	doc := document(t, "pod a")
+	w.bindSecret("default", secretName, "hunter2", doc)
+	c, stranger := w.client(""), w.client("")
+	c.handshake(doc)
+	stranger.handshake(document(t, "pod b"))
+	const path = "/kbs/v0/resource-policy"
+	set := func(base, text string) {
+		t.Helper()
+		body := `{"policy":"` + b64url([]byte("package policy\nimport rego.v1\n"+text)) + `"}`
+		if s, b := w.admin.raw("POST", base+path, w.admin.token("POST", base+path), []byte(body)); s != 200 || len(b) != 0 {
+			t.Fatalf("%d %s", s, b)
+		}
+	}
+	names := func(want string) {
+		t.Helper()
+		if s, b := w.admin.raw("GET", path, w.admin.token("GET", path), nil); s != 200 || string(b) != want {
+			t.Errorf("%d %s, want %s", s, b, want)
+		}
+	}
+	names(`[]`)
+	set("", "default allow := false\nallow if data[\"resource-path\"][2] == \"other\"")
+	names(`["resource-policy"]`)
+	denied(t, w, c.get(secretName), 403, "resource-policy-denied")
+	// As published, no administrator's change is asked about.
+	if s, b := w.admin.do("PUT", "/namespaces/default/resources/"+secretName, []byte("hunter2")); s >= 300 {
+		t.Errorf("put: %d %s", s, b)
+	}
+	set("", "allow := true")
+	if a := c.get(secretName); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	denied(t, w, stranger.get(secretName), 403, "secret-unbound")
+	set("/ns/sim", "allow := false")
+	if a := c.get(secretName); a.status != 200 {
+		t.Errorf("another namespace's policy was asked: %d %s", a.status, a.body)
+	}
+	// What was set for other methods under this name is not replaced unseen.
+	w.admin.resourcePolicy("resource-policy", "*", "allow := false", "DELETE")
+	body := `{"policy":"` + b64url([]byte("package policy\ndefault allow = true\n")) + `"}`
+	if s, b := w.admin.raw("POST", path, w.admin.token("POST", path), []byte(body)); s != 409 {
+		t.Errorf("another selection is replaced: %d %s", s, b)
+	}
+	if s, _ := w.admin.do("DELETE", "/namespaces/default/resources/"+secretName, nil); s != 403 {
+		t.Errorf("delete: %d", s)
+	}
+	found := 0
+	for _, e := range w.audit("admin") {
+		if strings.Contains(fmt.Sprint(e), "POST /kbs/v0/resource-policy") {
+			found++
+		}
+	}
+	if found != 4 { // with the one that was refused: the record comes first
+		t.Errorf("%d changes in the audit log, want 4", found)
+	}
 }
 
 func TestResourcePolicyVersions(t *testing.T) {
@@ -226,35 +287,6 @@ func TestNamedAppraisalPolicy(t *testing.T) {
 	n = w.client("")
 	n.handshake(doc)
 	if a := n.get(secretName); a.status != 200 {
-		t.Errorf("%d %s", a.status, a.body)
-	}
-}
-
-// A resource policy that comes by the published path is asked at the next read, of
-// every secret, and no administrator.
-func TestPublishedResourcePolicy(t *testing.T) {
-	w := newWorld(t)
-	doc := document(t, "pod a")
-	w.bindSecret("default", secretName, "hunter2", doc)
-	c := w.client("")
-	c.handshake(doc)
-	send := func(method, body string) *answer {
-		return c.do(method, "/resource-policy", []byte(body), "Authorization", "Bearer "+w.admin.token(method, "/kbs/v0/resource-policy"))
-	}
-	set := func(text string) {
-		t.Helper()
-		if a := send("POST", `{"policy":"`+b64url([]byte(text))+`"}`); a.status != 200 || len(a.body) != 0 {
-			t.Fatalf("%d %s", a.status, a.body)
-		}
-	}
-	set("package policy\ndefault allow := false\nallow if data[\"resource-path\"][2] == \"other\"\n")
-	denied(t, w, c.get(secretName), 403, "resource-policy-denied")
-	w.admin.put("default", secretName, "hunter3")
-	set("package policy\nallow := true\n")
-	if a := c.get(secretName); a.status != 200 {
-		t.Errorf("%d %s", a.status, a.body)
-	}
-	if a := send("GET", ""); string(a.body) != `["resource-policy"]` {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 }
