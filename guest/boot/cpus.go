@@ -10,8 +10,8 @@ import (
 
 const cpusDir = "/sys/devices/system/cpu"
 
-// StartCPUs starts the machine's other CPUs, which launch.ConstantCmdline leaves
-// where they are (maxcpus=1). A CPU that does not start is an error and no more: the
+// StartCPUs starts the machine's other CPUs, which launch.CPUsCmdline leaves
+// where they are. A CPU that does not start is an error and no more: the
 // guest can do with the others.
 //
 // An emulated machine that is still setting up its devices loses interrupts of

@@ -31,7 +31,7 @@ import (
 )
 
 // DebugCmdline lets the kernel of debug variants speak on the console.
-const DebugCmdline = "console=ttyS0 loglevel=7 panic=-1 oops=panic cryptomgr.notests no_timer_check maxcpus=1"
+const DebugCmdline = "console=ttyS0 loglevel=7 panic=-1 oops=panic cryptomgr.notests no_timer_check " + launch.CPUsCmdline
 
 // Names of files in the output folder.
 const (
