@@ -51,6 +51,15 @@ build: ## build all binaries into bin/
 	$(BUILD) -o bin/ ./cmd/...
 	$(BUILD) -o bin/test-mirror ./test/mirror
 
+# The FIPS 140-3 module to build with, as the toolchain names it: certified, inprocess, or a version.
+FIPS_MODULE ?= certified
+FIPS_BIN ?= bin/fips
+
+.PHONY: fips
+fips: ## build coffer and coffer-trustee with Go's FIPS 140-3 module (docs/trustee/fips.md)
+	@mkdir -p $(FIPS_BIN)
+	GOFIPS140=$(FIPS_MODULE) $(BUILD) -o $(FIPS_BIN)/ ./cmd/coffer ./cmd/coffer-trustee
+
 .PHONY: guest
 guest: deps build ## build the guest image and print its measurements
 	bin/coffer guest build --temp-lock --out $(GUEST)
