@@ -23,13 +23,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // wireClient is a client of the Attestation Service and of the reference values'
 // service, written from the specification alone: it puts field numbers on the wire
-// and frames gRPC itself, and shares no generated code with the server.
+// and frames gRPC itself, and shares no code with the server (TestClientsShareNoCode).
 type wireClient struct {
 	t    testing.TB
 	url  string
@@ -62,9 +60,9 @@ func (m message) encode() []byte {
 	for _, f := range m {
 		switch v := f.v.(type) {
 		case string:
-			b = protowire.AppendString(protowire.AppendTag(b, protowire.Number(f.n), protowire.BytesType), v)
+			b = appendField(b, f.n, v)
 		case message:
-			b = protowire.AppendBytes(protowire.AppendTag(b, protowire.Number(f.n), protowire.BytesType), v.encode())
+			b = appendField(b, f.n, string(v.encode()))
 		case map[string]string:
 			for k, e := range v {
 				b = append(b, message{{f.n, message{{1, k}, {2, e}}}}.encode()...)
@@ -72,6 +70,14 @@ func (m message) encode() []byte {
 		}
 	}
 	return b
+}
+
+// lengthDelimited is the wire type of strings and nested messages.
+const lengthDelimited = 2
+
+func appendField(b []byte, n int, v string) []byte {
+	b = binary.AppendUvarint(b, uint64(n)<<3|lengthDelimited)
+	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
 }
 
 // call makes one unary call and gives the string in field 1 of the answer (and
@@ -108,15 +114,15 @@ func (c *wireClient) call(method string, m message) (out string, present bool, s
 		return "", false, status, text
 	}
 	for raw = raw[5:]; len(raw) > 0; {
-		n, typ, k := protowire.ConsumeTag(raw)
-		if k < 0 || n != 1 || typ != protowire.BytesType {
-			c.t.Fatalf("%s: answer has field %d of type %d", method, n, typ)
+		tag, k := binary.Uvarint(raw)
+		if k <= 0 || tag != 1<<3|lengthDelimited {
+			c.t.Fatalf("%s: answer has field %d of type %d", method, tag>>3, tag&7)
 		}
-		s, l := protowire.ConsumeString(raw[k:])
-		if l < 0 {
+		size, l := binary.Uvarint(raw[k:])
+		if raw = raw[k+max(l, 0):]; l <= 0 || size > uint64(len(raw)) {
 			c.t.Fatalf("%s: answer is cut", method)
 		}
-		out, present, raw = s, true, raw[k+l:]
+		out, present, raw = string(raw[:size]), true, raw[size:]
 	}
 	return out, present, status, text
 }

@@ -23,7 +23,8 @@ import (
 )
 
 // rcar is a client of KBS protocol 0.4.0 written from the specification alone. It
-// shares no code with the server: canonical JSON, key wrap and JWE are its own.
+// shares no code with the server (TestClientsShareNoCode): canonical JSON, key wrap
+// and JWE are its own.
 type rcar struct {
 	t    testing.TB
 	http *http.Client
