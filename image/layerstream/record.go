@@ -119,10 +119,15 @@ func (r *Record) check() error {
 			return fmt.Errorf("%v with a link target", r.Type)
 		}
 	}
-	if r.Type == End && r.Path != "" || r.Type != End && r.Entries != 0 {
+	if r.Type != End && r.Entries != 0 || r.Type == End && !r.onlyTotals() {
 		return errors.New("fields of another type are set")
 	}
 	return r.checkXattrs()
+}
+
+// onlyTotals says whether nothing is set but what an end record counts.
+func (r *Record) onlyTotals() bool {
+	return r.Path == "" && r.Mode == 0 && r.UID == 0 && r.GID == 0 && r.MTime == 0 && r.MTimeNano == 0
 }
 
 func (r *Record) checkXattrs() error {
