@@ -173,6 +173,15 @@ const (
 	OutcomeDenied  = "denied"
 )
 
+// AuditLog is one of the logs that a trustee's replicas have written.
+type AuditLog struct {
+	ID      string    `json:"id"`             // hash of its first record
+	Host    string    `json:"host,omitempty"` // of the replica
+	Began   time.Time `json:"began,omitzero"` // when that was started
+	Records uint64    `json:"records"`
+	Own     bool      `json:"own,omitempty"` // of the replica that answers
+}
+
 // Record tells one decision in full: what `coffer explain` shows.
 type Record struct {
 	ID        string    `json:"id"`

@@ -36,6 +36,13 @@ func auditFlags(f *flag.FlagSet, a *server.Audit) {
 			return nil
 		})
 	}
+	f.Func("audit-log", "where the audit log is kept: files, in --state, or store, with everything else (default files)", func(s string) error {
+		if s != "files" && s != "store" {
+			return errors.New("neither files nor store")
+		}
+		a.InStore = s == "store"
+		return nil
+	})
 	f.IntVar(&a.WitnessRequired, "audit-witness-required", 0, "release nothing while an --audit-witness has left so many checkpoints unacknowledged; 0: release all the same")
 	f.DurationVar(&a.CheckpointEvery, "audit-checkpoint-every", 0, "how often an audit log that has grown is signed (default 5m)")
 }

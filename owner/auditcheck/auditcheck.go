@@ -59,6 +59,8 @@ type Options struct {
 	Received []auditlog.Signed
 	// Replicas allows Received to have checkpoints of other logs of the same trustee.
 	Replicas bool
+	// Unwitnessed allows Received to have none of this log.
+	Unwitnessed bool
 	// Key is the PEM of the key that checkpoints must be signed with where there is no
 	// Witness, whose key counts then.
 	Key string
@@ -112,7 +114,7 @@ func Run(ctx context.Context, s Source, o Options) (*Report, error) {
 			return err
 		}
 		if chain.Seq == 1 {
-			if err := r.take(w, received, chain.First, o.Replicas); err != nil {
+			if err := r.take(w, received, chain.First, &o); err != nil {
 				return err
 			}
 		}

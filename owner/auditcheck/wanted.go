@@ -74,7 +74,7 @@ func (w *wanted) check(c *auditlog.Chain) error {
 
 // take finds among what a witness got that of this log, whose first line has the hash
 // first. Checkpoints that name no log are taken to be of this one.
-func (r *Report) take(w *wanted, received map[string][]*auditlog.Checkpoint, first string, replicas bool) error {
+func (r *Report) take(w *wanted, received map[string][]*auditlog.Checkpoint, first string, opts *Options) error {
 	for log, l := range received {
 		if log != "" && log != first {
 			o := OtherLog{Log: log}
@@ -96,9 +96,9 @@ func (r *Report) take(w *wanted, received map[string][]*auditlog.Checkpoint, fir
 	}
 	slices.SortFunc(r.OtherLogs, func(a, b OtherLog) int { return slices.Compare([]byte(a.Log), []byte(b.Log)) })
 	switch {
-	case len(received) > 0 && r.Witnessed == 0:
+	case len(received) > 0 && r.Witnessed == 0 && !opts.Unwitnessed:
 		return errors.New("the witness has no checkpoint of this log: it was written anew, or is another one")
-	case len(r.OtherLogs) > 0 && !replicas:
+	case len(r.OtherLogs) > 0 && !opts.Replicas:
 		o := r.OtherLogs[0]
 		return fmt.Errorf("the witness also knows a log that begins with %.16s and reached record %d: it was replaced by this one, or is a replica's", o.Log, o.Seq)
 	}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/owner/auditcheck"
 	"github.com/cofferproject/coffer/owner/run"
@@ -19,15 +21,13 @@ import (
 
 // NewAuditCommand checks and looks through the trustee's audit log.
 func NewAuditCommand() *cobra.Command {
-	return group("audit", "Check the trustee's audit log, and judge what it records by another policy", newAuditVerify(), newAuditReplay())
+	return group("audit", "Check the trustee's audit log, and judge what it records by another policy", newAuditVerify(), newAuditLogs(), newAuditReplay())
 }
 
 func newAuditVerify() *cobra.Command {
-	var o run.TrusteeOptions
-	var dir, witness, key string
-	var replicas bool
+	var v auditVerification
 	cmd := &cobra.Command{
-		Use:   "verify [--witness FILE] [--dir DIR]",
+		Use:   "verify [--witness FILE] [--dir DIR | --log LOG | --all]",
 		Short: "Check that the audit log is whole: its chain, its signed checkpoints, and against what was seen the last time",
 		Long: `Check the audit log from the first record to the last: that every record follows
 the one before, and that signed checkpoints fit. The chain alone does not tell a log
@@ -36,57 +36,135 @@ a checkpoint of the last time, in a file that you keep elsewhere. It is made at 
 first time and renewed after each check that finds nothing wrong.
 
 Without --dir the log is read from the trustee. With --dir it is a folder with its
-files and checkpoints.jsonl, and the witness's key is the one that counts.
+files and checkpoints.jsonl, and the witness's key is the one that counts. Where the
+trustee keeps logs in its database (serve --audit-log store), --log checks one that
+another replica wrote, or an earlier start of one, and --all checks all of them.
 
 The witness may also be the file in which a receiver of the trustee's checkpoints keeps
 them, a webhook's or a syslog's (coffer-trustee serve --audit-witness): one checkpoint
 in a line. It is only read. All of them must be of this log and fit it, and two that
 say different things of one record are a fork. Where replicas report to one witness,
---replicas lets it know their logs as well, and names them.
+--replicas lets it know their logs as well, and names them; with --all, every log that
+it knows must be there.
 
 Exit codes: 0 the log is whole; 120 the witness or the key cannot be read; 125 the log is
 not whole, or cannot be read.`,
-		Example: "  coffer audit verify --witness audit-witness.json\n  coffer audit verify --witness /var/log/coffer-checkpoints.log --replicas",
+		Example: "  coffer audit verify --witness audit-witness.json\n  coffer audit verify --witness /var/log/coffer-checkpoints.log --all",
+		Args:    noArgs,
+		RunE:    v.run,
+	}
+	addTrusteeFlags(cmd, &v.trustee)
+	fl := cmd.Flags()
+	fl.StringVar(&v.dir, "dir", "", "folder with the log's files instead of the trustee")
+	fl.StringVar(&v.log, "log", "", "check this log of the trustee's database (coffer audit logs), not the one of the replica that answers")
+	fl.BoolVar(&v.all, "all", false, "check every log that the trustee has")
+	fl.StringVar(&v.witness, "witness", "", "file with the checkpoint of the last time, made if it is not there; or what a receiver of checkpoints has kept")
+	fl.StringVar(&v.key, "key", "", "file with the key (PEM) that checkpoints must be signed with, for --dir without a checkpoint of the last time")
+	fl.BoolVar(&v.replicas, "replicas", false, "the receiver of checkpoints also hears from other replicas of the trustee")
+	cmd.MarkFlagsMutuallyExclusive("dir", "log", "all")
+	return cmd
+}
+
+// auditVerification is what newAuditVerify was told.
+type auditVerification struct {
+	trustee                run.TrusteeOptions
+	dir, log, witness, key string
+	all, replicas          bool
+}
+
+func (v *auditVerification) run(cmd *cobra.Command, _ []string) error {
+	opts, keep, err := readWitness(v.witness)
+	if err != nil {
+		return Exit(ExitInput, err)
+	}
+	if v.all && keep {
+		return Exit(ExitUsage, errors.New("--witness: the checkpoint of the last time is of one log; with --all it is what a receiver of checkpoints has kept"))
+	}
+	opts.Replicas = v.replicas || v.all
+	sources, given, done, err := v.sources(cmd, opts.Witness != nil || v.key != "")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if opts.Key = given; v.key != "" {
+		b, err := readFile(v.key, cmd.InOrStdin(), maxKey)
+		if err != nil {
+			return Exit(ExitInput, err)
+		}
+		opts.Key = string(b)
+	}
+	if v.all {
+		return verifyAll(cmd, sources, *opts)
+	}
+	r, err := auditcheck.Run(cmd.Context(), sources[0].Source, *opts)
+	if err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	if keep {
+		if err := auditcheck.WriteWitness(v.witness, &r.Witness); err != nil {
+			return err
+		}
+	}
+	if Output(cmd) == "json" {
+		return PrintJSON(cmd.OutOrStdout(), r)
+	}
+	printAudit(cmd.OutOrStdout(), r)
+	return nil
+}
+
+// verifyAll checks every log, each by itself, and that no log is missing which the
+// receiver of checkpoints knows.
+func verifyAll(cmd *cobra.Command, sources []auditOf, o auditcheck.Options) error {
+	o.Unwitnessed = true // one that has just begun
+	reports := map[string]*auditcheck.Report{}
+	for _, s := range sources {
+		r, err := auditcheck.Run(cmd.Context(), s.Source, o)
+		if err != nil {
+			return fmt.Errorf("audit log %.16s: %w", s.id, err)
+		}
+		reports[s.id] = r
+	}
+	for _, r := range reports {
+		for _, other := range r.OtherLogs {
+			if reports[other.Log] == nil {
+				return fmt.Errorf("audit log: the witness knows one that begins with %.16s and reached record %d, and the trustee does not have it: it was deleted, or is in files of a replica", other.Log, other.Seq)
+			}
+		}
+	}
+	if Output(cmd) == "json" {
+		return PrintJSON(cmd.OutOrStdout(), reports)
+	}
+	for _, s := range sources {
+		fmt.Fprintf(cmd.OutOrStdout(), "log %.16s: ", s.id)
+		printAudit(cmd.OutOrStdout(), reports[s.id])
+	}
+	return nil
+}
+
+func newAuditLogs() *cobra.Command {
+	var o run.TrusteeOptions
+	cmd := &cobra.Command{
+		Use:   "logs",
+		Short: "List the audit logs that the trustee has",
+		Long: `List the audit logs that the trustee has: the one of the replica that answers, and
+those in its database, one for each start of a replica that keeps its log there
+(coffer-trustee serve --audit-log store).`,
+		Example: "  coffer audit logs",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts, keep, err := readWitness(witness)
-			if err != nil {
-				return Exit(ExitInput, err)
-			}
-			opts.Replicas = replicas
-			source, given, done, err := auditSource(cmd, o, dir, opts.Witness != nil || key != "")
+			t, err := openTrustee(cmd, o)
 			if err != nil {
 				return err
 			}
-			defer done()
-			if opts.Key = given; key != "" {
-				b, err := readFile(key, cmd.InOrStdin(), maxKey)
-				if err != nil {
-					return Exit(ExitInput, err)
-				}
-				opts.Key = string(b)
-			}
-			r, err := auditcheck.Run(cmd.Context(), source, *opts)
+			defer t.Release()
+			all, err := t.Client.AuditLogs(cmd.Context())
 			if err != nil {
-				return fmt.Errorf("audit log: %w", err)
+				return err
 			}
-			if keep {
-				if err := auditcheck.WriteWitness(witness, &r.Witness); err != nil {
-					return err
-				}
-			}
-			if Output(cmd) == "json" {
-				return PrintJSON(cmd.OutOrStdout(), r)
-			}
-			printAudit(cmd.OutOrStdout(), r)
-			return nil
+			return printAnswer(cmd, auditLogs(all))
 		},
 	}
 	addTrusteeFlags(cmd, &o)
-	cmd.Flags().StringVar(&dir, "dir", "", "folder with the log's files instead of the trustee")
-	cmd.Flags().StringVar(&witness, "witness", "", "file with the checkpoint of the last time, made if it is not there; or what a receiver of checkpoints has kept")
-	cmd.Flags().StringVar(&key, "key", "", "file with the key (PEM) that checkpoints must be signed with, for --dir without a checkpoint of the last time")
-	cmd.Flags().BoolVar(&replicas, "replicas", false, "the receiver of checkpoints also hears from other replicas of the trustee")
 	return cmd
 }
 
@@ -127,15 +205,33 @@ func printAudit(w io.Writer, r *auditcheck.Report) {
 	}
 }
 
-// auditSource gives where the log is, and the key for it if there is no witness.
-func auditSource(cmd *cobra.Command, o run.TrusteeOptions, dir string, known bool) (auditcheck.Source, string, func(), error) {
-	if dir != "" {
+func auditLogs(l []trusteeapi.AuditLog) table {
+	t := table{head: []string{"LOG", "RECORDS", "HOST", "BEGAN"}, doc: l}
+	for _, x := range l {
+		began := "kept in files by the replica that answers"
+		if !x.Began.IsZero() {
+			began = x.Began.Format(time.RFC3339)
+		}
+		t.rows = append(t.rows, []string{x.ID, fmt.Sprint(x.Records), x.Host, began})
+	}
+	return t
+}
+
+// auditOf is a log to check.
+type auditOf struct {
+	id string // "" where there is one
+	auditcheck.Source
+}
+
+// sources gives what to check, and the key for it if there is no witness.
+func (v *auditVerification) sources(cmd *cobra.Command, known bool) ([]auditOf, string, func(), error) {
+	if v.dir != "" {
 		if !known {
 			return nil, "", nil, Exit(ExitUsage, errors.New("--dir needs a --witness from the last time, or a --key: whose signature counts?"))
 		}
-		return auditcheck.Folder(dir), "", func() {}, nil
+		return []auditOf{{Source: auditcheck.Folder(v.dir)}}, "", func() {}, nil
 	}
-	t, err := openTrustee(cmd, o)
+	t, err := openTrustee(cmd, v.trustee)
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -144,7 +240,41 @@ func auditSource(cmd *cobra.Command, o run.TrusteeOptions, dir string, known boo
 		t.Release()
 		return nil, "", nil, err
 	}
-	return &auditcheck.Remote{Page: t.Client.Audit, Checkpoint: t.Client.AuditCheckpoint}, s.PublicKey, t.Release, nil
+	var out []auditOf
+	if !v.all && v.log == "" {
+		out = []auditOf{{Source: &auditcheck.Remote{Page: t.Client.Audit, Checkpoint: t.Client.AuditCheckpoint}}}
+	} else {
+		out, err = v.stored(cmd.Context(), t.Client)
+	}
+	if err != nil {
+		t.Release()
+		return nil, "", nil, err
+	}
+	return out, s.PublicKey, t.Release, nil
+}
+
+// stored gives the logs that the trustee lists: the one that --log begins, or all.
+func (v *auditVerification) stored(ctx context.Context, c *trusteeclient.Client) ([]auditOf, error) {
+	all, err := c.AuditLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []auditOf
+	for _, l := range all {
+		if !strings.HasPrefix(l.ID, v.log) {
+			continue
+		}
+		out = append(out, auditOf{l.ID, &auditcheck.Remote{
+			Page: func(ctx context.Context, after uint64, limit int) ([]string, error) {
+				return c.AuditOf(ctx, l.ID, after, limit)
+			},
+			Checkpoint: func(ctx context.Context) (*auditlog.Signed, error) { return c.AuditCheckpointOf(ctx, l.ID) },
+		}})
+	}
+	if v.log != "" && len(out) != 1 {
+		return nil, Exit(ExitInput, fmt.Errorf("--log %s: %d logs begin so (coffer audit logs)", v.log, len(out)))
+	}
+	return out, nil
 }
 
 // replayed is the outcome of a replay.

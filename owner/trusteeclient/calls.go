@@ -50,7 +50,15 @@ func (c *Client) Attestation(ctx context.Context, id string) (*trusteeapi.Record
 // Audit gives the audit records with numbers above after, at most limit of
 // them, each as its JSON line.
 func (c *Client) Audit(ctx context.Context, after uint64, limit int) ([]string, error) {
+	return c.AuditOf(ctx, "", after, limit)
+}
+
+// AuditOf is Audit of the log with an id; "" is the log of the replica that answers.
+func (c *Client) AuditOf(ctx context.Context, log string, after uint64, limit int) ([]string, error) {
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(limit)}}
+	if log != "" {
+		q.Set("log", log)
+	}
 	b, err := c.raw(ctx, http.MethodGet, "/audit", q, "", nil)
 	if err != nil {
 		return nil, err

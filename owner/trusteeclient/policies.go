@@ -86,3 +86,13 @@ func (n *Namespaced) Client() *Client { return n.c }
 func (c *Client) AuditCheckpoint(ctx context.Context) (*auditlog.Signed, error) {
 	return get[auditlog.Signed](ctx, c, "/audit/checkpoint", nil)
 }
+
+// AuditCheckpointOf gives what was signed last about the log with an id.
+func (c *Client) AuditCheckpointOf(ctx context.Context, log string) (*auditlog.Signed, error) {
+	return get[auditlog.Signed](ctx, c, "/audit/checkpoint", url.Values{"log": {log}})
+}
+
+// AuditLogs lists the audit logs that the replica which answers can read.
+func (c *Client) AuditLogs(ctx context.Context) ([]trusteeapi.AuditLog, error) {
+	return list[trusteeapi.AuditLog](ctx, c, "/audit/logs", nil)
+}

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/bolt"
 )
 
 // keeper is a syslog receiver on a Unix socket that keeps each message as a line.
@@ -90,8 +93,15 @@ func (k *keeper) wait(t *testing.T, n int) {
 	}
 }
 
-// The binaries, from the flag of serve to the owner's check of what the witness kept.
-func TestWitnessedLog(t *testing.T) {
+// commands are the programs, with a folder of their own for everything.
+type commands struct {
+	t        *testing.T
+	bin, dir string
+	env      []string
+}
+
+func newCommands(t *testing.T) *commands {
+	t.Helper()
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-o", bin, "./cmd/coffer", "./cmd/coffer-trustee")
 	build.Dir = "../.."
@@ -100,18 +110,20 @@ func TestWitnessedLog(t *testing.T) {
 		t.Fatalf("building: %v: %s", err, out)
 	}
 	dir := t.TempDir()
-	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "COFFER_STATE="+filepath.Join(dir, "state"), "HOME="+dir)
-	socket := filepath.Join(dir, "log")
-	k := newKeeper(t, socket)
-	server := exec.Command(filepath.Join(bin, "coffer-trustee"), "serve", "--die-with-parent",
-		"--audit-witness", "syslog+unix://"+socket, "--audit-witness-required", "2", "--audit-checkpoint-every", "200ms")
-	server.Env, server.Dir = env, dir
+	return &commands{t, bin, dir, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "COFFER_STATE="+filepath.Join(dir, "state"), "HOME="+dir)}
+}
+
+// serve starts a trustee, and gives what stops it.
+func (c *commands) serve(args ...string) func() {
+	c.t.Helper()
+	server := exec.Command(filepath.Join(c.bin, "coffer-trustee"), append([]string{"serve", "--die-with-parent"}, args...)...)
+	server.Env, server.Dir = c.env, c.dir
 	ready, err := server.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	if err := server.Start(); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	var once sync.Once
 	stop := func() {
@@ -120,16 +132,27 @@ func TestWitnessedLog(t *testing.T) {
 			_ = server.Wait()
 		})
 	}
-	t.Cleanup(stop)
+	c.t.Cleanup(stop)
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
-		t.Fatalf("the trustee does not start: %v", err)
+		c.t.Fatalf("the trustee does not start: %v", err)
 	}
-	coffer := func(stdin string, args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "coffer"), args...)
-		cmd.Env, cmd.Dir, cmd.Stdin = env, dir, strings.NewReader(stdin)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
+	return stop
+}
+
+func (c *commands) coffer(stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(c.t.Context(), filepath.Join(c.bin, "coffer"), args...)
+	cmd.Env, cmd.Dir, cmd.Stdin = c.env, c.dir, strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// The binaries, from the flag of serve to the owner's check of what the witness kept.
+func TestWitnessedLog(t *testing.T) {
+	c := newCommands(t)
+	dir, bin, coffer := c.dir, c.bin, c.coffer
+	socket := filepath.Join(dir, "log")
+	k := newKeeper(t, socket)
+	stop := c.serve("--audit-witness", "syslog+unix://"+socket, "--audit-witness-required", "2", "--audit-checkpoint-every", "200ms")
 	k.wait(t, 1)
 	if out, err := coffer("secret", "secret", "put", "default/db/password", "--namespace", "default"); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -190,5 +213,85 @@ func TestWitnessedLog(t *testing.T) {
 	bad := exec.CommandContext(t.Context(), filepath.Join(bin, "coffer-trustee"), "serve", "--audit-witness-ca", key)
 	if out, err := bad.CombinedOutput(); err == nil || !strings.Contains(string(out), "comes after the --audit-witness") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// Logs in the store: each start has one, all can be checked by whoever asks, and one
+// that was taken out of the store is missed by what the witness kept.
+func TestLogsInStore(t *testing.T) {
+	c := newCommands(t)
+	socket := filepath.Join(c.dir, "log")
+	k := newKeeper(t, socket)
+	args := []string{"--audit-log", "store", "--audit-witness", "syslog+unix://" + socket, "--audit-checkpoint-every", "200ms"}
+	var stop func()
+	for i := range 2 {
+		stop = c.serve(args...)
+		if out, err := c.coffer("secret", "secret", "put", "default/db/password", "--namespace", "default"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		k.wait(t, 2*(i+1)) // the start, and the secret
+		if i == 0 {
+			stop()
+		}
+	}
+	out, err := c.coffer("", "audit", "logs", "--output", "json")
+	var logs []trusteeapi.AuditLog
+	if err != nil || json.Unmarshal([]byte(out), &logs) != nil || len(logs) != 2 || logs[0].Own || !logs[1].Own || logs[0].Records < 2 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := c.coffer("", "audit", "verify", "--all", "--witness", k.file); err != nil || strings.Count(out, "chain whole") != 2 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := c.coffer("", "audit", "verify", "--log", logs[0].ID[:12], "--witness", k.file, "--replicas"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var code *exec.ExitError
+	if out, err := c.coffer("", "audit", "verify", "--log", "none"); !errors.As(err, &code) || code.ExitCode() != 120 {
+		t.Errorf("a log that is not there: %v: %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(c.dir, "state", "trustee", "audit")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("files of a log beside the store: %v", err)
+	}
+	stop()
+	takeOldestLog(t, filepath.Join(c.dir, "state", "trustee"))
+	c.serve(args...)
+	if out, err := c.coffer("", "audit", "verify", "--all", "--witness", k.file); !errors.As(err, &code) || code.ExitCode() != 125 || !strings.Contains(out, logs[0].ID[:16]) {
+		t.Errorf("a log was deleted: %v: %s", err, out)
+	}
+}
+
+// takeOldestLog deletes a log from a store, as who owns it can.
+func takeOldestLog(t *testing.T, state string) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(state, "*.db"))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	s, err := bolt.Open(names[0], time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Update(t.Context(), func(tx store.Tx) error {
+		var oldest string
+		var began time.Time
+		if err := tx.Scan("audit-logs", "", func(key string, value []byte) (bool, error) {
+			var h struct{ Began time.Time }
+			if err := json.Unmarshal(value, &h); err != nil {
+				return false, err
+			}
+			if oldest == "" || h.Began.Before(began) {
+				oldest, began = key, h.Began
+			}
+			return true, nil
+		}); err != nil {
+			return err
+		}
+		if oldest == "" {
+			return errors.New("no log")
+		}
+		return tx.Delete("audit-logs", oldest)
+	}); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,12 +1,9 @@
 package adminapi
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -126,59 +123,4 @@ func (c *call) namespaces() (any, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(n trusteeapi.Namespace) bool { return !c.may(ReadTenant, n.Name) }), nil
-}
-
-// headerNext says where the next page of a namespace's audit begins: what is between
-// is of others.
-const headerNext = "Coffer-Audit-Next"
-
-// auditPages bounds how much of the log one request looks through.
-const auditPages = 50
-
-func (c *call) namespaceAudit() (any, error) {
-	after, limit, err := c.auditQuery()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.cfg.Registry.Namespace(c.ctx(), c.ns()); err != nil {
-		return nil, err
-	}
-	out := paged{}
-	for range auditPages {
-		page, err := c.cfg.Audit.Read(after, auditLines, auditBytes)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range page {
-			var e struct {
-				Seq       uint64 `json:"seq"`
-				Namespace string `json:"namespace"`
-			}
-			if err := json.Unmarshal(l, &e); err != nil {
-				return nil, fmt.Errorf("audit: %w", err)
-			}
-			if len(out.lines) == limit {
-				return out, nil
-			}
-			if after = e.Seq; e.Namespace == c.ns() {
-				out.lines = append(out.lines, l)
-			}
-			out.next = after
-		}
-		if len(page) == 0 {
-			break
-		}
-	}
-	return out, nil
-}
-
-// paged is lines, and from where to go on.
-type paged struct {
-	lines lines
-	next  uint64
-}
-
-func (p paged) write(w http.ResponseWriter) {
-	w.Header().Set(headerNext, strconv.FormatUint(p.next, 10))
-	p.lines.write(w)
 }

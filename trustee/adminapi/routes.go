@@ -39,10 +39,8 @@ func routes() []route {
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
 		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
 		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
-		{"GET", "/audit/checkpoint", ReadAuditLog, 0, func(c *call) (any, error) {
-			s, _, err := c.cfg.Checkpoints.Now(c.ctx())
-			return s, err
-		}},
+		{"GET", "/audit/logs", ReadAuditLog, 0, (*call).auditLogs},
+		{"GET", "/audit/checkpoint", ReadAuditLog, 0, (*call).auditCheckpoint},
 		{"GET", "/attestations/{id}", ReadRecords, 0, (*call).attestation},
 
 		{"GET", "/namespaces", ReadTenant, 0, (*call).namespaces},
@@ -283,31 +281,6 @@ func (l lines) write(w http.ResponseWriter) {
 	for _, b := range l {
 		w.Write(append(b, '\n'))
 	}
-}
-
-func (c *call) auditTail() (any, error) {
-	after, limit, err := c.auditQuery()
-	if err != nil {
-		return nil, err
-	}
-	out, err := c.cfg.Audit.Read(after, limit, auditBytes)
-	return lines(out), err
-}
-
-func (c *call) auditQuery() (after uint64, limit int, err error) {
-	q := c.r.URL.Query()
-	limit = auditLines
-	if a := q.Get("after"); a != "" {
-		if after, err = strconv.ParseUint(a, 10, 64); err != nil {
-			return 0, 0, httpio.BadRequest(httpio.TypeSerde, "after is not a number")
-		}
-	}
-	if l := q.Get("limit"); l != "" {
-		if limit, err = strconv.Atoi(l); err != nil || limit < 1 {
-			return 0, 0, httpio.BadRequest(httpio.TypeSerde, "limit is not a positive number")
-		}
-	}
-	return after, min(limit, auditLines), nil
 }
 
 func resourceURI(repository, kind, tag string) *resource.URI {

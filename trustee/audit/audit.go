@@ -1,10 +1,10 @@
-// Package audit is the trustee's audit log: JSON lines in files, each line with
+// Package audit is the trustee's audit log: JSON lines in files or in a store, each line with
 // its number and the SHA-256 of the line before, so that a change anywhere
 // breaks the chain (design.md section 5; docs/trustee.md lists the fields).
 //
-// Invariants: Append returns nil only when the record is on disk (fsync), and
+// Invariants: Append returns nil only when the record is durable (fsync or commit), and
 // whoever releases a secret appends first; records that wait together share one
-// fsync; what AppendLater takes goes with the next of them, and nobody waits for it;
+// of these; what AppendLater takes goes with the next of them, and nobody waits for it;
 // after an error nothing is appended until the log is again in the state
 // of its last durable record. Denials go through AppendDenial, which has a
 // budget, so that an unauthenticated peer cannot fill the disk.
@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/trace"
 )
 
@@ -74,9 +75,13 @@ const maxGroup = 512 // records in one fsync
 
 // Config makes a Log.
 type Config struct {
-	Dir string
-	Now func() time.Time
-	// MaxFile is the size at which a new file is begun; 0: 64 MiB.
+	// Dir is the folder of a log in files; Store has it where Dir is "".
+	Dir   string
+	Store store.Store
+	// Host says in Store whose log this is, such as the machine's name.
+	Host string
+	Now  func() time.Time
+	// MaxFile, of a log in files, is the size at which a new file is begun; 0: 64 MiB.
 	MaxFile int64
 	// Observe, if set, hears after every write which kinds of records were in it, and
 	// its outcome.
@@ -119,28 +124,48 @@ type pending struct {
 	id    string // of the log
 }
 
-// Open checks the newest file's chain, cuts off a line that a crash left
-// unfinished, and continues. A broken chain is an error: the log was changed.
+// Open continues the log of a folder, and begins a new one in a store: whoever
+// starts without a disk of its own has nothing that says which one was its own. In a
+// folder it checks the newest file's chain and cuts off a line that a crash left
+// unfinished; a broken chain is an error: the log was changed.
 func Open(cfg Config) (*Log, error) {
-	if cfg.Now == nil || cfg.Dir == "" {
-		return nil, errors.New("audit: folder or clock missing")
-	}
-	if cfg.MaxFile == 0 {
-		cfg.MaxFile = 64 << 20
-	}
-	if cfg.open == nil {
-		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+	if cfg.Now == nil || (cfg.Dir == "") == (cfg.Store == nil) {
+		return nil, errors.New("audit: clock missing, or not one place for the log")
 	}
 	l := &Log{cfg: cfg, queue: make(chan *pending, maxGroup), done: make(chan struct{}), budget: newBudget(cfg.Now())}
-	l.w = writer{cfg: &l.cfg}
-	if err := l.w.load(); err != nil {
+	if cfg.Store != nil {
+		l.w.m = newRows(cfg.Store, cfg.Host, cfg.Now())
+	} else {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+		l.w.m = newFolder(&cfg)
+	}
+	var err error
+	if l.w.at, err = l.w.m.load(); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	go l.writeLoop()
 	return l, nil
+}
+
+// Read gives the lines of records with numbers above after, at most limit of
+// them and about maxBytes.
+func (l *Log) Read(after uint64, limit, maxBytes int) ([][]byte, error) {
+	return readPage(l.w.m.read, after, limit, maxBytes)
+}
+
+func readPage(read func(uint64, func(uint64, []byte) bool) error, after uint64, limit, maxBytes int) ([][]byte, error) {
+	var out [][]byte
+	size := 0
+	if err := read(after+1, func(_ uint64, line []byte) bool {
+		out = append(out, slices.Clone(line))
+		size += len(line)
+		return len(out) < limit && size < maxBytes
+	}); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return out, nil
 }
 
 // Append records e durably. e.Seq is set on return.
@@ -196,6 +221,14 @@ func (l *Log) Check(ctx context.Context) error {
 	return l.push(ctx, &pending{err: make(chan error, 1)})
 }
 
+// End says where the log ends: the hash of its first record, "" if there is none or it
+// is gone, and the number of its last one.
+func (l *Log) End(ctx context.Context) (id string, seq uint64, err error) {
+	p := &pending{err: make(chan error, 1)}
+	err = l.push(ctx, p)
+	return p.id, p.seq, err
+}
+
 // AppendDenial records a refusal if the budget and the disk allow it, and counts it
 // if not: the next one that is recorded is preceded by that count.
 // It reports whether it was recorded.
@@ -235,7 +268,7 @@ func (l *Log) Close() error {
 	close(l.queue)
 	l.mu.Unlock()
 	<-l.done
-	return l.w.close()
+	return l.w.m.close()
 }
 
 // laterWait is how long a record of AppendLater waits for company.
@@ -312,7 +345,7 @@ func (l *Log) commit(later, now []*pending) []*pending {
 		l.cfg.Observe(kinds, err)
 	}
 	for _, p := range now {
-		p.seq, p.hash, p.id = l.w.seq, l.w.prev, l.w.id
+		p.seq, p.hash, p.id = l.w.at.seq, l.w.at.hash, l.w.at.id
 		p.err <- err
 	}
 	if err != nil {

@@ -41,7 +41,7 @@ func NewCheckpointer(l *Log, key crypto.Signer, instance string) (*Checkpointer,
 	if err != nil {
 		return nil, fmt.Errorf("audit key: %w", err)
 	}
-	if err := repairFile(l.cfg.Dir); err != nil {
+	if err := l.w.m.openCheckpoints(); err != nil {
 		return nil, fmt.Errorf("audit: checkpoints: %w", err)
 	}
 	p := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
@@ -49,44 +49,45 @@ func NewCheckpointer(l *Log, key crypto.Signer, instance string) (*Checkpointer,
 }
 
 // Now gives a checkpoint of the last durable record.
-func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, uint64, error) {
+func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, *auditlog.Checkpoint, error) {
 	p := &pending{err: make(chan error, 1)}
 	if err := c.log.push(ctx, p); err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	raw, err := (&auditlog.Checkpoint{Instance: c.instance, Log: p.id, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}).Sign(c.key)
+	what := &auditlog.Checkpoint{Instance: c.instance, Log: p.id, Seq: p.seq, Hash: p.hash, Time: c.log.cfg.Now().UTC()}
+	raw, err := what.Sign(c.key)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	return &auditlog.Signed{Checkpoint: raw, PublicKey: c.public}, p.seq, nil
+	return &auditlog.Signed{Checkpoint: raw, PublicKey: c.public}, what, nil
 }
 
 // Write appends a checkpoint to the file if the log has grown since the last one.
 func (c *Checkpointer) Write(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s, seq, err := c.Now(ctx)
-	if err != nil || seq == c.last {
+	s, what, err := c.Now(ctx)
+	if err != nil || what.Seq == c.last {
 		return err
 	}
-	line, err := json.Marshal(s.Checkpoint)
-	if err != nil {
+	if err := c.log.w.m.keep(s.Checkpoint, c.public); err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
-	if err := appendLine(c.log.cfg.Dir, append(line, '\n')); err != nil {
-		return fmt.Errorf("audit: checkpoint: %w", err)
-	}
-	c.last = seq
+	c.last = what.Seq
 	if c.Publish != nil {
 		c.Publish(*s)
 	}
 	return nil
 }
 
-// appendLine puts a line at the end of the file of checkpoints, or leaves the file as
-// it was.
-func appendLine(dir string, line []byte) error {
-	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+// keep puts a line at the end of the file of checkpoints, or leaves the file as it was.
+func (d *folder) keep(signed, _ string) error {
+	line, err := json.Marshal(signed)
+	if err != nil {
+		return err
+	}
+	line = append(line, '\n')
+	f, err := os.OpenFile(filepath.Join(d.dir, CheckpointFile), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -103,12 +104,12 @@ func appendLine(dir string, line []byte) error {
 		// Where this fails as well, the next line's repair does it.
 		return errors.Join(err, f.Truncate(size))
 	}
-	return keyring.SyncDir(dir)
+	return keyring.SyncDir(d.dir)
 }
 
-// repairFile is repair at the start; there may be no file yet.
-func repairFile(dir string) error {
-	f, err := os.OpenFile(filepath.Join(dir, CheckpointFile), os.O_RDWR, 0o600)
+// openCheckpoints is repair at the start; there may be no file yet.
+func (d *folder) openCheckpoints() error {
+	f, err := os.OpenFile(filepath.Join(d.dir, CheckpointFile), os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -22,9 +22,10 @@ import (
 
 // replica is one of several trustees, each a process with a folder of its own.
 type replica struct {
-	dir string
-	cmd *exec.Cmd
-	cfg trusteeapi.ClientConfig
+	dir     string
+	inStore bool // keeps its audit log in the database
+	cmd     *exec.Cmd
+	cfg     trusteeapi.ClientConfig
 }
 
 // cluster is three replicas on one database behind a balancer.
@@ -47,8 +48,8 @@ func newCluster(t *testing.T) *cluster {
 	}
 	c.front = newBalancer(t)
 	var wg sync.WaitGroup
-	for range 3 {
-		c.replicas = append(c.replicas, &replica{dir: t.TempDir()})
+	for i := range 3 {
+		c.replicas = append(c.replicas, &replica{dir: t.TempDir(), inStore: i == 1})
 	}
 	for _, r := range c.replicas { // at once, on an empty database
 		wg.Go(func() { c.start(r) })
@@ -78,7 +79,11 @@ func (c *cluster) adminOf(r *replica) *adminClient {
 }
 
 func (c *cluster) start(r *replica) {
-	r.cmd, r.cfg = child(c.t, r.dir, databaseEnv+"="+c.db, envelopeEnv+"="+c.key)
+	env := []string{databaseEnv + "=" + c.db, envelopeEnv + "=" + c.key}
+	if r.inStore {
+		env = append(env, auditEnv+"=1")
+	}
+	r.cmd, r.cfg = child(c.t, r.dir, env...)
 }
 
 func (c *cluster) balance(without ...*replica) {

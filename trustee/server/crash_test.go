@@ -28,6 +28,7 @@ import (
 const (
 	childEnv    = "COFFER_TEST_TRUSTEE_STATE"
 	databaseEnv = "COFFER_TEST_TRUSTEE_DATABASE"
+	auditEnv    = "COFFER_TEST_TRUSTEE_AUDIT_IN_STORE"
 	envelopeEnv = "COFFER_TEST_TRUSTEE_ENVELOPE_KEY"
 )
 
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 		s, err := Start(context.Background(), Config{
 			State: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: time.Now,
 			Verifiers: map[string]appraisal.Factory{fakeTEE: fakeFactory},
-			Database:  os.Getenv(databaseEnv), EnvelopeKey: os.Getenv(envelopeEnv),
+			Database:  os.Getenv(databaseEnv), EnvelopeKey: os.Getenv(envelopeEnv), Audit: Audit{InStore: os.Getenv(auditEnv) != ""},
 		})
 		if err != nil {
 			fmt.Println("error", err)

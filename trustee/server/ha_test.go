@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/keyring"
@@ -71,9 +73,15 @@ func TestReplicas(t *testing.T) {
 	if len(tr.acked) < 10 || tr.released.Load() < 50 {
 		t.Errorf("%d secrets stored, %d released: the test shows nothing", len(tr.acked), tr.released.Load())
 	}
-	releases := 0
+	releases := c.storedReleases(t)
 	for i, r := range c.replicas {
 		dir := filepath.Join(r.dir, "audit")
+		if _, err := os.Stat(dir); r.inStore {
+			if !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("replica %d has an audit log of its own: %v", i, err)
+			}
+			continue
+		}
 		n, err := audit.Verify(dir)
 		if err != nil || n == 0 {
 			t.Errorf("audit chain of replica %d: %d records, %v", i, n, err)
@@ -89,6 +97,46 @@ func TestReplicas(t *testing.T) {
 	}
 	t.Logf("%d handshakes (at most %d attempts), %d released, %d lost with their connection, %d stored, %d audited",
 		tr.handshakes.Load(), tr.worst.Load(), tr.released.Load(), tr.transport.Load(), tr.puts.Load(), releases)
+}
+
+// storedReleases checks the audit logs in the database, one of each start of the
+// replica that keeps its log there, and counts their releases.
+func (c *cluster) storedReleases(t *testing.T) int {
+	t.Helper()
+	status, b := c.admin.do("GET", "/audit/logs", nil)
+	var logs []trusteeapi.AuditLog
+	if err := json.Unmarshal(b, &logs); err != nil || status != 200 {
+		t.Fatalf("audit logs: %d %s %v", status, b, err)
+	}
+	releases, stored := 0, 0
+	for _, l := range logs {
+		if l.Began.IsZero() {
+			continue // in files of the replica that answers
+		}
+		stored++
+		chain := auditlog.NewChain()
+		for {
+			_, b := c.admin.do("GET", "/audit?log="+l.ID+"&after="+strconv.FormatUint(chain.Seq, 10), nil)
+			if len(b) == 0 {
+				break
+			}
+			for line := range bytes.Lines(b) {
+				if err := chain.Next(bytes.TrimSuffix(line, []byte("\n"))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			releases += bytes.Count(b, []byte(`"kind":"release"`))
+		}
+		// Less than what it has grown by in the meantime.
+		if chain.First != l.ID || chain.Seq < l.Records || l.Host == "" {
+			t.Errorf("log %+v: %d records, the first is %s", l, chain.Seq, chain.First)
+		}
+	}
+	// The first start, the one after the rolling restart, the one after kill -9.
+	if stored != 3 {
+		t.Errorf("%d logs in the database", stored)
+	}
+	return releases
 }
 
 // sessions opens a session on one replica, attests on another and reads on the

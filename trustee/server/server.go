@@ -18,7 +18,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -207,7 +206,7 @@ func (s *Server) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if s.audit, err = audit.Open(audit.Config{Dir: filepath.Join(c.State, "audit"), Now: c.Now, Observe: s.metrics.Audited, Lost: s.metrics.Lost}); err != nil {
+	if s.audit, err = s.openAudit(); err != nil {
 		return err
 	}
 	if s.keys, err = keyring.Load(ctx, s.store, s.kek, c.Now()); err != nil {
@@ -227,7 +226,10 @@ func (s *Server) open(ctx context.Context) error {
 	if s.admin, err = firstAdmin(ctx, s.store, c.State, c.Now()); err != nil {
 		return err
 	}
-	return s.audit.Append(ctx, &audit.Entry{Kind: audit.KindStart, Record: record.NewID(), Action: "coffer-trustee " + Version()})
+	if err := s.audit.Append(ctx, &audit.Entry{Kind: audit.KindStart, Record: record.NewID(), Action: "coffer-trustee " + Version()}); err != nil || !c.Audit.InStore {
+		return err
+	}
+	return s.checkpoints.Write(ctx) // of a log that is new: there is one that vouches for it from now on
 }
 
 // handler makes everything that answers.

@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/witness"
 )
 
@@ -16,6 +19,9 @@ type Audit struct {
 	WitnessRequired int
 	// CheckpointEvery is how often a log that has grown is signed; 0: 5 minutes.
 	CheckpointEvery time.Duration
+	// InStore keeps the log with everything else, in the store, and not in files of the
+	// state folder.
+	InStore bool
 }
 
 const (
@@ -28,6 +34,22 @@ func (s *Server) checkpointEvery() time.Duration {
 		return max(d, leastCheckpointEvery)
 	}
 	return defaultCheckpointEvery
+}
+
+// openAudit opens the log where it is to be.
+func (s *Server) openAudit() (*audit.Log, error) {
+	c := audit.Config{Now: s.cfg.Now, Observe: s.metrics.Audited, Lost: s.metrics.Lost}
+	if !s.cfg.Audit.InStore {
+		c.Dir = filepath.Join(s.cfg.State, "audit")
+		return audit.Open(c)
+	}
+	c.Store = s.store
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	c.Host = host
+	return audit.Open(c)
 }
 
 // openWitnesses starts what brings checkpoints elsewhere.

@@ -2,8 +2,6 @@ package audit
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,27 +10,30 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cofferproject/coffer/trustee/keyring"
 )
 
-const maxLine = 64 << 10
+// folder is a log in files.
+type folder struct {
+	dir     string
+	maxFile int64
+	open    func(path string, flag int) (file, error)
 
-// genesis is the Prev of the first record.
-var genesis = strings.Repeat("0", 2*sha256.Size)
-
-// writer is the file side of a log: at any time either in step with the disk, or
-// broken and to be recovered.
-type writer struct {
-	cfg  *Config
 	f    file
 	path string
 	size int64 // of the durable part of f
-	seq  uint64
-	prev string
-	id   string // hash of the first record; "" if there is none, or not here any more
-	bad  bool
+}
+
+func newFolder(c *Config) *folder {
+	d := &folder{dir: c.Dir, maxFile: c.MaxFile, open: c.open}
+	if d.maxFile == 0 {
+		d.maxFile = 64 << 20
+	}
+	if d.open == nil {
+		d.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
+	}
+	return d
 }
 
 func fileName(firstSeq uint64) string { return fmt.Sprintf("audit-%020d.jsonl", firstSeq) }
@@ -54,56 +55,56 @@ func files(dir string) ([]string, error) {
 }
 
 // load finds the end of the chain on disk and opens the newest file there.
-func (w *writer) load() error {
-	w.seq, w.prev = 0, genesis
-	fs, err := files(w.cfg.Dir)
+func (d *folder) load() (end, error) {
+	at := end{hash: genesis}
+	fs, err := files(d.dir)
 	if err != nil || len(fs) == 0 {
-		return err
+		return at, err
 	}
 	last := len(fs) - 1
-	end, err := scan(fs[last], nil)
+	t, err := scan(fs[last], nil)
 	if err != nil {
-		return err
+		return at, err
 	}
 	before := &tail{hash: genesis}
 	if last > 0 {
 		if before, err = scan(fs[last-1], nil); err != nil {
-			return err
+			return at, err
 		}
 	}
 	switch {
-	case end.lines == 0:
-		end.seq, end.hash = before.seq, before.hash
-	case end.firstPrev != before.hash || end.firstSeq != before.seq+1:
-		return fmt.Errorf("%s: chain is broken at its first line", filepath.Base(fs[last]))
+	case t.lines == 0:
+		t.seq, t.hash = before.seq, before.hash
+	case t.firstPrev != before.hash || t.firstSeq != before.seq+1:
+		return at, fmt.Errorf("%s: chain is broken at its first line", filepath.Base(fs[last]))
 	}
-	w.seq, w.prev, w.size, w.path = end.seq, end.hash, end.good, fs[last]
+	at.seq, at.hash, d.size, d.path = t.seq, t.hash, t.good, fs[last]
 	if _, err := scan(fs[0], func(seq uint64, line []byte) bool {
 		if seq == 1 {
-			w.id = hashLine(line)
+			at.id = hashLine(line)
 		}
 		return false
 	}); err != nil {
-		return err
+		return at, err
 	}
-	return w.reopen()
+	return at, d.recover(at)
 }
 
-// reopen brings the newest file back to its last durable record: a line that a
+// recover brings the newest file back to its last durable record: a line that a
 // crash or a failed write left unfinished was never acknowledged.
-func (w *writer) reopen() error {
-	if w.f != nil {
-		_ = w.f.Close() // in an unknown state
-		w.f = nil
+func (d *folder) recover(end) error {
+	if d.f != nil {
+		_ = d.f.Close() // in an unknown state
+		d.f = nil
 	}
-	if w.path == "" {
+	if d.path == "" {
 		return nil
 	}
-	f, err := w.cfg.open(w.path, os.O_WRONLY|os.O_APPEND)
+	f, err := d.open(d.path, os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(w.size); err != nil {
+	if err := f.Truncate(d.size); err != nil {
 		_ = f.Close()
 		return err
 	}
@@ -111,90 +112,51 @@ func (w *writer) reopen() error {
 		_ = f.Close()
 		return err
 	}
-	w.f = f
+	d.f = f
 	return nil
 }
 
-// write appends a group with one sync.
-func (w *writer) write(group []*pending, now time.Time) error {
-	if w.bad {
-		if err := w.reopen(); err != nil {
-			return fmt.Errorf("audit: %w", err)
-		}
-		w.bad = false
-	}
-	if len(group) == 0 {
-		return nil
-	}
-	if err := w.append(group, now.UTC()); err != nil {
-		w.bad = true
-		return fmt.Errorf("audit: %w", err)
-	}
-	return nil
-}
-
-func (w *writer) append(group []*pending, now time.Time) error {
-	if w.f == nil || w.size >= w.cfg.MaxFile {
-		if err := w.rotate(); err != nil {
+// append writes lines with one sync.
+func (d *folder) append(lines []byte, from, _ end) error {
+	if d.f == nil || d.size >= d.maxFile {
+		if err := d.rotate(from.seq + 1); err != nil {
 			return err
 		}
 	}
-	var buf []byte
-	seq, prev, id := w.seq, w.prev, w.id
-	for _, p := range group {
-		seq++
-		p.entry.Seq, p.entry.Time, p.entry.Prev = seq, now, prev
-		line, err := json.Marshal(p.entry)
-		if err != nil {
-			return err
-		}
-		if len(line) >= maxLine {
-			return fmt.Errorf("record of %d bytes, at most %d", len(line), maxLine)
-		}
-		if prev = hashLine(line); seq == 1 {
-			id = prev
-		}
-		buf = append(append(buf, line...), '\n')
-	}
-	if _, err := w.f.Write(buf); err != nil {
+	if _, err := d.f.Write(lines); err != nil {
 		return err
 	}
-	if err := w.f.Sync(); err != nil {
+	if err := d.f.Sync(); err != nil {
 		return err
 	}
-	w.seq, w.prev, w.id, w.size = seq, prev, id, w.size+int64(len(buf))
+	d.size += int64(len(lines))
 	return nil
 }
 
 // rotate begins a new file. One of that name is left over from a failed attempt
 // and holds nothing that was acknowledged.
-func (w *writer) rotate() error {
-	path := filepath.Join(w.cfg.Dir, fileName(w.seq+1))
-	f, err := w.cfg.open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
+func (d *folder) rotate(first uint64) error {
+	path := filepath.Join(d.dir, fileName(first))
+	f, err := d.open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Truncate(0), f.Sync(), keyring.SyncDir(w.cfg.Dir)); err != nil {
+	if err := errors.Join(f.Truncate(0), f.Sync(), keyring.SyncDir(d.dir)); err != nil {
 		_ = f.Close()
 		return err
 	}
-	if w.f != nil {
-		_ = w.f.Close() // all of it was synced
+	if d.f != nil {
+		_ = d.f.Close() // all of it was synced
 	}
-	w.f, w.path, w.size = f, path, 0
+	d.f, d.path, d.size = f, path, 0
 	return nil
 }
 
-func (w *writer) close() error {
-	if w.f == nil {
+func (d *folder) close() error {
+	if d.f == nil {
 		return nil
 	}
-	return w.f.Close()
-}
-
-func hashLine(line []byte) string {
-	s := sha256.Sum256(line)
-	return hex.EncodeToString(s[:])
+	return d.f.Close()
 }
 
 // tail tells how far a file's chain is good.
@@ -290,38 +252,33 @@ func Verify(dir string) (uint64, error) {
 	return seq, nil
 }
 
-// Read gives the lines of records with numbers above after, at most limit of
-// them and about maxBytes.
-func (l *Log) Read(after uint64, limit, maxBytes int) ([][]byte, error) {
-	fs, err := files(l.cfg.Dir)
+// read implements medium.
+func (d *folder) read(from uint64, fn func(seq uint64, line []byte) bool) error {
+	fs, err := files(d.dir)
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return err
 	}
 	// Skip files that end before.
 	first := 0
 	for i, f := range fs {
 		var n uint64
-		if _, err := fmt.Sscanf(filepath.Base(f), "audit-%d.jsonl", &n); err == nil && n <= after+1 {
+		if _, err := fmt.Sscanf(filepath.Base(f), "audit-%d.jsonl", &n); err == nil && n <= from {
 			first = i
 		}
 	}
-	var out [][]byte
-	size := 0
 	for _, f := range fs[min(first, len(fs)):] {
-		full := false
+		more := true
 		if _, err := scan(f, func(seq uint64, line []byte) bool {
-			if seq > after {
-				out = append(out, slices.Clone(line))
-				size += len(line)
+			if seq >= from {
+				more = fn(seq, line)
 			}
-			full = len(out) >= limit || size >= maxBytes
-			return !full
+			return more
 		}); err != nil {
-			return nil, fmt.Errorf("audit: %w", err)
+			return err
 		}
-		if full {
-			break
+		if !more {
+			return nil
 		}
 	}
-	return out, nil
+	return nil
 }
