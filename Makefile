@@ -64,6 +64,10 @@ fips: ## build coffer and coffer-trustee with Go's FIPS 140-3 module (docs/trust
 guest: deps build ## build the guest image and print its measurements
 	bin/coffer guest build --temp-lock --out $(GUEST)
 
+.PHONY: trustee-image
+trustee-image: ## build a container image of coffer-trustee, as an OCI layout in bin/images/trustee
+	$(GO) run ./test/programimage --program coffer-trustee --name registry.example/coffer/trustee:latest --out bin/images/trustee
+
 .PHONY: standins
 standins: deps ## build the images that stand in for public ones in tests
 	$(GO) run ./test/standins build --out $(LAYOUTS)

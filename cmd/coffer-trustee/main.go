@@ -27,7 +27,7 @@ const usage = `coffer-trustee keeps keys and secrets and releases them to attest
 Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
-                       [--admin-client-ca FILE] [--ask-client-certificate]
+                       [--tls-cert FILE --tls-key FILE] [--first-admin FILE] [--admin-client-ca FILE] [--ask-client-certificate]
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
                        [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]]
@@ -35,8 +35,10 @@ Usage:
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
+  coffer-trustee fetch [--rest URL] kbs:///REPOSITORY/TYPE/TAG FILE [kbs:///... FILE]...
 
 import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
+fetch is for a trustee that runs in a TEE itself: it gets a secret from another trustee through the guest and keeps it in a file, such as the envelope key.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
 
@@ -65,6 +67,8 @@ func run(args []string) error {
 			return newEnvelopeKey(args[1:])
 		case "backup":
 			return backup(context.Background(), args[1:])
+		case "fetch":
+			return fetch(context.Background(), args[1:])
 		case "restore":
 			return restore(context.Background(), args[1:])
 		}
@@ -74,7 +78,7 @@ func run(args []string) error {
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve, import, backup, restore or new-envelope-key")
+		return errors.New("no command given: serve, import, backup, restore, new-envelope-key or fetch")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config
@@ -92,6 +96,9 @@ func run(args []string) error {
 	f.StringVar(&c.Services.ClientCA, "as-client-ca", "", "certificates (PEM) of who issues certificates for callers of both")
 	f.StringVar(&c.Services.AdminCA, "as-admin-ca", "", "certificates (PEM) of who issues certificates for callers that may change policies and reference values")
 	f.BoolVar(&c.Services.InsecureUnbound, "insecure-unbound-evidence", false, "have the Attestation Service judge evidence that no runtime data ties to a session")
+	f.StringVar(&c.CertFile, "tls-cert", "", "certificate chain (PEM) to show peers, read anew when it changes (default: one that the trustee makes)")
+	f.StringVar(&c.KeyFile, "tls-key", "", "its key (PEM)")
+	f.StringVar(&c.FirstAdmin, "first-admin", "", "public key (PEM, Ed25519) of the administrator whom the first start registers (default: that makes a key, admin.key in --state)")
 	f.StringVar(&c.AdminClientCA, "admin-client-ca", "", "certificates (PEM) of who issues administrators' client certificates; peers are then asked for one")
 	f.BoolVar(&c.AskForCertificates, "ask-client-certificate", false, "ask peers for a client certificate, for administrators whose key is registered (docs/trustee/roles.md)")
 	c.Limits = limits.Defaults()
@@ -123,6 +130,9 @@ func run(args []string) error {
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("--tls-cert and --tls-key go together")
 	}
 	c.Names, c.Now = san, time.Now
 	c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))

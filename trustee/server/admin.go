@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/keyring"
@@ -21,9 +20,21 @@ import (
 
 // firstAdmin makes the administrator's credential at the first start and gives
 // the path of its key. The file comes before its registration: a crash between
-// leaves a key that the next start registers.
-func firstAdmin(ctx context.Context, s store.Store, dir string, now time.Time) (string, error) {
-	path, err := filepath.Abs(filepath.Join(dir, "admin.key"))
+// leaves a key that the next start registers. Where Config.FirstAdmin says whose key
+// it is, nothing is made.
+func firstAdmin(ctx context.Context, s store.Store, c *Config) (string, error) {
+	now := c.Now()
+	if c.FirstAdmin != "" {
+		pub, err := readPublicKey(c.FirstAdmin)
+		if err == nil {
+			_, err = credential.RegisterFirst(ctx, s, pub, now)
+		}
+		if err != nil {
+			return "", fmt.Errorf("first administrator: %w", err)
+		}
+		return "", nil
+	}
+	path, err := filepath.Abs(filepath.Join(c.State, "admin.key"))
 	if err != nil {
 		return "", err
 	}
@@ -57,6 +68,27 @@ func makeAdminKey(path string) (ed25519.PrivateKey, error) {
 		return nil, err
 	}
 	return key, keyring.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// readPublicKey reads an Ed25519 key from PEM.
+func readPublicKey(path string) (ed25519.PublicKey, error) {
+	b, err := readBounded(path, maxPEM)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, fmt.Errorf("%s holds no PUBLIC KEY in PEM", path)
+	}
+	k, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	pub, ok := k.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%s: not an Ed25519 key", path)
+	}
+	return pub, nil
 }
 
 func readAdminKey(path string) (ed25519.PrivateKey, error) {

@@ -31,6 +31,16 @@ func TestReplicas(t *testing.T) {
 	doc := document(t, "pod a")
 	c.admin.put("default", secretName, "hunter2")
 	c.admin.must("POST", "/namespaces/default/bindings/"+secretName, trusteeapi.Binding{Initdata: []string{"sha256:" + digestOf(doc)}})
+	for i, r := range c.replicas {
+		resp, err := c.admin.http.Get(r.cfg.URL + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("replica %d is not ready: %d", i, resp.StatusCode)
+		}
+	}
 	t.Run("sessions", func(t *testing.T) { c.sessions(t, doc) })
 	t.Run("token once", c.tokenOnce)
 	t.Run("collateral", c.collateral)

@@ -82,7 +82,7 @@ func (s *Server) readiness() *ops.Ready {
 			})
 		}},
 		ops.Check{Name: "audit log", Do: func(ctx context.Context) error {
-			if err := s.audit.Check(ctx); err != nil {
+			if err := s.audit.Check(ctx); err != nil || s.cfg.Audit.InStore {
 				return err
 			}
 			var fs unix.Statfs_t

@@ -18,12 +18,15 @@ import (
 )
 
 // Use takes what a configuration file of the existing service says. listen, if not
-// "", is kept.
+// "", is kept, and so is a certificate.
 func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	if c.Listen = listen; listen == "" {
 		c.Listen = f.Listen
 	}
-	c.CertFile, c.KeyFile, c.TLS, c.DenyPublishedAdmin = f.CertFile, f.KeyFile, f.TLS, f.DenyPublishedAdmin
+	if c.CertFile == "" {
+		c.CertFile, c.KeyFile = f.CertFile, f.KeyFile
+	}
+	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
 	for _, n := range f.Notes {
 		c.Log.Warn("a setting has no effect", "setting", n)
 	}

@@ -80,6 +80,9 @@ type Config struct {
 	// and "": it makes one. They are read anew every day.
 	CertFile, KeyFile string
 	TLS               kbsconfig.TLS
+	// FirstAdmin is a file with the public key (PEM, Ed25519) of the administrator whom
+	// the first start registers; "": that makes a key.
+	FirstAdmin string
 	// AdminClientCA (PEM) is who issues administrators' client certificates; with it,
 	// or AskForCertificates, peers are asked for one. "": names in them do not count.
 	AdminClientCA      string
@@ -223,7 +226,7 @@ func (s *Server) open(ctx context.Context) error {
 	if err := s.openWitnesses(); err != nil {
 		return err
 	}
-	if s.admin, err = firstAdmin(ctx, s.store, c.State, c.Now()); err != nil {
+	if s.admin, err = firstAdmin(ctx, s.store, &s.cfg); err != nil {
 		return err
 	}
 	if err := s.audit.Append(ctx, &audit.Entry{Kind: audit.KindStart, Record: record.NewID(), Action: "coffer-trustee " + Version()}); err != nil || !c.Audit.InStore {

@@ -7,6 +7,7 @@ package pgtest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,6 +29,7 @@ type Server struct {
 	bin  string
 	dir  string
 	data string
+	port string // of the socket's name too; "": the default
 	cmd  *exec.Cmd
 	log  *os.File
 }
@@ -123,7 +125,7 @@ func (s *Server) Start() {
 		s.t.Fatal(err)
 	}
 	for end := time.Now().Add(20 * time.Second); ; {
-		out, err := s.command("pg_isready", "-h", s.dir, "-U", "coffer", "-d", "postgres").CombinedOutput()
+		out, err := s.command("pg_isready", "-h", s.dir, "-p", cmp.Or(s.port, "5432"), "-U", "coffer", "-d", "postgres").CombinedOutput()
 		if err == nil {
 			return
 		}
@@ -133,6 +135,41 @@ func (s *Server) Start() {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// ListenTLS has the server listen on a TCP address too, with TLS and a password alone,
+// and starts it anew. The certificate and its key are PEM.
+func (s *Server) ListenTLS(host, port, cert, key string) {
+	s.t.Helper()
+	s.Stop()
+	for name, text := range map[string]string{"server.crt": cert, "server.key": key} {
+		p := filepath.Join(s.data, name)
+		err := os.WriteFile(p, []byte(text), 0o600)
+		if err == nil && os.Getuid() == 0 {
+			err = os.Chown(p, nobody, nobody)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{
+		"postgresql.conf": fmt.Sprintf("listen_addresses = '%s'\nport = %s\nssl = on\n", host, port),
+		"pg_hba.conf":     "local all all trust\nhostssl all all all scram-sha-256\n",
+	} {
+		p := filepath.Join(s.data, name)
+		old, err := os.ReadFile(p)
+		if err == nil && name == "pg_hba.conf" {
+			old = nil
+		}
+		if err == nil {
+			err = os.WriteFile(p, append(old, text...), 0o600)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.port = port
+	s.Start()
 }
 
 // Stop ends the server as an administrator does: what runs is rolled back.
@@ -208,7 +245,7 @@ func (s *Server) limit(size string) {
 // SQL runs statements in a database as its owner.
 func (s *Server) SQL(database, statements string) string {
 	s.t.Helper()
-	c := s.command("psql", "-h", s.dir, "-U", "coffer", "-d", database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements)
+	c := s.command("psql", "-h", s.dir, "-p", cmp.Or(s.port, "5432"), "-U", "coffer", "-d", database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements)
 	out, err := c.CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("psql: %v: %s", err, out)
@@ -228,5 +265,5 @@ func (s *Server) Dir() string { return s.dir }
 
 // URL gives a database's connection URL.
 func (s *Server) URL(name string) string {
-	return fmt.Sprintf("postgres:///%s?host=%s&user=coffer", name, s.dir)
+	return fmt.Sprintf("postgres:///%s?host=%s&port=%s&user=coffer", name, s.dir, cmp.Or(s.port, "5432"))
 }
