@@ -480,16 +480,13 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	s.witnesses.Close(ctx)
 	s.tracer.Close(ctx)
-	if s.opsHTTP != nil {
-		err = errors.Join(err, s.opsHTTP.Close())
-	}
 	return errors.Join(err, s.closeState())
 }
 
 func (s *Server) closeState() error {
 	var errs []error
-	if s.opsLn != nil {
-		s.opsLn.Close()
+	if s.opsHTTP != nil {
+		errs = append(errs, s.opsHTTP.Close()) // with its connections
 	}
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless

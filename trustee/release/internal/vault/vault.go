@@ -10,6 +10,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -129,7 +130,7 @@ func (v *Vault) Delete(ctx context.Context, ns, name string) error {
 				return err
 			}
 		}
-		if err := tx.Delete(tenant.Bucket(ns, metas), name); err != nil {
+		if err := errors.Join(tenant.Shrink(tx, tenant.Bucket(ns, metas)), tx.Delete(tenant.Bucket(ns, metas), name)); err != nil {
 			return err
 		}
 		return tenant.DropBinding(tx, ns, name)
