@@ -105,6 +105,10 @@ func New(c Config) (*Gate, error) {
 	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Limits, c.Now), closing: make(chan struct{})}, nil
 }
 
+// PlaceOf gives the place for which a secret is encrypted that lies under a key of the
+// store; false: no secret lies there.
+func PlaceOf(bucket, key string) (string, bool) { return vault.PlaceOf(bucket, key) }
+
 // List gives the metadata of the secrets.
 func (g *Gate) List(ctx context.Context, ns string) ([]trusteeapi.Resource, error) {
 	return g.vault.List(ctx, ns)

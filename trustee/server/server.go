@@ -100,6 +100,12 @@ type Config struct {
 	Database            string
 	DatabaseConnections int
 	EnvelopeKey         string
+	// KeyService (keyservices.Open) unwraps the envelope key; "": its file is the key.
+	// OldEnvelopeKey is one of before, whose values are read still, with a service of
+	// its own.
+	KeyService     string
+	OldEnvelopeKey string
+	OldKeyService  string
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
