@@ -111,6 +111,12 @@ bench: deps build guest standins ## measure whole runs and the code's benchmarks
 	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS) $(BENCH_ARGS)
 	COFFER_LAYER_MIB=1024 $(GO) test -count=1 -run PeakHeap -v ./image/unpack
 	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_PACKAGES)
+
+.PHONY: bench-trustee
+bench-trustee: build ## put a trustee under load and print what it costs (docs/performance.md)
+	$(GO) run ./test/load --bin bin $(LOAD_ARGS)
+LOAD_ARGS ?=
+
 BENCH_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . | sed 's,^,./,;s,^\./\./,./,')))
 BENCH_ARGS ?=
 
