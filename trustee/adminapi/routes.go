@@ -135,6 +135,8 @@ func routes() []route {
 		}},
 
 		{"GET", "/collateral", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Shelf.List(), nil }},
+		{"GET", "/collateral/status", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Fetcher.Status(c.ctx()) }},
+		{"GET", "/collateral/bundle", ReadTenant, 0, (*call).exportCollateral},
 		{"POST", "/collateral", WriteCollateral, collateral.MaxBundle, (*call).importCollateral},
 		{"DELETE", "/collateral", WriteCollateral, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Shelf.Delete(c.ctx(), c.r.URL.Query().Get("origin"))
@@ -250,6 +252,17 @@ func (c *call) importCollateral() (any, error) {
 		return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
 	}
 	return out, err
+}
+
+func (c *call) exportCollateral() (any, error) {
+	b, err := c.cfg.Shelf.Bundle(c.r.URL.Query().Get("prefix"))
+	if errors.Is(err, shelf.ErrTooLarge) {
+		return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(b), nil
 }
 
 func (c *call) enrollAK() (any, error) {

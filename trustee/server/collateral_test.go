@@ -1,0 +1,165 @@
+package server
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/snp"
+	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
+	"github.com/cofferproject/coffer/tee/verify"
+	"github.com/cofferproject/coffer/test/vectors"
+	"github.com/cofferproject/coffer/trustee/fetch"
+	"github.com/cofferproject/coffer/trustee/fetch/fetchtest"
+	"github.com/cofferproject/coffer/trustee/tenant"
+)
+
+// snpWithoutSession takes recorded evidence, which is of another session and from before
+// anybody kept revocation lists. What a certificate is, it judges as always.
+func snpWithoutSession(t *tenant.Trust, c collateral.Source) (verify.Verifier, error) {
+	v, err := snpverifier.New(verify.Config{Kind: verify.Production, Collateral: c, InsecureSkipRevocation: true})
+	return recordedVerifier{v}, err
+}
+
+type recordedVerifier struct{ verify.Verifier }
+
+func (r recordedVerifier) Verify(in *verify.Input) ([]*verify.Result, error) {
+	old := *in
+	old.InsecureSkipReportData = true
+	return r.Verifier.Verify(&old)
+}
+
+// withoutVCEK gives a machine's evidence without the certificate that came with
+// it, and that as AMD publishes it.
+func withoutVCEK(t testing.TB) (evidence json.RawMessage, vcek *collateral.Item) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(vectors.Dir(t, "as"), "evidence.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := snp.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range e.Certs {
+		if c.Type == snp.CertVCEK {
+			vcek = &collateral.Item{Origin: snpverifier.VCEKOrigin(snpverifier.Genoa, e.Report.ChipID, e.Report.ReportedTCB), Body: c.Data, Fetched: time.Now()}
+		}
+	}
+	e.Certs = nil
+	if evidence, err = e.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	return evidence, vcek
+}
+
+func fetching(kds *fetchtest.Vendor) func(*Config) {
+	return func(c *Config) {
+		c.Verifiers["snp"] = snpWithoutSession
+		c.Verifiers[fakeTEE] = fakeFactory
+		c.Fetch = fetch.Options{
+			Vendors: []string{"amd"}, URLs: map[string]string{"amd": kds.URL}, Pace: 10 * time.Millisecond, Retry: 50 * time.Millisecond, Timeout: time.Second,
+		}
+		c.Operations.Listen = "127.0.0.1:0"
+	}
+}
+
+func (w *world) collateralStatus() *trusteeapi.CollateralStatus {
+	w.t.Helper()
+	status, b := w.admin.do("GET", "/collateral/status", nil)
+	out := new(trusteeapi.CollateralStatus)
+	if err := json.Unmarshal(b, out); err != nil || status != 200 {
+		w.t.Fatalf("status: %d %s", status, b)
+	}
+	return out
+}
+
+// A guest whose host gave it no certificate is denied at once, and let in when it
+// comes again, without a request that ever waited for AMD.
+func TestMissingVCEKIsFetched(t *testing.T) {
+	evidence, vcek := withoutVCEK(t)
+	kds := fetchtest.New(t)
+	kds.Publish(vcek, "")
+	w := newWorld(t, fetching(kds))
+	attest := func() *answer {
+		_, a := w.attestAs("default", "snp", nil, func([]byte) any { return evidence })
+		return a
+	}
+	a := attest()
+	denied(t, w, a, 403, "collateral-missing")
+	for end := time.Now().Add(10 * time.Second); a.status != 200; a = attest() {
+		if time.Now().After(end) {
+			t.Fatalf("still denied: %s; %+v", a.body, w.collateralStatus())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if n := kds.AskedFor(vcek.Origin); n != 1 {
+		t.Errorf("asked for the certificate %d times", n)
+	}
+	for _, s := range w.collateralStatus().Wanted {
+		t.Errorf("still wanted: %+v", s)
+	}
+
+	// It is in the bundle that goes to a trustee without a network, and survives a
+	// restart without AMD.
+	status, bundle := w.admin.do("GET", "/collateral/bundle", nil)
+	if set, err := collateral.Parse(bundle); err != nil || status != 200 || len(set.Items()) != 1 || set.Items()[0].Origin != vcek.Origin {
+		t.Fatalf("bundle: %d %v %.200s", status, err, bundle)
+	}
+	kds.Feel(fetchtest.Hung, "")
+	w.stop()
+	w.start()
+	if a := attest(); a.status != 200 {
+		t.Errorf("after a restart: %d %s", a.status, a.body)
+	}
+	alone := newWorld(t, func(c *Config) { c.Verifiers["snp"] = snpWithoutSession })
+	_, a = alone.attestAs("default", "snp", nil, func([]byte) any { return evidence })
+	denied(t, alone, a, 403, "collateral-missing")
+	if status, b := alone.admin.do("POST", "/collateral", bundle); status != 200 {
+		t.Fatalf("import: %d %s", status, b)
+	}
+	if _, a = alone.attestAs("default", "snp", nil, func([]byte) any { return evidence }); a.status != 200 {
+		t.Errorf("imported: %d %s", a.status, a.body)
+	}
+}
+
+// A vendor that never answers keeps nobody waiting: neither those that it matters
+// to, nor others, nor the end of the server.
+func TestHungVendor(t *testing.T) {
+	evidence, _ := withoutVCEK(t)
+	kds := fetchtest.New(t)
+	kds.Feel(fetchtest.Hung, "")
+	w := newWorld(t, fetching(kds), func(c *Config) { c.Fetch.Timeout = time.Hour })
+	doc := document(t, "pod")
+	w.bindSecret("default", secretName, "toy", doc)
+	for end := time.Now().Add(10 * time.Second); len(kds.Asked()) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody asks the vendor")
+		}
+	}
+	began := time.Now()
+	for range 5 {
+		_, a := w.attestAs("default", "snp", nil, func([]byte) any { return evidence })
+		denied(t, w, a, 403, "collateral-missing")
+		c := w.client("default")
+		c.handshake(doc)
+		if a := c.get(secretName); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	if s := w.collateralStatus(); len(s.Wanted) != 1 || s.Wanted[0].Vendor != "amd" {
+		t.Errorf("wanted: %+v", s.Wanted)
+	}
+	if n := kds.MostAtOnce(); n != 1 {
+		t.Errorf("%d requests to the vendor at once", n)
+	}
+	w.stop()
+	if d := time.Since(began); d > 20*time.Second {
+		t.Errorf("all that took %s", d)
+	}
+}
+
