@@ -162,4 +162,3 @@ func TestHungVendor(t *testing.T) {
 		t.Errorf("all that took %s", d)
 	}
 }
-

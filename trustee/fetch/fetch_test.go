@@ -1,0 +1,455 @@
+package fetch
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/intel"
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
+	"github.com/cofferproject/coffer/tee/verify"
+	"github.com/cofferproject/coffer/trustee/fetch/fetchtest"
+	"github.com/cofferproject/coffer/trustee/limits"
+	"github.com/cofferproject/coffer/trustee/shelf"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/bolt"
+)
+
+// world is a fetcher of Intel's collateral on a day on which what Intel published
+// for a machine was current.
+type world struct {
+	t      testing.TB
+	pcs    *fetchtest.Vendor
+	store  store.Store
+	shelf  *shelf.Shelf
+	real   *collateral.Set
+	tcb    string // origin of the machine's TCB information
+	began  time.Time
+	day    time.Time
+	mu     sync.Mutex
+	ahead  time.Duration
+	counts map[string]int // by outcome
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	st, err := bolt.Open(filepath.Join(t.TempDir(), "db"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	w := &world{t: t, pcs: fetchtest.New(t), store: st, real: inteltest.Collateral(t), began: time.Now(), day: inteltest.DayV4, counts: map[string]int{}}
+	for _, it := range w.real.Items() {
+		if _, _, err := intel.ParseTCBInfoOrigin(it.Origin); err == nil {
+			if v, err := intel.CheckPublished(it); err == nil && w.day.After(v.Issued) && w.day.Before(v.Until) {
+				w.tcb = it.Origin
+			}
+		}
+		w.pcs.Publish(it, chainHeader(it.Origin))
+	}
+	if w.tcb == "" {
+		t.Fatal("no TCB information of that day")
+	}
+	root, ok := w.real.Get(intel.RootCRLOrigin())
+	if !ok {
+		t.Fatal("no list of the root")
+	}
+	w.pcs.PublishAt("/sgx/certification/v4/rootcacrl", root.Body)
+	w.shelf = w.open()
+	return w
+}
+
+func (w *world) open() *shelf.Shelf {
+	w.t.Helper()
+	s, err := shelf.Open(w.t.Context(), w.store, limits.Defaults(), w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.day.Add(time.Since(w.began) + w.ahead)
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead += d
+}
+
+func (w *world) config(change ...func(*Config)) Config {
+	c := Config{
+		Options: Options{
+			Vendors: []string{"intel"}, URLs: map[string]string{"intel": w.pcs.URL}, Pace: 5 * time.Millisecond, Retry: 20 * time.Millisecond, Timeout: 500 * time.Millisecond,
+		},
+		Store: w.store, Shelf: w.shelf, Log: slog.New(slog.DiscardHandler), Now: w.now,
+		Observe: func(_, outcome string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.counts[outcome]++
+		},
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	return c
+}
+
+func (w *world) start(change ...func(*Config)) *Fetcher {
+	w.t.Helper()
+	f, err := New(w.config(change...))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.Start(ctx)
+	w.t.Cleanup(func() { cancel(); f.Wait() })
+	return f
+}
+
+func (w *world) count(outcome string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[outcome]
+}
+
+func (w *world) until(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("in vain: %s; outcomes %v", what, w.counts)
+		}
+	}
+}
+
+func (w *world) has(origin string) bool { _, ok := w.shelf.Get(origin); return ok }
+
+// missed is a denial as a verifier makes one.
+func missed(f *Fetcher, origin, peer string) {
+	f.Missed(&trusteeapi.Record{Kind: "attest", Peer: peer}, &denial.Denial{Reason: verify.ReasonCollateralMissing, Source: origin})
+}
+
+func (w *world) rows() []document {
+	w.t.Helper()
+	var out []document
+	if err := w.store.View(w.t.Context(), func(tx store.Tx) (err error) {
+		out, err = store.List[document](tx, documents)
+		return err
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+// What Intel once published is fetched, with its chains from the headers, and a
+// verifier takes it: a quote of a machine gets as far as its TCB level.
+func TestIntelsCollateral(t *testing.T) {
+	w := newWorld(t)
+	f := w.start()
+	rootCRL, pckCRL, _, qe := intel.Origins("", 0x81, [6]byte{}, "platform")
+	w.until("lists and identity", func() bool { return w.has(rootCRL) && w.has(pckCRL) && w.has(qe) })
+	v, err := intel.New(verify.Config{Kind: verify.Production, Collateral: w.shelf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.VerifyQuote(inteltest.QuoteV4(), 0x81, w.now())
+	d, _ := denial.As(err)
+	if d == nil || d.Reason != verify.ReasonCollateralMissing || d.Source != w.tcb {
+		t.Fatalf("without TCB information: %v", err)
+	}
+	f.Missed(&trusteeapi.Record{Kind: "attest", Peer: "192.0.2.1:1"}, d)
+	w.until("TCB information", func() bool { return w.has(w.tcb) })
+	_, err = v.VerifyQuote(inteltest.QuoteV4(), 0x81, w.now())
+	if d, _ := denial.As(err); d == nil || d.Reason != intel.ReasonTCBUnsupported {
+		t.Errorf("with all of it: %v", err)
+	}
+	// It is current, so nobody is asked for it again, not even after a restart.
+	w.until("the end of it", func() bool {
+		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == w.tcb && !d.Wanted && d.Next.After(w.now()) })
+	})
+	n := w.pcs.AskedFor(w.tcb)
+	w.start()
+	time.Sleep(100 * time.Millisecond)
+	if m := w.pcs.AskedFor(w.tcb); n != 1 || m != 1 {
+		t.Errorf("asked %d times, then %d", n, m)
+	}
+	s, err := f.Status(t.Context())
+	if err != nil || len(s.Vendors) != 1 || s.Vendors[0].Place != w.pcs.URL+"/" {
+		t.Errorf("status: %+v %v", s, err)
+	}
+}
+
+// A vendor's bad days: nothing comes of them, and nothing is lost by them.
+func TestBadDays(t *testing.T) {
+	for name, c := range map[string]struct {
+		mood    fetchtest.Mood
+		after   string
+		outcome string
+	}{
+		"hung": {fetchtest.Hung, "", OutcomeFailed}, "broken": {fetchtest.Broken, "", OutcomeFailed}, "cut": {fetchtest.Interrupted, "", OutcomeFailed},
+		"elsewhere": {fetchtest.Elsewhere, "", OutcomeFailed}, "huge": {fetchtest.Huge, "", OutcomeRefused}, "limited": {fetchtest.Limited, "0", OutcomeLimited},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.pcs.Feel(c.mood, c.after)
+			w.start(func(c *Config) { c.Timeout = 100 * time.Millisecond })
+			w.until(c.outcome, func() bool { return w.count(c.outcome) >= 2 })
+			if n := len(w.shelf.List()); n != 0 {
+				t.Errorf("%d items at hand", n)
+			}
+			for _, r := range w.pcs.Asked() {
+				if strings.Contains(r.Path, "elsewhere") {
+					t.Error("a redirection was followed")
+				}
+			}
+			w.pcs.Feel(fetchtest.Well, "")
+			w.until("the next good day", func() bool { return w.has(intel.RootCRLOrigin()) })
+		})
+	}
+}
+
+// After 429 nobody asks until the vendor said so, not even after a restart.
+func TestRetryAfter(t *testing.T) {
+	w := newWorld(t)
+	w.pcs.Feel(fetchtest.Limited, "3600")
+	w.start()
+	w.until("429", func() bool { return w.count(OutcomeLimited) == 1 })
+	w.pcs.Feel(fetchtest.Well, "")
+	w.start()
+	time.Sleep(200 * time.Millisecond)
+	if n := len(w.pcs.Asked()); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	w.pass(61 * time.Minute)
+	w.until("an hour later", func() bool { return len(w.pcs.Asked()) > 1 })
+}
+
+// Documents that nobody may believe are not kept, and do not replace what is.
+func TestUnbelievable(t *testing.T) {
+	for name, spoil := range map[string]func(w *world, it collateral.Item) *collateral.Item{
+		"another signature": func(_ *world, it collateral.Item) *collateral.Item {
+			it.Body = slices.Clone(it.Body)
+			it.Body[len(it.Body)-3] ^= 1 // a digit of it
+			return &it
+		},
+		"no chain": func(_ *world, it collateral.Item) *collateral.Item { it.Chain = nil; return &it },
+		"another platform's": func(w *world, it collateral.Item) *collateral.Item {
+			for _, o := range w.real.Items() {
+				if _, _, err := intel.ParseTCBInfoOrigin(o.Origin); err == nil && o.Origin != it.Origin {
+					it.Body, it.Chain = o.Body, o.Chain
+				}
+			}
+			return &it
+		},
+		"no document": func(_ *world, it collateral.Item) *collateral.Item { it.Body = []byte("<html>"); return &it },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			it, _ := w.real.Get(w.tcb)
+			w.pcs.Publish(spoil(w, *it), chainHeader(w.tcb))
+			f := w.start()
+			missed(f, w.tcb, "192.0.2.1:1")
+			w.until("a refusal", func() bool {
+				return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == w.tcb && d.Outcome == OutcomeRefused && d.Error != "" })
+			})
+			if w.has(w.tcb) {
+				t.Error("it is kept")
+			}
+		})
+	}
+}
+
+// An expired document is refused, and one at hand that has expired shows.
+func TestStale(t *testing.T) {
+	w := newWorld(t)
+	f := w.start(func(c *Config) { c.Refresh = 50 * time.Millisecond })
+	w.until("the root's list", func() bool { return w.has(intel.RootCRLOrigin()) })
+	if n := f.Late(); n != 0 {
+		t.Errorf("%d late on the day", n)
+	}
+	w.pass(5 * 365 * 24 * time.Hour)
+	w.until("what is late", func() bool { return f.Late() > 0 })
+	refused := w.count(OutcomeRefused)
+	w.until("a refusal of what is late", func() bool { return w.count(OutcomeRefused) > refused })
+	if !w.has(intel.RootCRLOrigin()) {
+		t.Error("what was at hand is lost")
+	}
+	s, err := f.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(s.Items, func(i trusteeapi.CollateralState) bool { return i.Expired && !i.Until.IsZero() }) {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+}
+
+// Three replicas ask one at a time, at one pace together.
+func TestReplicasTakeTurns(t *testing.T) {
+	w := newWorld(t)
+	const pace = 60 * time.Millisecond
+	for range 3 {
+		w.start(func(c *Config) { c.Pace, c.Shelf = pace, w.open() })
+	}
+	time.Sleep(900 * time.Millisecond)
+	asked := w.pcs.Asked()
+	if len(asked) < 3 || w.pcs.MostAtOnce() != 1 {
+		t.Errorf("%d requests, %d at once", len(asked), w.pcs.MostAtOnce())
+	}
+	for i := 1; i < len(asked); i++ {
+		if d := asked[i].At.Sub(asked[i-1].At); d < pace*9/10 {
+			t.Errorf("%s between requests %d and %d", d, i, i+1)
+		}
+	}
+}
+
+// A replica that died with the lease is missed for as long as that lasts.
+func TestLeaseEnds(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.Update(t.Context(), func(tx store.Tx) error {
+		return store.PutJSON(tx, leases, "intel", &lease{Holder: "another", Until: w.now().Add(time.Minute)})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f := w.start()
+	time.Sleep(100 * time.Millisecond)
+	if n := len(w.pcs.Asked()); n != 0 {
+		t.Errorf("%d requests beside another's", n)
+	}
+	w.pass(2 * time.Minute)
+	missed(f, w.tcb, "192.0.2.1:1") // wakes it
+	w.until("the lease", func() bool { return w.has(w.tcb) })
+}
+
+// What peers can cause is bounded, and no origin of theirs goes anywhere else.
+func TestWantsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.pcs.Feel(fetchtest.Limited, "3600")
+	f := w.start()
+	w.until("429", func() bool { return w.count(OutcomeLimited) == 1 })
+	origin := func(i int) string {
+		_, _, tcb, _ := intel.Origins("", 0x81, [6]byte{1, byte(i >> 8), byte(i)}, "platform")
+		return tcb
+	}
+	for _, o := range []string{
+		"https://192.0.2.9/tcb?fmspc=000000000000", "file:///etc/passwd", w.tcb + "&x=y", strings.ToUpper(w.tcb), intel.PCS + "/../x", "",
+		"https://kdsintf.amd.com/vcek/v1/Milan/crl",
+	} {
+		missed(f, o, "192.0.2.1:1")
+	}
+	for i := range 10 * peerBurst {
+		missed(f, origin(i), "192.0.2.2:1")
+	}
+	missed(f, origin(500), "192.0.2.3:1")
+	wanted := func() (out []document) {
+		for _, d := range w.rows() {
+			if d.Wanted {
+				out = append(out, d)
+			}
+		}
+		return out
+	}
+	w.until("another's want", func() bool {
+		return slices.ContainsFunc(wanted(), func(d document) bool { return d.Origin == origin(500) })
+	})
+	if n := len(wanted()); n > peerBurst+2 {
+		t.Errorf("%d wants", n)
+	}
+	for _, d := range wanted() {
+		if !strings.HasPrefix(d.Origin, intel.PCS+"/tdx/certification/v4/tcb?fmspc=01") {
+			t.Errorf("wanted: %s", d.Origin)
+		}
+	}
+	// The bounds of the store, beyond the rates.
+	for i := range maxWanted + 10 {
+		if _, err := f.want(t.Context(), want{origin(i), origin(i), "peer" + string(rune('a'+i%64))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := map[string]int{}
+	for _, d := range wanted() {
+		of[d.Peer]++
+	}
+	if n := len(wanted()); n > maxWanted {
+		t.Errorf("%d wants, at most %d", n, maxWanted)
+	}
+	for p, n := range of {
+		if n > maxOfPeer {
+			t.Errorf("%d wants of %s", n, p)
+		}
+	}
+	for i := range maxOfGroup + 10 {
+		if _, err := f.want(t.Context(), want{origin(5000 + i), "one chip", "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// They are forgotten.
+	w.pass(forget + time.Hour)
+	w.pcs.Feel(fetchtest.Well, "")
+	missed(f, w.tcb, "192.0.2.4:1")
+	w.until("an end of old wants", func() bool { return len(wanted()) < 2 })
+}
+
+// Of wants, peers are served in turn: one who wants much keeps nobody waiting.
+func TestPeersInTurn(t *testing.T) {
+	var rows []document
+	for i := range 500 {
+		rows = append(rows, document{Origin: "flood", Peer: "a", Since: time.Unix(int64(i), 0)})
+	}
+	rows = append(rows, document{Origin: "one", Peer: "b", Since: time.Unix(1000, 0)})
+	n := 0
+	for range 200 {
+		if next(rows).Origin == "one" {
+			n++
+		}
+	}
+	if n < 50 || n > 150 {
+		t.Errorf("%d of 200 turns", n)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	w := newWorld(t)
+	for name, o := range map[string]Options{
+		"a vendor that is none":      {Vendors: []string{"acme"}},
+		"a vendor twice":             {Vendors: []string{"amd", "amd"}},
+		"a place and no vendor":      {URLs: map[string]string{"amd": "https://kds.example/"}},
+		"a place without TLS":        {Vendors: []string{"amd"}, URLs: map[string]string{"amd": "http://kds.example/"}},
+		"a place with a password":    {Vendors: []string{"amd"}, URLs: map[string]string{"amd": "https://a:b@kds.example/"}},
+		"a place that is a file":     {Vendors: []string{"amd"}, URLs: map[string]string{"amd": "file:///etc/passwd"}},
+		"a proxy that is none":       {Vendors: []string{"amd"}, Proxy: "socks"},
+		"a proxy and no vendor":      {Proxy: "http://proxy:3128"},
+		"a CA that is not there":     {Vendors: []string{"amd"}, CAFile: "/nowhere"},
+		"a time that is negative":    {Vendors: []string{"amd"}, Pace: -1},
+		"a timeout that is negative": {Vendors: []string{"amd"}, Timeout: -1},
+	} {
+		if _, err := New(w.config(func(c *Config) { c.Options = o })); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	if _, err := New(w.config(func(c *Config) { c.Options = Options{} })); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRetryAfterHeader(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for s, want := range map[string]time.Duration{
+		"": 0, "x": 0, "-5": 0, "30": 30 * time.Second, "999999999": maxRetryAfter, now.Add(time.Minute).Format(http.TimeFormat): time.Minute,
+		now.Add(-time.Minute).Format(http.TimeFormat): 0,
+	} {
+		if got := retryAfter(s, now); got != want {
+			t.Errorf("%q: %s, want %s", s, got, want)
+		}
+	}
+}
