@@ -23,27 +23,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
-// newEnvelopeKey makes the key that replicas share.
-func newEnvelopeKey(args []string) error {
-	f := flag.NewFlagSet("coffer-trustee new-envelope-key", flag.ContinueOnError)
-	if err := f.Parse(args); err != nil {
-		return err
-	}
-	if f.NArg() != 1 {
-		return errors.New("new-envelope-key takes one argument, the file to make")
-	}
-	path := f.Arg(0)
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s exists: what it unlocks would be lost", path)
-	}
-	k, err := keyring.CreateFileKEK(path)
-	if err != nil {
-		return err
-	}
-	fmt.Println(k.ID())
-	return nil
-}
-
 // storeFlags are those by which backup and restore find a store.
 func storeFlags(f *flag.FlagSet) *server.Config {
 	c := &server.Config{Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, nil))}
@@ -55,6 +34,9 @@ func storeFlags(f *flag.FlagSet) *server.Config {
 func databaseFlags(f *flag.FlagSet, c *server.Config) {
 	f.StringVar(&c.Database, "database", "", "connection string of the PostgreSQL database that replicas share, without a password (default: an embedded store in --state)")
 	f.StringVar(&c.EnvelopeKey, "envelope-key", "", "file of the key that unlocks the store (default: envelope.key in --state)")
+	f.StringVar(&c.KeyService, "key-service", "", keyServiceHelp)
+	f.StringVar(&c.OldEnvelopeKey, "old-envelope-key", "", "file of the key of before, under which values may lie still (coffer-trustee rewrap)")
+	f.StringVar(&c.OldKeyService, "old-key-service", "", "key service that unwraps it")
 }
 
 // oneFile parses and gives the one argument.

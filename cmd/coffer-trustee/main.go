@@ -31,8 +31,10 @@ Usage:
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
                        [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME]
                        [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
-                       [--database URL --envelope-key FILE [--database-connections N]]
-  coffer-trustee new-envelope-key FILE
+                       [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
+  coffer-trustee new-envelope-key [--key-service SPEC] FILE
+  coffer-trustee wrap-envelope-key --envelope-key FILE [--key-service SPEC] --to-key-service SPEC NEWFILE
+  coffer-trustee rewrap --old-envelope-key FILE [--old-key-service SPEC] --envelope-key FILE [--key-service SPEC] [--state DIR] [--database URL] [--output text|json]
   coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
@@ -65,7 +67,11 @@ func run(args []string) error {
 		case "import":
 			return importStores(args[1:])
 		case "new-envelope-key":
-			return newEnvelopeKey(args[1:])
+			return newEnvelopeKey(context.Background(), args[1:])
+		case "wrap-envelope-key":
+			return wrapEnvelopeKey(context.Background(), args[1:])
+		case "rewrap":
+			return rewrap(context.Background(), args[1:])
 		case "backup":
 			return backup(context.Background(), args[1:])
 		case "fetch":
@@ -79,7 +85,7 @@ func run(args []string) error {
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve, import, backup, restore, new-envelope-key or fetch")
+		return errors.New("no command given: serve, import, backup, restore, new-envelope-key, wrap-envelope-key, rewrap or fetch")
 	}
 	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
 	var c server.Config

@@ -165,8 +165,7 @@ func (s *Service) ready(ns string, g uint64, now time.Time) (*prepared, *sync.Mu
 		s.making[ns] = new(sync.Mutex)
 	}
 	p := s.prepared[ns]
-	// What is newer than the caller's look at the generation is good as well.
-	if p == nil || p.trust.Generation < g || !p.trust.Until.IsZero() && !now.Before(p.trust.Until) {
+	if p == nil || p.trust.Generation != g || !p.trust.Until.IsZero() && !now.Before(p.trust.Until) {
 		p = nil
 	}
 	return p, s.making[ns]

@@ -20,7 +20,8 @@ import (
 
 const keySize = 32
 
-// KEK wraps data keys. A file holds it now; a KMS or an HSM fits as well.
+// KEK wraps data keys, one for each value. It is in this process's memory: a key
+// service wraps the file from which it came (OpenKEK), and is asked at the start alone.
 type KEK interface {
 	// ID names the key, so that a value says what it needs.
 	ID() string
@@ -57,8 +58,9 @@ func Decrypt(ctx context.Context, kek KEK, place string, value []byte) ([]byte, 
 	if err := json.Unmarshal(value, &s); err != nil {
 		return nil, fmt.Errorf("decrypting %s: %w", place, err)
 	}
-	if s.KEK != kek.ID() {
-		return nil, fmt.Errorf("decrypting %s: encrypted under key %.40q, not %q", place, s.KEK, kek.ID())
+	kek, err := choose(kek, s.KEK, place)
+	if err != nil {
+		return nil, err
 	}
 	dk, err := kek.Unwrap(ctx, s.Key, []byte(place))
 	if err != nil {

@@ -39,6 +39,13 @@ func OpenFileKEK(path string) (*FileKEK, error) {
 	if len(b) != keySize {
 		return nil, fmt.Errorf("envelope key: %s changed while it was read", path)
 	}
+	return newFileKEK(b)
+}
+
+func newFileKEK(b []byte) (*FileKEK, error) {
+	if len(b) != keySize {
+		return nil, fmt.Errorf("a key of %d bytes, not %d", len(b), keySize)
+	}
 	k := &FileKEK{}
 	copy(k.key[:], b)
 	sum := sha256.Sum256(append([]byte("coffer envelope key id 1\x00"), b...))

@@ -12,6 +12,9 @@ const (
 	PlaceStoreMAC = "authentic/mac-key"
 )
 
+// PlaceOf gives the place of what this package keeps encrypted under a key of the store.
+func PlaceOf(in, key string) (string, bool) { return in + "/" + key, in == bucket }
+
 // Placed wraps and unwraps keys of the trustee's own at these places and at no
 // other: it is no way to a secret, which is bound to a place of its own.
 type Placed struct{ KEK KEK }

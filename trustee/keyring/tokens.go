@@ -43,7 +43,8 @@ var ErrTooManyTokenKeys = fmt.Errorf("%d keys of attestation results count still
 //
 // Invariants: a key that another replica has made is known here before it signs
 // there, or at the latest when its first token arrives; a key that counts no more
-// counts nowhere as soon as Refresh has run.
+// counts nowhere as soon as Refresh has run, and for what a gate releases, which asks
+// Current, at once.
 type TokenKeys struct {
 	store store.Store
 	kek   KEK
@@ -132,6 +133,25 @@ func (t *TokenKeys) Verify(ctx context.Context, ns, token string) (*ear.Claims, 
 		return nil, err
 	}
 	return ear.Verify(token, now, again.public(now)...)
+}
+
+// Current reports whether what Verify knows of a namespace's keys is what the store
+// holds. Where it is not, Reread tells, and the token is to be verified anew.
+func (t *TokenKeys) Current(tx store.Tx, ns string) (bool, error) {
+	b, err := tx.Get(bucket, tokens+ns)
+	if err != nil {
+		return false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sets[ns]
+	return s != nil && bytes.Equal(s.raw, b), nil
+}
+
+// Reread learns a namespace's keys from the store.
+func (t *TokenKeys) Reread(ctx context.Context, ns string) error {
+	_, err := t.read(ctx, ns)
+	return err
 }
 
 // mayLook bounds what forged tokens cost the store.

@@ -18,7 +18,11 @@ const module = "github.com/cofferproject/coffer/"
 // what it lets out must be in the audit log before.
 var ways = map[string][]string{
 	// Decrypting: from a wrapped key to the gate.
-	"(trustee/keyring.KEK).Unwrap": {"trustee/keyring.Decrypt"},
+	"(trustee/keyring.KEK).Unwrap": {
+		"trustee/keyring.Decrypt",
+		"trustee/keyring.Rewrap",  // a data key, from one envelope key to another, and no secret
+		"trustee/keyring.OpenKEK", // of a key service: the envelope key itself, at the start
+	},
 	"trustee/keyring.gcmOpen":      {"trustee/keyring.Decrypt", "(*trustee/keyring.FileKEK).Unwrap"},
 	"trustee/keyring.Decrypt":      {"(*trustee/release/internal/vault.Vault).Open", "trustee/keyring.load", "(*trustee/keyring.TokenKeys).decrypt", "(trustee/keyring.Placed).Unwrap"},
 	"(*trustee/release/internal/vault.Vault).Open": {
@@ -31,7 +35,8 @@ var ways = map[string][]string{
 	"api/kbs.Seal": {"(*trustee/release.Gate).release"},
 	// All of the store at once: a backup has what is encrypted as it is, and the
 	// whole under the envelope key. readKey looks whether there is anything.
-	"(trustee/store.Dumper).Dump": {"trustee/backup.Write", "(*trustee/store/authentic.Store).Dump", "trustee/store/authentic.readKey"},
+	"(trustee/store.Dumper).Dump": {"trustee/backup.Write", "(*trustee/store/authentic.Store).Dump", "trustee/store/authentic.readKey",
+		"trustee/server.underOldKey"}, // lists places, of ciphertexts
 }
 
 // contentBucket is where the ciphertexts are; nobody else spells it.

@@ -59,7 +59,14 @@ type Tokens interface {
 	// Verify gives the claims of a token of a namespace. One that is good but for its
 	// age gives ear.ErrExpired.
 	Verify(ctx context.Context, ns, token string) (*ear.Claims, error)
+	// Current reports whether Verify knows the keys that the store holds; Reread learns
+	// them.
+	Current(tx store.Tx, ns string) (bool, error)
+	Reread(ctx context.Context, ns string) error
 }
+
+// errKeysChanged says that a token was verified with keys that are not those in force.
+var errKeysChanged = fmt.Errorf("%w: keys of attestation results change all the time", store.ErrUnavailable)
 
 // Config makes a Gate.
 type Config struct {
@@ -98,6 +105,10 @@ func New(c Config) (*Gate, error) {
 	return &Gate{cfg: c, vault: vault.New(c.Store, c.KEK, c.Limits, c.Now), closing: make(chan struct{})}, nil
 }
 
+// PlaceOf gives the place for which a secret is encrypted that lies under a key of the
+// store; false: no secret lies there.
+func PlaceOf(bucket, key string) (string, bool) { return vault.PlaceOf(bucket, key) }
+
 // List gives the metadata of the secrets.
 func (g *Gate) List(ctx context.Context, ns string) ([]trusteeapi.Resource, error) {
 	return g.vault.List(ctx, ns)
@@ -128,7 +139,7 @@ type Released struct {
 func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 	r := trusteeapi.Record{ID: record.NewID(), Kind: "release", Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}
 	inside, span := trace.Start(ctx, trace.SpanRelease)
-	out, err := g.release(inside, req, &r)
+	out, err := g.byKeysInForce(inside, req, &r)
 	if errors.Is(err, ErrNotNewer) {
 		span.End(nil)
 		return nil, err
@@ -140,6 +151,21 @@ func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 	return out, err
 }
 
+// byKeysInForce is release with a token that keys in force have signed.
+func (g *Gate) byKeysInForce(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
+	for range 3 {
+		out, err := g.release(ctx, req, r)
+		if !errors.Is(err, errKeysChanged) {
+			return out, err
+		}
+		if err := g.cfg.Tokens.Reread(ctx, req.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errKeysChanged
+}
+
+// release gives errKeysChanged before anything is released.
 func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
 	sub, claims, err := g.token(ctx, req, r)
 	if err != nil {
@@ -155,6 +181,12 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 		n, err := tenant.GetNamespace(tx, req.Namespace)
 		if err != nil {
 			return err
+		}
+		switch current, err := g.cfg.Tokens.Current(tx, req.Namespace); {
+		case err != nil:
+			return err
+		case !current:
+			return errKeysChanged
 		}
 		// The binding comes before anything that tells whether the secret exists.
 		if sealID, err = g.bound(tx, req, sub.Coffer.Initdata); err != nil {

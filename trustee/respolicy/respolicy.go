@@ -40,7 +40,7 @@ const (
 	current  = "resource-policies"
 	versions = "resource-policy-versions"
 	meta     = "meta"
-	counter  = "resource-policy-generation"
+	mark     = "resource-policy-generation"
 )
 
 // Policies are the resource policies of all namespaces.
@@ -49,12 +49,17 @@ type Policies struct {
 	now   func() time.Time
 
 	mu   sync.Mutex
-	sets map[string]*Set
+	sets map[string]*prepared
+}
+
+type prepared struct {
+	sync.Mutex
+	set *Set // nil: none yet
 }
 
 // New makes Policies on a store.
 func New(s store.Store, now func() time.Time) *Policies {
-	return &Policies{store: s, now: now, sets: map[string]*Set{}}
+	return &Policies{store: s, now: now, sets: map[string]*prepared{}}
 }
 
 func versionKey(name string, version uint64) string { return fmt.Sprintf("%s@%020d", name, version) }

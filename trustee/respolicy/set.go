@@ -2,7 +2,6 @@ package respolicy
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,26 +13,11 @@ import (
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
-// generation counts the changes, so that what is prepared knows when it is out of
-// date, on every replica.
-func generation(tx store.Tx, ns string) (uint64, error) {
-	b, err := tx.Get(tenant.Bucket(ns, meta), counter)
-	if err != nil || b == nil {
-		return 0, err
-	}
-	if len(b) != 8 {
-		return 0, fmt.Errorf("namespace %s: %s is malformed", ns, counter)
-	}
-	return binary.BigEndian.Uint64(b), nil
-}
+// generation changes with the policies, so that what is prepared knows when it is out
+// of date, on every replica.
+func generation(tx store.Tx, ns string) (uint64, error) { return tenant.Generation(tx, ns, mark) }
 
-func bump(tx store.Tx, ns string) error {
-	g, err := generation(tx, ns)
-	if err != nil {
-		return err
-	}
-	return tx.Put(tenant.Bucket(ns, meta), counter, binary.BigEndian.AppendUint64(nil, g+1))
-}
+func bump(tx store.Tx, ns string) error { return tenant.Bump(tx, ns, mark) }
 
 // Set is the policies of one namespace at one generation, compiled.
 type Set struct {
@@ -58,10 +42,11 @@ func (p *Policies) In(tx store.Tx, ns string) (*Set, error) {
 	if g == 0 {
 		return &Set{}, nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s := p.sets[ns]; s != nil && s.generation >= g {
-		return s, nil // a newer one than this transaction sees is good as well
+	at := p.prepared(ns)
+	at.Lock()
+	defer at.Unlock()
+	if at.set != nil && at.set.generation == g {
+		return at.set, nil
 	}
 	all, err := store.List[trusteeapi.ResourcePolicy](tx, tenant.Bucket(ns, current))
 	if err != nil {
@@ -75,8 +60,18 @@ func (p *Policies) In(tx store.Tx, ns string) (*Set, error) {
 		}
 		s.rules = append(s.rules, rule{c, v.Version, v.Resources, v.Methods})
 	}
-	p.sets[ns] = s
+	at.set = s
 	return s, nil
+}
+
+// prepared is where a namespace's set is: one that is compiled holds up nobody else.
+func (p *Policies) prepared(ns string) *prepared {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sets[ns] == nil {
+		p.sets[ns] = new(prepared)
+	}
+	return p.sets[ns]
 }
 
 // selects reports whether a rule is asked about a request.

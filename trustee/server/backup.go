@@ -39,7 +39,7 @@ func writeBackup(ctx context.Context, st store.Store, kek keyring.KEK, w io.Writ
 // pairs. A database may be in use; of an embedded store whose trustee runs it is
 // ErrRunning.
 func Backup(ctx context.Context, c Config, w io.Writer) (n int, err error) {
-	kek, err := keyring.OpenFileKEK(c.envelopeKey())
+	kek, err := c.openKEK(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -67,7 +67,7 @@ func Backup(ctx context.Context, c Config, w io.Writer) (n int, err error) {
 // Restore fills an empty store from a backup, with all of it or with nothing, and
 // gives the number of pairs.
 func Restore(ctx context.Context, c Config, r io.Reader) (n int, err error) {
-	kek, err := keyring.OpenFileKEK(c.envelopeKey())
+	kek, err := c.openKEK(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -103,6 +103,12 @@ type Config struct {
 	Database            string
 	DatabaseConnections int
 	EnvelopeKey         string
+	// KeyService (keyservices.Open) unwraps the envelope key; "": its file is the key.
+	// OldEnvelopeKey is one of before, whose values are read still, with a service of
+	// its own.
+	KeyService     string
+	OldEnvelopeKey string
+	OldKeyService  string
 	// WrapStore lets a test put faults between the server and its store.
 	WrapStore func(store.Store) store.Store
 }
@@ -490,16 +496,13 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	s.witnesses.Close(ctx)
 	s.tracer.Close(ctx)
-	if s.opsHTTP != nil {
-		err = errors.Join(err, s.opsHTTP.Close())
-	}
 	return errors.Join(err, s.closeState())
 }
 
 func (s *Server) closeState() error {
 	var errs []error
-	if s.opsLn != nil {
-		s.opsLn.Close()
+	if s.opsHTTP != nil {
+		errs = append(errs, s.opsHTTP.Close()) // with its connections
 	}
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless

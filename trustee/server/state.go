@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/keyservice"
+	"github.com/cofferproject/coffer/trustee/keyservices"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/authentic"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
@@ -35,14 +37,14 @@ func (c *Config) envelopeKey() string {
 func (s *Server) openState(ctx context.Context) error {
 	c := &s.cfg
 	if c.Database == "" {
-		return s.openEmbedded()
+		return s.openEmbedded(ctx)
 	}
 	// The replica's own folder has its audit chain, which has one writer.
 	var err error
 	if s.lock, err = lockState(ctx, c.State, s.lockWait()); err != nil {
 		return err
 	}
-	if s.kek, err = openSharedKey(c.envelopeKey()); err != nil {
+	if s.kek, err = c.openKEK(ctx); err != nil {
 		return err
 	}
 	db, err := c.openDatabase(ctx)
@@ -62,21 +64,53 @@ func (c *Config) openDatabase(ctx context.Context) (*postgres.Store, error) {
 	return postgres.Open(ctx, postgres.Config{URL: c.Database, Connections: c.DatabaseConnections, Log: c.Log})
 }
 
-// openSharedKey never makes a key: every replica would make another.
-func openSharedKey(path string) (keyring.KEK, error) {
-	kek, err := keyring.OpenFileKEK(path)
-	if errors.Is(err, os.ErrNotExist) {
+// openKEK opens the envelope key, with the one of before if there is one. It never makes
+// a key: every replica would make another.
+func (c *Config) openKEK(ctx context.Context) (keyring.KEK, error) {
+	kek, err := openKey(ctx, c.envelopeKey(), c.KeyService)
+	if errors.Is(err, os.ErrNotExist) && c.Database != "" {
 		return nil, fmt.Errorf("%w: replicas share one: make it with `coffer-trustee new-envelope-key FILE`, once, and give it to each", err)
 	}
+	if err != nil || c.OldEnvelopeKey == "" {
+		return kek, err
+	}
+	old, err := openKey(ctx, c.OldEnvelopeKey, c.OldKeyService)
+	if err != nil {
+		return nil, fmt.Errorf("old %w", err)
+	}
+	if old.ID() == kek.ID() {
+		return nil, errors.New("the old envelope key is the new one")
+	}
+	return keyring.Both{KEK: kek, Old: old}, nil
+}
+
+// openKey opens a key's file with the key service that a spec names, if one does.
+func openKey(ctx context.Context, path, spec string) (keyring.KEK, error) {
+	service, err := openService(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return kek, nil
+	k, err := keyring.OpenKEK(ctx, path, service)
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
-func (s *Server) openEmbedded() error {
+func openService(ctx context.Context, spec string) (keyservice.Service, error) {
+	if spec == "" {
+		return nil, nil
+	}
+	s, err := keyservices.Open(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("key service: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Server) openEmbedded(ctx context.Context) error {
 	c := &s.cfg
-	kek, err := embeddedKey(c)
+	kek, err := c.embeddedKey(ctx)
 	if err != nil {
 		return err
 	}
@@ -89,17 +123,57 @@ func (s *Server) openEmbedded() error {
 	return nil
 }
 
-func embeddedKey(c *Config) (keyring.KEK, error) {
-	open := keyring.CreateFileKEK
-	if _, err := os.Stat(c.embedded()); err == nil {
-		// A new key would leave everything unreadable; say what is missing instead.
-		open = keyring.OpenFileKEK
+// embeddedKey makes the key of a store that is not there yet. A new key for one that is
+// would leave everything unreadable.
+func (c *Config) embeddedKey(ctx context.Context) (keyring.KEK, error) {
+	_, noStore := os.Stat(c.embedded())
+	_, noKey := os.Stat(c.envelopeKey())
+	if errors.Is(noStore, os.ErrNotExist) && errors.Is(noKey, os.ErrNotExist) {
+		if _, err := NewEnvelopeKey(ctx, c.envelopeKey(), c.KeyService); err != nil {
+			return nil, err
+		}
 	}
-	k, err := open(c.envelopeKey())
+	return c.openKEK(ctx)
+}
+
+// NewEnvelopeKey makes an envelope key in a file that is not there yet, wrapped by the
+// key service that spec names, if it is not "", and gives its id.
+func NewEnvelopeKey(ctx context.Context, path, spec string) (string, error) {
+	service, err := openService(ctx, spec)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return k, nil
+	var k *keyring.FileKEK
+	if service == nil {
+		k, err = keyring.CreateFileKEK(path)
+	} else {
+		k, err = keyring.CreateWrapped(ctx, path, service)
+	}
+	if err != nil {
+		return "", err
+	}
+	return k.ID(), nil
+}
+
+// WrapEnvelopeKey writes an envelope key of one file to another that is not there yet,
+// as the other key service wraps it. The key is the same.
+func WrapEnvelopeKey(ctx context.Context, from, fromService, to, toService string) (id string, err error) {
+	old, err := openService(ctx, fromService)
+	if err != nil {
+		return "", err
+	}
+	next, err := openService(ctx, toService)
+	if err != nil {
+		return "", err
+	}
+	if next == nil {
+		return "", errors.New("no key service to wrap the key")
+	}
+	k, err := keyring.OpenKEK(ctx, from, old)
+	if err != nil {
+		return "", err
+	}
+	return k.ID(), keyring.WriteWrapped(ctx, to, k, next)
 }
 
 func (s *Server) lockWait() time.Duration {

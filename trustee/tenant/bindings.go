@@ -43,7 +43,7 @@ func (r *Registry) Bind(ctx context.Context, ns, resource string, add trusteeapi
 			return err
 		}
 		if !ok {
-			if err := r.room(tx, limits.Bindings, ns, bindings); err != nil {
+			if err := Grow(tx, r.limits, limits.Bindings, ns, Bucket(ns, bindings)); err != nil {
 				return err
 			}
 			b = &trusteeapi.Binding{}
@@ -96,12 +96,27 @@ func (r *Registry) Binding(ctx context.Context, ns, resource string) (out *trust
 
 // Unbind removes a secret's binding.
 func (r *Registry) Unbind(ctx context.Context, ns, resource string) error {
-	return r.remove(ctx, ns, bindings, resource, false)
+	return r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+		have, err := tx.Get(Bucket(ns, bindings), resource)
+		if err == nil && have == nil {
+			err = fmt.Errorf("binding of %.300q: %w", resource, ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		return DropBinding(tx, ns, resource)
+	})
 }
 
 // DropBinding removes a binding, if there is one, together with its secret.
 func DropBinding(tx store.Tx, ns, resource string) error {
-	return tx.Delete(Bucket(ns, bindings), resource)
+	switch have, err := tx.Get(Bucket(ns, bindings), resource); {
+	case err != nil:
+		return err
+	case have == nil:
+		return nil
+	}
+	return errors.Join(Shrink(tx, Bucket(ns, bindings)), tx.Delete(Bucket(ns, bindings), resource))
 }
 
 // BindingOf gives a secret's binding inside of a transaction, or nil.

@@ -10,6 +10,7 @@ package tenant
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -190,22 +191,34 @@ func (r *Registry) roomFor(tx store.Tx, name limits.Name, ns, what, key string) 
 	return r.room(tx, name, ns, what)
 }
 
-// generation counts the changes to what evidence is appraised with, so that a
-// prepared verifier knows when it is out of date, on every replica.
+// generation changes with whatever evidence is appraised with, so that a prepared
+// verifier knows when it is out of date, on every replica.
 func generation(tx store.Tx, ns string) (uint64, error) {
-	b, err := tx.Get(Bucket(ns, "meta"), "trust-generation")
+	return Generation(tx, ns, "trust-generation")
+}
+
+func bump(tx store.Tx, ns string) error { return Bump(tx, ns, "trust-generation") }
+
+// Generation gives a mark of a namespace that Bump has set; 0: never.
+func Generation(tx store.Tx, ns, mark string) (uint64, error) {
+	b, err := tx.Get(Bucket(ns, "meta"), mark)
 	if err != nil || b == nil {
 		return 0, err
+	}
+	if len(b) != 8 {
+		return 0, fmt.Errorf("namespace %s: %s is malformed", ns, mark)
 	}
 	return binary.BigEndian.Uint64(b), nil
 }
 
-func bump(tx store.Tx, ns string) error {
-	g, err := generation(tx, ns)
-	if err != nil {
-		return err
+// Bump gives a mark a value that it never had. It is no count: after a database was put
+// back to an earlier state the next change must not bring a value that somebody knows.
+func Bump(tx store.Tx, ns, mark string) error {
+	var b [8]byte
+	for binary.BigEndian.Uint64(b[:]) == 0 {
+		rand.Read(b[:])
 	}
-	return tx.Put(Bucket(ns, "meta"), "trust-generation", binary.BigEndian.AppendUint64(nil, g+1))
+	return tx.Put(Bucket(ns, "meta"), mark, b[:])
 }
 
 // update runs fn for a namespace that exists.

@@ -204,6 +204,24 @@ func Load(ctx context.Context, inner store.Store, w Wrapper, random func([]byte)
 	})
 }
 
+// Rewrap has rewrap wrap the MAC key of a store anew; nil from it: it is so already.
+func Rewrap(ctx context.Context, inner store.Store, rewrap func(place string, wrapped []byte) ([]byte, error)) (changed bool, err error) {
+	err = inner.Update(ctx, func(tx store.Tx) error {
+		changed = false
+		v, err := tx.Get(bucket, keyName)
+		if err != nil || v == nil {
+			return err
+		}
+		next, err := rewrap(bucket+"/"+keyName, bytes.Clone(v))
+		if err != nil || next == nil {
+			return err
+		}
+		changed = true
+		return tx.Put(bucket, keyName, next)
+	})
+	return changed, err
+}
+
 func reserved() error { return fmt.Errorf("store: bucket %s is reserved", bucket) }
 
 type tx struct {

@@ -10,8 +10,10 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -46,6 +48,18 @@ func contentKey(name string, version uint64) string {
 
 func place(ns, name string, version uint64) string {
 	return "secret/" + ns + "/" + name + "@" + strconv.FormatUint(version, 10)
+}
+
+// PlaceOf is place by where the store has the content.
+func PlaceOf(bucket, key string) (string, bool) {
+	rest, ok := strings.CutPrefix(bucket, "ns/")
+	ns, what, found := strings.Cut(rest, "/")
+	name, number, versioned := strings.Cut(key, "@")
+	version, err := strconv.ParseUint(number, 10, 64)
+	if !ok || !found || what != content || !versioned || err != nil || contentKey(name, version) != key {
+		return "", false
+	}
+	return place(ns, name, version), true
 }
 
 // PutOptions say more about a new version.
@@ -129,7 +143,7 @@ func (v *Vault) Delete(ctx context.Context, ns, name string) error {
 				return err
 			}
 		}
-		if err := tx.Delete(tenant.Bucket(ns, metas), name); err != nil {
+		if err := errors.Join(tenant.Shrink(tx, tenant.Bucket(ns, metas)), tx.Delete(tenant.Bucket(ns, metas), name)); err != nil {
 			return err
 		}
 		return tenant.DropBinding(tx, ns, name)

@@ -74,7 +74,11 @@ func lastIn(tx store.Tx, ns, name string) (uint64, error) {
 	return binary.BigEndian.Uint64(b), nil
 }
 
+// setLast remembers the number of a secret that is there no more.
 func setLast(tx store.Tx, ns, name string, n uint64) error {
+	if err := tenant.Added(tx, tenant.Bucket(ns, lasts)); err != nil {
+		return err
+	}
 	return tx.Put(tenant.Bucket(ns, lasts), name, binary.BigEndian.AppendUint64(nil, n))
 }
 
@@ -127,7 +131,7 @@ func (v *Vault) add(tx store.Tx, ns, name string, next trusteeapi.SecretVersion,
 // admit takes a secret of a name that there is not, or not any more. One that lives
 // again has its number in its own record from now on.
 func (v *Vault) admit(tx store.Tx, ns, name string) error {
-	if err := tenant.Room(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)); err != nil {
+	if err := tenant.Grow(tx, v.most, limits.Secrets, ns, tenant.Bucket(ns, metas)); err != nil {
 		return err
 	}
 	old, err := tx.Get(tenant.Bucket(ns, lasts), name)
@@ -135,9 +139,9 @@ func (v *Vault) admit(tx store.Tx, ns, name string) error {
 		return err
 	}
 	if old == nil {
-		return tenant.Room(tx, v.most, limits.DeletedSecrets, ns, tenant.Bucket(ns, lasts))
+		return tenant.Fits(tx, v.most, limits.DeletedSecrets, ns, tenant.Bucket(ns, lasts))
 	}
-	return tx.Delete(tenant.Bucket(ns, lasts), name)
+	return errors.Join(tenant.Shrink(tx, tenant.Bucket(ns, lasts)), tx.Delete(tenant.Bucket(ns, lasts), name))
 }
 
 // retire has the versions so far expire, and drops the oldest ones too many.
