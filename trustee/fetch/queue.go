@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -51,6 +52,23 @@ func (f *Fetcher) Missed(r *trusteeapi.Record, d *denial.Denial) {
 		return
 	}
 }
+
+// Soon says when what a verifier missed may be at hand, of what is fetched; 0:
+// nobody knows.
+func (f *Fetcher) Soon(d *denial.Denial) time.Duration {
+	if d.Reason != verify.ReasonCollateralMissing {
+		return 0
+	}
+	for _, w := range f.workers {
+		if _, ok := w.v.wanted(d.Source); ok || slices.Contains(w.v.standing, d.Source) {
+			return min(max(w.pace, time.Second), maxSoon)
+		}
+	}
+	return 0
+}
+
+// maxSoon is the longest that a guest is asked to wait before it tries again.
+const maxSoon = 30 * time.Second
 
 // keepWants puts wants into the store, where whoever holds the lease finds them.
 func (f *Fetcher) keepWants(ctx context.Context) {

@@ -91,6 +91,9 @@ func TestMissingVCEKIsFetched(t *testing.T) {
 	}
 	a := attest()
 	denied(t, w, a, 403, "collateral-missing")
+	if s := a.header.Get("Retry-After"); s != "1" {
+		t.Errorf("Retry-After %q", s)
+	}
 	for end := time.Now().Add(10 * time.Second); a.status != 200; a = attest() {
 		if time.Now().After(end) {
 			t.Fatalf("still denied: %s; %+v", a.body, w.collateralStatus())
@@ -119,6 +122,9 @@ func TestMissingVCEKIsFetched(t *testing.T) {
 	alone := newWorld(t, func(c *Config) { c.Verifiers["snp"] = snpWithoutSession })
 	_, a = alone.attestAs("default", "snp", nil, func([]byte) any { return evidence })
 	denied(t, alone, a, 403, "collateral-missing")
+	if s := a.header.Get("Retry-After"); s != "" {
+		t.Errorf("Retry-After %q, and nothing is fetched", s)
+	}
 	if status, b := alone.admin.do("POST", "/collateral", bundle); status != 200 {
 		t.Fatalf("import: %d %s", status, b)
 	}

@@ -316,7 +316,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
-		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS,
+		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
 	if err != nil {
 		return nil, err
