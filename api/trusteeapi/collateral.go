@@ -13,6 +13,11 @@ type CollateralStatus struct {
 	Wanted []CollateralState `json:"wanted"`
 }
 
+// CollateralWanted names documents that are to be fetched.
+type CollateralWanted struct {
+	Origins []string `json:"origins"`
+}
+
 // CollateralVendor is one publisher, as all replicas see it.
 type CollateralVendor struct {
 	Name  string `json:"name"`

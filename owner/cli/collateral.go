@@ -46,21 +46,41 @@ func newCollateralStatus() *cobra.Command {
 			if err != nil {
 				return nil, err
 			}
-			t := table{head: []string{"STATE", "UNTIL", "TRIED", "NEXT", "ORIGIN", "ERROR"}, doc: s}
-			for _, v := range s.Vendors {
-				state := "asked"
-				if v.Failures > 0 {
-					state = fmt.Sprintf("failed %d times", v.Failures)
-				}
-				t.rows = append(t.rows, []string{state, "-", "-", day(v.Next), v.Place, v.Error})
-			}
-			for _, l := range [][]trusteeapi.CollateralState{s.Items, s.Wanted} {
-				for _, i := range l {
-					t.rows = append(t.rows, []string{stateOf(i), day(i.Until), day(i.Tried), day(i.Next), i.Origin, i.Error})
-				}
-			}
-			return t, nil
+			return statusTable(s), nil
 		})
+}
+
+// newCollateralWant has documents fetched that no evidence asked for, such as the
+// certificates of chips that attest to a trustee without a network.
+func newCollateralWant() *cobra.Command {
+	cmd := onTrustee("want ORIGIN...", "Have chips' certificates or platforms' TCB information fetched, by the origins that a denial names", cobra.MinimumNArgs(1),
+		func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
+			s, err := c.WantCollateral(cmd.Context(), args)
+			if err != nil {
+				return nil, err
+			}
+			return statusTable(s), nil
+		})
+	cmd.Example = `  coffer explain RECORD    # names the origin that was missing
+  coffer collateral want 'https://api.trustedservices.intel.com/tdx/certification/v4/tcb?fmspc=90c06f000000'`
+	return cmd
+}
+
+func statusTable(s *trusteeapi.CollateralStatus) table {
+	t := table{head: []string{"STATE", "UNTIL", "TRIED", "NEXT", "ORIGIN", "ERROR"}, doc: s}
+	for _, v := range s.Vendors {
+		state := "asked"
+		if v.Failures > 0 {
+			state = fmt.Sprintf("failed %d times", v.Failures)
+		}
+		t.rows = append(t.rows, []string{state, "-", "-", day(v.Next), v.Place, v.Error})
+	}
+	for _, l := range [][]trusteeapi.CollateralState{s.Items, s.Wanted} {
+		for _, i := range l {
+			t.rows = append(t.rows, []string{stateOf(i), day(i.Until), day(i.Tried), day(i.Next), i.Origin, i.Error})
+		}
+	}
+	return t
 }
 
 func stateOf(i trusteeapi.CollateralState) string {

@@ -18,6 +18,11 @@ func (c *Client) ExportCollateral(ctx context.Context, prefix string) ([]byte, e
 	return c.raw(ctx, http.MethodGet, "/collateral/bundle", q, "", nil)
 }
 
+// WantCollateral has documents fetched.
+func (c *Client) WantCollateral(ctx context.Context, origins []string) (*trusteeapi.CollateralStatus, error) {
+	return post[trusteeapi.CollateralStatus](ctx, c, "/collateral/wanted", trusteeapi.CollateralWanted{Origins: origins})
+}
+
 // CollateralStatus says how current collateral is.
 func (c *Client) CollateralStatus(ctx context.Context) (*trusteeapi.CollateralStatus, error) {
 	return get[trusteeapi.CollateralStatus](ctx, c, "/collateral/status", nil)

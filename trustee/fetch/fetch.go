@@ -38,7 +38,7 @@ const (
 	OutcomeAbsent    = "absent"  // the vendor knows no such document
 	OutcomeLimited   = "limited" // 429
 	OutcomeFailed    = "failed"  // no answer, or an error of the vendor's
-	OutcomeRefused   = "refused" // an answer that cannot be believed
+	OutcomeRefused   = "refused" // an answer that cannot be believed, or that there is no room for
 )
 
 // Outcomes lists all.
@@ -96,6 +96,7 @@ type Fetcher struct {
 	workers []*worker
 	peers   *ratelimit.Limiter
 	wants   chan want
+	known   recent
 	tasks   sync.WaitGroup
 	late    lateness
 }
@@ -275,7 +276,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 		}
 	}
 	if err := w.f.keep(ctx, it); err != nil {
-		return answer{outcome: OutcomeFailed, err: err}
+		return answer{outcome: OutcomeRefused, err: err}
 	}
 	return answer{outcome: OutcomeFetched, until: v.Until}
 }

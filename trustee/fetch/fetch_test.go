@@ -2,8 +2,11 @@ package fetch
 
 import (
 	"context"
+	"encoding/pem"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -301,10 +304,10 @@ func TestReplicasTakeTurns(t *testing.T) {
 	for range 3 {
 		w.start(func(c *Config) { c.Pace, c.Shelf = pace, w.open() })
 	}
-	time.Sleep(900 * time.Millisecond)
+	w.until("requests", func() bool { return len(w.pcs.Asked()) >= 5 })
 	asked := w.pcs.Asked()
-	if len(asked) < 3 || w.pcs.MostAtOnce() != 1 {
-		t.Errorf("%d requests, %d at once", len(asked), w.pcs.MostAtOnce())
+	if n := w.pcs.MostAtOnce(); n != 1 {
+		t.Errorf("%d requests at once", n)
 	}
 	for i := 1; i < len(asked); i++ {
 		if d := asked[i].At.Sub(asked[i-1].At); d < pace*9/10 {
@@ -415,6 +418,61 @@ func TestPeersInTurn(t *testing.T) {
 	}
 	if n < 50 || n > 150 {
 		t.Errorf("%d of 200 turns", n)
+	}
+}
+
+// Through a proxy that is named, and with certificates of an authority that is.
+func TestProxyAndCA(t *testing.T) {
+	w := newWorld(t)
+	f := w.start(func(c *Config) {
+		c.URLs, c.Proxy = map[string]string{"intel": "http://localhost:1/pcs"}, w.pcs.URL
+	})
+	w.until("a request to the proxy", func() bool {
+		return slices.ContainsFunc(w.pcs.Asked(), func(r fetchtest.Request) bool { return strings.HasPrefix(r.Path, "/pcs/sgx/") })
+	})
+	if s, err := f.Status(t.Context()); err != nil || s.Vendors[0].Place != "http://localhost:1/pcs/" {
+		t.Errorf("%+v, %v", s, err)
+	}
+
+	w = newWorld(t)
+	s := httptest.NewTLSServer(w.pcs)
+	t.Cleanup(s.Close)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.start(func(c *Config) { c.URLs = map[string]string{"intel": s.URL} })
+	w.until("an unknown authority", func() bool { return w.count(OutcomeFailed) > 0 })
+	if n := len(w.pcs.Asked()); n > 0 {
+		t.Errorf("%d requests to whom nobody vouches for", n)
+	}
+	w.start(func(c *Config) { c.URLs, c.CAFile = map[string]string{"intel": s.URL}, file })
+	w.until("a list", func() bool { return w.has(intel.RootCRLOrigin()) })
+}
+
+// A document that was imported from a clock ahead is not replaced, and that shows.
+func TestFetchedLater(t *testing.T) {
+	w := newWorld(t)
+	old, _ := w.real.Get(intel.RootCRLOrigin())
+	it := *old
+	it.Fetched = w.now().Add(30 * time.Minute)
+	it.Body = []byte("what cannot be read")
+	b, err := collateral.NewSet(&it).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.shelf.Import(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	f := w.start()
+	w.until("a refusal", func() bool { return w.count(OutcomeRefused) > 0 })
+	w.pass(time.Hour)
+	w.until("it is replaced", func() bool {
+		have, ok := w.shelf.Get(intel.RootCRLOrigin())
+		return ok && len(have.Body) > 100
+	})
+	if s, err := f.Status(t.Context()); err != nil || len(s.Items) < 5 {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
 

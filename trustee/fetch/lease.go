@@ -155,6 +155,8 @@ func (w *worker) settle(ctx context.Context, j *job, a answer) error {
 			return nil // it took so long that another replica went on
 		}
 		l.Holder, l.Until = "", time.Time{}
+		// An answer that came late, or after a second request, is no leave to hurry.
+		l.Next = later(l.Next, now.Add(w.pace).UTC())
 		w.slow(l, a, now)
 		d := j.row
 		d.Tried, d.Outcome, d.Error = now.UTC(), a.outcome, ""
@@ -171,7 +173,7 @@ func (w *worker) settle(ctx context.Context, j *job, a answer) error {
 			return store.PutJSON(tx, documents, d.Origin, &document{Origin: d.Origin, Tried: d.Tried, Outcome: d.Outcome, Next: w.again(now, a.until).UTC()})
 		}
 		d.Failures++
-		d.Next = now.Add(w.later(d, a)).UTC()
+		d.Next = now.Add(w.rest(d, a)).UTC()
 		return store.PutJSON(tx, documents, d.Origin, &d)
 	})
 }
@@ -186,14 +188,19 @@ func (w *worker) slow(l *lease, a answer, now time.Time) {
 	l.Failures++
 	l.Error = short(a.err.Error())
 	wait := max(backoff(w.f.cfg.Retry, l.Failures), a.after, w.pace)
-	if t := now.Add(wait).UTC(); t.After(l.Next) {
-		l.Next = t
-	}
+	l.Next = later(l.Next, now.Add(wait).UTC())
 }
 
-// later is when one document is tried again. Others come before it, so that one
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// rest is how long one document is left alone. Others come before it, so that one
 // which always fails does not keep them away.
-func (w *worker) later(d document, a answer) time.Duration {
+func (w *worker) rest(d document, a answer) time.Duration {
 	if a.outcome == OutcomeAbsent && d.Wanted {
 		return forget
 	}
@@ -248,8 +255,12 @@ func short(s string) string {
 // keep puts a checked item on the shelf.
 func (f *Fetcher) keep(ctx context.Context, it *collateral.Item) error {
 	b, err := collateral.NewSet(it).Encode()
-	if err == nil {
-		_, err = f.cfg.Shelf.Import(ctx, b)
+	if err != nil {
+		return err
+	}
+	n, err := f.cfg.Shelf.Import(ctx, b)
+	if err == nil && n.Taken != 1 {
+		err = errors.New("what is at hand says that it was fetched later")
 	}
 	return err
 }

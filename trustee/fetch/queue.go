@@ -3,8 +3,10 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -22,6 +24,7 @@ const (
 	maxWanted     = 1024           // rows
 	maxOfPeer     = 32             // rows of one network address
 	maxOfGroup    = 32             // documents of one chip, kept and wanted
+	maxKept       = 10_000         // documents that were or are wanted: half of what the shelf has room for
 	forget        = 24 * time.Hour // after which a row goes: until then it is not asked for anew
 	peerRate      = 1.0 / 60       // wants a second of one network address, on the long run
 	peerBurst     = 16             //
@@ -42,16 +45,89 @@ func (f *Fetcher) Missed(r *trusteeapi.Record, d *denial.Denial) {
 			continue
 		}
 		peer := ratelimit.Peer(r.Peer)
+		if f.known.has(d.Source, f.cfg.Now()) {
+			return // it is on its way: who comes again pays nothing
+		}
 		if ok, _ := f.peers.Take(peer); !ok {
 			return
 		}
 		select {
 		case f.wants <- want{d.Source, group, peer}:
+			f.known.add(d.Source, f.cfg.Now())
 		default: // others come too fast; the next try asks again
 		}
 		return
 	}
 }
+
+// administrator stands for whoever may change collateral, in the place of a peer.
+const administrator = "administrator"
+
+// Want takes an administrator's wish for a document that no evidence has asked for
+// yet.
+func (f *Fetcher) Want(ctx context.Context, origin string) error {
+	for _, w := range f.workers {
+		if group, ok := w.v.wanted(origin); ok {
+			if f.has(origin) {
+				return nil
+			}
+			taken, err := f.want(ctx, want{origin, group, administrator})
+			if err == nil && !taken && !f.queued(ctx, origin) {
+				err = fmt.Errorf("%w: so much is wanted, or kept, already", ErrNotWanted)
+			}
+			f.wakeAll()
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %.200q is no chip's certificate and no platform's TCB information of a vendor that is fetched from", ErrNotWanted, origin)
+}
+
+// ErrNotWanted says that an origin is not fetched.
+var ErrNotWanted = errors.New("collateral is not fetched")
+
+func (f *Fetcher) has(origin string) bool { _, ok := f.cfg.Shelf.Get(origin); return ok }
+
+func (f *Fetcher) queued(ctx context.Context, origin string) (is bool) {
+	_ = f.cfg.Store.View(ctx, func(tx store.Tx) error {
+		_, is, _ = store.GetJSON[document](tx, documents, origin)
+		return nil
+	})
+	return is
+}
+
+func (f *Fetcher) wakeAll() {
+	for _, w := range f.workers {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// recent remembers what was wanted a short time ago.
+type recent struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (r *recent) has(origin string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.at[origin]
+	return ok && now.Sub(t) < rememberWant
+}
+
+func (r *recent) add(origin string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at == nil || len(r.at) >= maxWanted {
+		r.at = map[string]time.Time{}
+	}
+	r.at[origin] = now
+}
+
+// rememberWant is short: what found no room may be asked for again.
+const rememberWant = 30 * time.Second
 
 // Soon says when what a verifier missed may be at hand, of what is fetched; 0:
 // nobody knows.
@@ -84,55 +160,64 @@ func (f *Fetcher) keepWants(ctx context.Context) {
 			if !taken {
 				continue
 			}
-			for _, w := range f.workers {
-				select {
-				case w.wake <- struct{}{}:
-				default:
-				}
-			}
+			f.wakeAll()
 		}
 	}
 }
 
 // want makes a row, unless one bound or another is reached.
 func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
+	// What is wanted already, or cannot be, costs no write.
+	if err := f.cfg.Store.View(ctx, func(tx store.Tx) error {
+		taken, err = f.fits(tx, n)
+		return err
+	}); err != nil || !taken {
+		return false, err
+	}
 	err = f.cfg.Store.Update(ctx, func(tx store.Tx) error {
-		taken = false
-		have, ok, err := store.GetJSON[document](tx, documents, n.origin)
-		if err != nil || ok && have.Wanted {
+		if taken, err = f.fits(tx, n); err != nil || !taken {
 			return err
 		}
-		all, err := store.List[document](tx, documents)
-		if err != nil {
-			return err
-		}
-		wanted, ofPeer, ofGroup := 0, 0, 0
-		for i := range all {
-			if !all[i].Wanted {
-				continue
-			}
-			wanted++
-			if all[i].Peer == n.peer {
-				ofPeer++
-			}
-			if all[i].Group == n.group {
-				ofGroup++
-			}
-		}
-		if v := vendorOf(n.origin); v != nil {
-			for _, it := range f.cfg.Shelf.Items() {
-				if g, ok := v.wanted(it.Origin); ok && g == n.group {
-					ofGroup++
-				}
-			}
-		}
-		if wanted >= maxWanted || ofPeer >= maxOfPeer || ofGroup >= maxOfGroup {
-			return nil
-		}
-		taken = true
 		return store.PutJSON(tx, documents, n.origin, &document{Origin: n.origin, Wanted: true, Group: n.group, Peer: n.peer, Since: f.cfg.Now().UTC()})
 	})
 	return taken, err
+}
+
+// fits says whether there is room for one more want, of this peer and group.
+func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
+	have, ok, err := store.GetJSON[document](tx, documents, n.origin)
+	if err != nil || ok && have.Wanted || f.has(n.origin) {
+		return false, err
+	}
+	all, err := store.List[document](tx, documents)
+	if err != nil {
+		return false, err
+	}
+	wanted, ofPeer, ofGroup, kept := 0, 0, 0, 0
+	for i := range all {
+		if !all[i].Wanted {
+			continue
+		}
+		wanted++
+		if all[i].Peer == n.peer {
+			ofPeer++
+		}
+		if all[i].Group == n.group {
+			ofGroup++
+		}
+	}
+	v := vendorOf(n.origin)
+	for _, it := range f.cfg.Shelf.Items() {
+		g, ok := v.wanted(it.Origin)
+		if !ok {
+			continue
+		}
+		kept++
+		if g == n.group {
+			ofGroup++
+		}
+	}
+	return wanted < maxWanted && (ofPeer < maxOfPeer || n.peer == administrator) && ofGroup < maxOfGroup && kept+wanted < maxKept, nil
 }
 
 // next chooses of wanted rows: a peer at random, of its rows the oldest.

@@ -2,13 +2,18 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/intel/inteltest"
 	"github.com/cofferproject/coffer/tee/snp"
 	snpverifier "github.com/cofferproject/coffer/tee/snp/verifier"
 	"github.com/cofferproject/coffer/tee/verify"
@@ -166,5 +171,84 @@ func TestHungVendor(t *testing.T) {
 	w.stop()
 	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("all that took %s", d)
+	}
+}
+
+// What is out of date shows where operators look, and leaves the server ready.
+func TestStaleCollateralShows(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Operations.Listen = "127.0.0.1:0" })
+	bundle, err := inteltest.Collateral(t).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, b := w.admin.do("POST", "/collateral", bundle); status != 200 {
+		t.Fatalf("import: %d %s", status, b)
+	}
+	get := func(path string) string {
+		t.Helper()
+		resp, err := http.Get(w.s.OpsURL() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%s: %d %s %v", path, resp.StatusCode, b, err)
+		}
+		return string(b)
+	}
+	w.stop()
+	w.start() // it looks once at the start
+	const line = "ready\ncollateral: 5 documents are out of date\n"
+	for end := time.Now().Add(10 * time.Second); get("/readyz") != line; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%q, want %q", get("/readyz"), line)
+		}
+	}
+	if m := get("/metrics"); !strings.Contains(m, "\ncoffer_trustee_collateral_stale 5\n") {
+		t.Error("no metric of it")
+	}
+	s := w.collateralStatus()
+	if len(s.Vendors) != 0 || len(s.Items) != 5 {
+		t.Fatalf("%+v", s)
+	}
+	for _, i := range s.Items {
+		if !i.Expired || i.Vendor != "intel" || i.Until.IsZero() {
+			t.Errorf("%+v", i)
+		}
+	}
+}
+
+// An administrator has a certificate fetched for a chip that has not attested here.
+func TestWantedCollateral(t *testing.T) {
+	evidence, vcek := withoutVCEK(t)
+	kds := fetchtest.New(t)
+	kds.Publish(vcek, "")
+	w := newWorld(t, fetching(kds))
+	want := func(origin string) int {
+		status, _ := w.admin.do("POST", "/collateral/wanted", fmt.Appendf(nil, `{"origins":[%q]}`, origin))
+		return status
+	}
+	for _, o := range []string{"https://192.0.2.1/", "https://kdsintf.amd.com/vcek/v1/Genoa/crl", "https://api.trustedservices.intel.com/tdx/certification/v4/tcb?fmspc=000000000000"} {
+		if s := want(o); s != 400 {
+			t.Errorf("%s: %d", o, s)
+		}
+	}
+	if s := want(vcek.Origin); s != 200 {
+		t.Fatalf("status %d", s)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, ok := w.s.shelf.Get(vcek.Origin); ok {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not fetched: %+v", w.collateralStatus())
+		}
+	}
+	if s := want(vcek.Origin); s != 200 {
+		t.Errorf("what is at hand: %d", s)
+	}
+	if _, a := w.attestAs("default", "snp", nil, func([]byte) any { return evidence }); a.status != 200 {
+		t.Errorf("its first attestation: %d %s", a.status, a.body)
 	}
 }
