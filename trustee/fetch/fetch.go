@@ -240,6 +240,14 @@ type answer struct {
 
 // ask gets one document, checks and keeps it.
 func (w *worker) ask(ctx context.Context, j *job) answer {
+	if j.row.Wanted && !w.v.changing(j.origin) {
+		if err := w.f.cfg.Shelf.Refresh(ctx); err != nil {
+			return answer{outcome: OutcomeFailed, err: err}
+		}
+		if w.f.has(j.origin) {
+			return answer{outcome: OutcomeUnchanged} // imported, or another replica's
+		}
+	}
 	it, a := w.get(ctx, j.origin)
 	if a.outcome == OutcomeAbsent && w.v.other != nil {
 		// Old reports do not name their product line. Pacing holds between these too.

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -112,14 +113,28 @@ func (w *world) config(change ...func(*Config)) Config {
 
 func (w *world) start(change ...func(*Config)) *Fetcher {
 	w.t.Helper()
+	f, _ := w.begin(change...)
+	return f
+}
+
+// startUntil starts a fetcher that the test stops.
+func (w *world) startUntil(change ...func(*Config)) (stop func()) {
+	w.t.Helper()
+	_, stop = w.begin(change...)
+	return stop
+}
+
+func (w *world) begin(change ...func(*Config)) (*Fetcher, func()) {
+	w.t.Helper()
 	f, err := New(w.config(change...))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.Start(ctx)
-	w.t.Cleanup(func() { cancel(); f.Wait() })
-	return f
+	stop := func() { cancel(); f.Wait() }
+	w.t.Cleanup(stop)
+	return f, stop
 }
 
 func (w *world) count(outcome string) int {
@@ -231,12 +246,19 @@ func TestRetryAfter(t *testing.T) {
 	w.start()
 	w.until("429", func() bool { return w.count(OutcomeLimited) == 1 })
 	w.pcs.Feel(fetchtest.Well, "")
-	w.start()
+	f := w.start()
 	time.Sleep(200 * time.Millisecond)
 	if n := len(w.pcs.Asked()); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
-	w.pass(61 * time.Minute)
+	w.pass(59 * time.Minute)
+	missed(f, w.tcb, "192.0.2.1:1") // wakes it
+	time.Sleep(100 * time.Millisecond)
+	if n := len(w.pcs.Asked()); n != 1 {
+		t.Errorf("asked %d times within the hour", n)
+	}
+	w.pass(2 * time.Minute)
+	f.wakeAll()
 	w.until("an hour later", func() bool { return len(w.pcs.Asked()) > 1 })
 }
 
@@ -374,9 +396,21 @@ func TestWantsAreBounded(t *testing.T) {
 		}
 	}
 	// The bounds of the store, beyond the rates.
-	for i := range maxWanted + 10 {
-		if _, err := f.want(t.Context(), want{origin(i), origin(i), "peer" + string(rune('a'+i%64))}); err != nil {
-			t.Fatal(err)
+	if err := w.store.Update(t.Context(), func(tx store.Tx) error {
+		for i := range maxWanted - 60 {
+			d := document{Origin: origin(1000 + i), Wanted: true, Group: origin(1000 + i), Peer: fmt.Sprint(i % 64), Since: w.now()}
+			if err := store.PutJSON(tx, documents, d.Origin, &d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		taken, err := f.want(t.Context(), want{origin(3000 + i), origin(3000 + i), fmt.Sprint(i % 3)})
+		if err != nil || taken && i >= 80 {
+			t.Fatalf("want %d: %t, %v", i, taken, err)
 		}
 	}
 	of := map[string]int{}
@@ -391,11 +425,6 @@ func TestWantsAreBounded(t *testing.T) {
 			t.Errorf("%d wants of %s", n, p)
 		}
 	}
-	for i := range maxOfGroup + 10 {
-		if _, err := f.want(t.Context(), want{origin(5000 + i), "one chip", "x"}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	// They are forgotten.
 	w.pass(forget + time.Hour)
 	w.pcs.Feel(fetchtest.Well, "")
@@ -404,6 +433,28 @@ func TestWantsAreBounded(t *testing.T) {
 }
 
 // Of wants, peers are served in turn: one who wants much keeps nobody waiting.
+func TestFewDocumentsOfOneChip(t *testing.T) {
+	w := newWorld(t)
+	f, err := New(w.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := 0
+	for i := range maxOfGroup + 5 {
+		_, _, o, _ := intel.Origins("", 0x81, [6]byte{2, byte(i)}, "platform")
+		ok, err := f.want(t.Context(), want{o, "one chip", fmt.Sprint(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			taken++
+		}
+	}
+	if taken != maxOfGroup {
+		t.Errorf("%d taken, want %d", taken, maxOfGroup)
+	}
+}
+
 func TestPeersInTurn(t *testing.T) {
 	var rows []document
 	for i := range 500 {
@@ -435,17 +486,20 @@ func TestProxyAndCA(t *testing.T) {
 	}
 
 	w = newWorld(t)
-	s := httptest.NewTLSServer(w.pcs)
+	s := httptest.NewUnstartedServer(w.pcs)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
 	t.Cleanup(s.Close)
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.start(func(c *Config) { c.URLs = map[string]string{"intel": s.URL} })
+	stop := w.startUntil(func(c *Config) { c.URLs = map[string]string{"intel": s.URL} })
 	w.until("an unknown authority", func() bool { return w.count(OutcomeFailed) > 0 })
 	if n := len(w.pcs.Asked()); n > 0 {
 		t.Errorf("%d requests to whom nobody vouches for", n)
 	}
+	stop()
 	w.start(func(c *Config) { c.URLs, c.CAFile = map[string]string{"intel": s.URL}, file })
 	w.until("a list", func() bool { return w.has(intel.RootCRLOrigin()) })
 }

@@ -174,6 +174,10 @@ func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
 	}); err != nil || !taken {
 		return false, err
 	}
+	// Another replica may have got it meanwhile.
+	if err := f.cfg.Shelf.Refresh(ctx); err != nil {
+		return false, err
+	}
 	err = f.cfg.Store.Update(ctx, func(tx store.Tx) error {
 		if taken, err = f.fits(tx, n); err != nil || !taken {
 			return err

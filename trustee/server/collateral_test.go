@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 	"github.com/cofferproject/coffer/test/vectors"
 	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/fetch/fetchtest"
+	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/store/postgres/pgtest"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -250,5 +253,44 @@ func TestWantedCollateral(t *testing.T) {
 	}
 	if _, a := w.attestAs("default", "snp", nil, func([]byte) any { return evidence }); a.status != 200 {
 		t.Errorf("its first attestation: %d %s", a.status, a.body)
+	}
+}
+
+// Replicas share one database: what a guest misses at one is fetched by whichever
+// has the lease, once, and is at hand at both.
+func TestReplicasShareCollateral(t *testing.T) {
+	evidence, vcek := withoutVCEK(t)
+	kds := fetchtest.New(t)
+	kds.Publish(vcek, "")
+	pg := pgtest.Start(t)
+	db, key := pg.Database("trustee"), filepath.Join(t.TempDir(), "envelope.key")
+	if _, err := keyring.CreateFileKEK(key); err != nil {
+		t.Fatal(err)
+	}
+	shared := func(c *Config) { c.Database, c.EnvelopeKey = db, key }
+	first := newWorld(t, fetching(kds), shared)
+	cfg := first.cfg
+	cfg.State = t.TempDir()
+	other, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close(context.Background()) })
+	second := &world{t: t, s: other, clock: first.clock, cfg: cfg, admin: first.admin}
+	for _, w := range []*world{first, second} {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			if _, a := w.attestAs("default", "snp", nil, func([]byte) any { return evidence }); a.status == 200 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("still denied: %+v", first.collateralStatus())
+			}
+		}
+	}
+	if n := kds.AskedFor(vcek.Origin); n != 1 {
+		t.Errorf("asked for the certificate %d times", n)
+	}
+	if n := kds.MostAtOnce(); n != 1 {
+		t.Errorf("%d requests at once", n)
 	}
 }
