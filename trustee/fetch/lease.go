@@ -2,8 +2,9 @@ package fetch
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
+	"math/big"
 	"slices"
 	"time"
 
@@ -122,7 +123,7 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 		}
 	}
 	// Neither keeps the other away, not even one that always fails.
-	if w := next(wanted); w != nil && (due == nil || rand.IntN(2) == 0) {
+	if w := next(wanted); w != nil && (due == nil || below(2) == 0) {
 		due = w
 	}
 	if due == nil {
@@ -242,7 +243,17 @@ func backoff(least time.Duration, failures int) time.Duration {
 
 // jitter spreads what would else come at once: a fifth either way.
 func jitter(d time.Duration) time.Duration {
-	return d*4/5 + time.Duration(rand.Int64N(int64(d)*2/5+1))
+	return d*4/5 + time.Duration(below(int64(d)*2/5+1))
+}
+
+// below gives a number below n that nobody can guess: turns and waits are not for
+// peers to foresee.
+func below(n int64) int64 {
+	i, err := rand.Int(rand.Reader, big.NewInt(n))
+	if err != nil {
+		return 0 // crypto/rand does not fail
+	}
+	return i.Int64()
 }
 
 func short(s string) string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ const (
 	waiting       = 64             // wants that are not in the store yet
 	maxWanted     = 1024           // rows
 	maxOfPeer     = 32             // rows of one network address
-	maxOfGroup    = 32             // documents of one chip, kept and wanted
+	maxOfGroup    = 32             // documents of one chip that are wanted, or were got in the last day
 	maxKept       = 10_000         // documents that were or are wanted: half of what the shelf has room for
 	forget        = 24 * time.Hour // after which a row goes: until then it is not asked for anew
 	peerRate      = 1.0 / 60       // wants a second of one network address, on the long run
@@ -217,11 +216,14 @@ func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
 			continue
 		}
 		kept++
-		if g == n.group {
+		if g == n.group && f.cfg.Now().Sub(it.Fetched) < forget {
 			ofGroup++
 		}
 	}
-	return wanted < maxWanted && (ofPeer < maxOfPeer || n.peer == administrator) && ofGroup < maxOfGroup && kept+wanted < maxKept, nil
+	if n.peer == administrator {
+		return wanted < maxWanted, nil
+	}
+	return wanted < maxWanted && ofPeer < maxOfPeer && ofGroup < maxOfGroup && kept+wanted < maxKept, nil
 }
 
 // next chooses of wanted rows: a peer at random, of its rows the oldest.
@@ -241,5 +243,5 @@ func next(rows []document) *document {
 	if len(peers) == 0 {
 		return nil
 	}
-	return oldest[peers[rand.IntN(len(peers))]]
+	return oldest[peers[below(int64(len(peers)))]]
 }
