@@ -208,6 +208,20 @@ func TestLeaseEnds(t *testing.T) {
 	w.until("the lease", func() bool { return w.has(w.tcb) })
 }
 
+// What was put off by a clock that was far ahead is not put off for years.
+func TestClockThatWasAhead(t *testing.T) {
+	w := newWorld(t)
+	w.pass(365 * 24 * time.Hour)
+	w.pcs.Feel(fetchtest.Limited, "86400")
+	stop := w.startUntil()
+	w.until("429", func() bool { return w.count(OutcomeLimited) > 0 })
+	stop()
+	w.pass(-365 * 24 * time.Hour)
+	w.pcs.Feel(fetchtest.Well, "")
+	w.start()
+	w.until("a list", func() bool { return w.has(intel.RootCRLOrigin()) })
+}
+
 // What peers can cause is bounded, and no origin of theirs goes anywhere else.
 func TestWantsAreBounded(t *testing.T) {
 	w := newWorld(t)
