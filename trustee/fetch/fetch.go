@@ -53,7 +53,8 @@ type Options struct {
 	URLs map[string]string
 	// Proxy is the URL of an HTTP proxy; "": none, whatever the environment says.
 	Proxy string
-	// CAFile (PEM) is who vouches for the places; "": the system's.
+	// CAFile (PEM) is who vouches for the places of URLs, in the place of the
+	// system's certificates, and beside those for the vendors' own; "": the system's.
 	CAFile string
 	// Pace is the least time between two requests to one vendor; 0: what the vendor
 	// is known to bear.
@@ -182,7 +183,7 @@ func newWorker(f *Fetcher, v *vendor) (*worker, error) {
 			return nil, err
 		}
 	}
-	w.client, err = newClient(f.cfg.Options)
+	w.client, err = newClient(f.cfg.Options, w.base == "")
 	return w, err
 }
 
@@ -263,7 +264,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	if a.outcome != "" {
 		return a
 	}
-	v, err := w.v.check(it)
+	v, err := w.v.verify(it)
 	now := w.f.cfg.Now()
 	switch {
 	case err != nil:
@@ -275,7 +276,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	}
 	if have, ok := w.f.cfg.Shelf.Get(it.Origin); ok {
 		// What is at hand was perhaps imported and cannot be read: then it gives way.
-		old, err := w.v.check(have)
+		old, err := w.v.verify(have)
 		if err == nil && v.Issued.Before(old.Issued) {
 			return answer{outcome: OutcomeRefused, err: errors.New("it is older than what is at hand")}
 		}

@@ -298,6 +298,29 @@ func TestWantsAreBounded(t *testing.T) {
 	w.until("an end of old wants", func() bool { return len(wanted()) < 2 })
 }
 
+// What a vendor did not know is asked for again a day later, or when an
+// administrator says so.
+func TestAbsent(t *testing.T) {
+	w := newWorld(t)
+	f := w.start()
+	_, _, o, _ := intel.Origins("", 0x81, [6]byte{3}, "platform")
+	missed(f, o, "192.0.2.1:1")
+	w.until("404", func() bool {
+		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == o && d.Outcome == OutcomeAbsent })
+	})
+	w.pass(time.Hour)
+	missed(f, o, "192.0.2.1:1")
+	f.wakeAll()
+	time.Sleep(100 * time.Millisecond)
+	if n := w.pcs.AskedFor(o); n != 1 {
+		t.Errorf("asked %d times in an hour", n)
+	}
+	if err := f.Want(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	w.until("a second 404", func() bool { return w.pcs.AskedFor(o) == 2 })
+}
+
 // Of wants, peers are served in turn: one who wants much keeps nobody waiting.
 func TestFewDocumentsOfOneChip(t *testing.T) {
 	w := newWorld(t)
@@ -393,6 +416,14 @@ func TestFetchedLater(t *testing.T) {
 	})
 	if s, err := f.Status(t.Context()); err != nil || len(s.Items) < 5 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// A check that fails by its own fault refuses a document and ends nothing.
+func TestCheckThatPanics(t *testing.T) {
+	v := &vendor{check: func(*collateral.Item) (collateral.Validity, error) { panic("a parser's fault") }}
+	if _, err := v.verify(&collateral.Item{}); err == nil || !strings.Contains(err.Error(), "a parser's fault") {
+		t.Error(err)
 	}
 }
 
