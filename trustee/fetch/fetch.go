@@ -86,6 +86,8 @@ const (
 	defaultRetry   = 30 * time.Second
 	maxBackoff     = time.Hour
 	maxRetryAfter  = 24 * time.Hour
+	absentFor      = 5 * time.Minute // AMD's service has not known chips for hours that it knew before
+	maxAbsent      = 6 * time.Hour
 	idle           = 5 * time.Second // between looks at the store
 	lookEvery      = time.Minute     // between looks for what is out of date
 )

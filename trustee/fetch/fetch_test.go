@@ -298,7 +298,7 @@ func TestWantsAreBounded(t *testing.T) {
 	w.until("an end of old wants", func() bool { return len(wanted()) < 2 })
 }
 
-// What a vendor did not know is asked for again a day later, or when an
+// What a vendor did not know is asked for again, later and later, or when an
 // administrator says so.
 func TestAbsent(t *testing.T) {
 	w := newWorld(t)
@@ -308,17 +308,23 @@ func TestAbsent(t *testing.T) {
 	w.until("404", func() bool {
 		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == o && d.Outcome == OutcomeAbsent })
 	})
-	w.pass(time.Hour)
+	w.pass(3 * time.Minute)
 	missed(f, o, "192.0.2.1:1")
 	f.wakeAll()
 	time.Sleep(100 * time.Millisecond)
 	if n := w.pcs.AskedFor(o); n != 1 {
-		t.Errorf("asked %d times in an hour", n)
+		t.Errorf("asked %d times in three minutes", n)
 	}
 	if err := f.Want(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	w.until("a second 404", func() bool { return w.pcs.AskedFor(o) == 2 })
+	w.until("its end", func() bool {
+		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == o && d.Failures == 2 })
+	})
+	w.pass(13 * time.Minute)
+	f.wakeAll()
+	w.until("a third", func() bool { return w.pcs.AskedFor(o) == 3 })
 }
 
 // Of wants, peers are served in turn: one who wants much keeps nobody waiting.

@@ -210,7 +210,7 @@ func later(a, b time.Time) time.Time {
 // which always fails does not keep them away.
 func (w *worker) rest(d document, a answer) time.Duration {
 	if a.outcome == OutcomeAbsent && d.Wanted {
-		return forget
+		return jitter(min(absentFor<<min(d.Failures-1, 16), maxAbsent))
 	}
 	return max(backoff(w.f.cfg.Retry, d.Failures), a.after)
 }
