@@ -243,13 +243,12 @@ type answer struct {
 
 // ask gets one document, checks and keeps it.
 func (w *worker) ask(ctx context.Context, j *job) answer {
-	if j.row.Wanted && !w.v.changing(j.origin) {
-		if err := w.f.cfg.Shelf.Refresh(ctx); err != nil {
-			return answer{outcome: OutcomeFailed, err: err}
-		}
-		if w.f.has(j.origin) {
-			return answer{outcome: OutcomeUnchanged} // imported, or another replica's
-		}
+	// What was imported or got by another replica meanwhile counts.
+	if err := w.f.cfg.Shelf.Refresh(ctx); err != nil {
+		return answer{outcome: OutcomeFailed, err: err}
+	}
+	if j.row.Wanted && !w.v.changing(j.origin) && w.f.has(j.origin) {
+		return answer{outcome: OutcomeUnchanged}
 	}
 	it, a := w.get(ctx, j.origin)
 	if a.outcome == OutcomeAbsent && w.v.other != nil {

@@ -24,8 +24,8 @@ const (
 	maxOfPeer     = 32             // rows of one network address
 	maxOfGroup    = 32             // documents of one chip that are wanted, or were got in the last day
 	maxKept       = 10_000         // documents that were or are wanted: half of what the shelf has room for
-	forget        = 24 * time.Hour // after which a row goes: until then it is not asked for anew
-	peerRate      = 1.0 / 60       // wants a second of one network address, on the long run
+	forget        = 24 * time.Hour // after which a row goes that came to nothing
+	peerRate      = 1.0 / 10       // wants a second of one network address, on the long run
 	peerBurst     = 16             //
 	rememberPeers = 10_000         // buckets; twice that at most
 )
