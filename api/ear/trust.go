@@ -108,6 +108,10 @@ type Anchors struct {
 	Floor time.Time
 	// SignerURI must be a URI name of the leaf; "" asks for none, as published.
 	SignerURI string
+	// RefuseTLS, where SignerURI is "", refuses a leaf that is said to be for TLS and
+	// does not name ear.SignerURI: an authority of tokens may have issued certificates
+	// of servers and clients as well, and their holders judge nothing.
+	RefuseTLS bool
 }
 
 // Trust checks that the key's certificates lead to an anchor and are of this
@@ -141,10 +145,23 @@ func (j *JWK) Trust(a Anchors) (crypto.PublicKey, error) {
 	if a.SignerURI != "" && !slices.ContainsFunc(chain[0].URIs, func(u *url.URL) bool { return u.String() == a.SignerURI }) {
 		return nil, fmt.Errorf("trusting jwk: the certificate does not name %s", a.SignerURI)
 	}
+	if a.RefuseTLS && forTLS(chain[0]) {
+		return nil, errors.New("trusting jwk: the certificate is for TLS")
+	}
 	if err := a.verify(chain); err != nil {
 		return nil, fmt.Errorf("trusting jwk: %w", err)
 	}
 	return key, nil
+}
+
+// forTLS reports that a certificate is for TLS peers and not for a signer of ours.
+func forTLS(c *x509.Certificate) bool {
+	if slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return u.String() == SignerURI }) {
+		return false
+	}
+	return slices.ContainsFunc(c.ExtKeyUsage, func(u x509.ExtKeyUsage) bool {
+		return u == x509.ExtKeyUsageServerAuth || u == x509.ExtKeyUsageClientAuth || u == x509.ExtKeyUsageAny
+	})
 }
 
 func (a Anchors) verify(chain []*x509.Certificate) error {

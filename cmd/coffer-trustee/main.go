@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/server"
 )
@@ -33,6 +32,9 @@ Usage:
                        [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME] [--fetch-timeout TIME]
                        [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
+  coffer-trustee kbs --attestation-service URL --trusted-cert FILE [--attestation-ca FILE --attestation-cert FILE --attestation-key FILE] [flags of serve]
+  coffer-trustee as [--socket ADDR] [--config-file FILE] [--reference-values URL [--reference-ca FILE --reference-cert FILE --reference-key FILE]] [flags of serve]
+  coffer-trustee rvps [--address ADDR] [--config-file FILE] [flags of serve]
   coffer-trustee new-envelope-key [--key-service SPEC] FILE
   coffer-trustee wrap-envelope-key --envelope-key FILE [--key-service SPEC] --to-key-service SPEC NEWFILE
   coffer-trustee rewrap --old-envelope-key FILE [--old-key-service SPEC] --envelope-key FILE [--key-service SPEC] [--state DIR] [--database URL] [--output text|json]
@@ -41,6 +43,7 @@ Usage:
   coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee fetch [--rest URL] kbs:///REPOSITORY/TYPE/TAG FILE [kbs:///... FILE]...
 
+kbs, as and rvps are the parts of serve in processes of their own (docs/trustee/separate-services.md).
 import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
 fetch is for a trustee that runs in a TEE itself: it gets a secret from another trustee through the guest and keeps it in a file, such as the envelope key.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
@@ -84,15 +87,19 @@ func run(args []string) error {
 			return restore(context.Background(), args[1:])
 		}
 	}
-	if len(args) == 0 || args[0] != "serve" {
+	role, known := server.RoleAll, false
+	if len(args) > 0 {
+		role, known = roles[args[0]]
+	}
+	if !known {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve, import, backup, restore, new-envelope-key, wrap-envelope-key, rewrap or fetch")
+		return errors.New("no command given: serve, kbs, as, rvps, import, backup, restore, new-envelope-key, wrap-envelope-key, rewrap or fetch")
 	}
-	f := flag.NewFlagSet("coffer-trustee serve", flag.ContinueOnError)
-	var c server.Config
+	f := flag.NewFlagSet("coffer-trustee "+args[0], flag.ContinueOnError)
+	c := server.Config{Role: role}
 	var san names
 	f.StringVar(&c.State, "state", "", "folder of all state (default $COFFER_STATE/trustee, or ~/.local/share/coffer/trustee)")
 	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML or JSON); --listen goes before its address")
@@ -112,6 +119,7 @@ func run(args []string) error {
 	f.StringVar(&c.FirstAdmin, "first-admin", "", "public key (PEM, Ed25519) of the administrator whom the first start registers (default: that makes a key, admin.key in --state)")
 	f.StringVar(&c.AdminClientCA, "admin-client-ca", "", "certificates (PEM) of who issues administrators' client certificates; peers are then asked for one")
 	f.BoolVar(&c.AskForCertificates, "ask-client-certificate", false, "ask peers for a client certificate, for administrators whose key is registered (docs/trustee/roles.md)")
+	serviceFlags(f, &c, config)
 	c.Limits = limits.Defaults()
 	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
@@ -134,7 +142,7 @@ func run(args []string) error {
 		return err
 	}
 	if f.NArg() > 0 {
-		return fmt.Errorf("serve takes no arguments, got %q", f.Args())
+		return fmt.Errorf("%s takes no arguments, got %q", args[0], f.Args())
 	}
 	if *output != "json" {
 		return fmt.Errorf("--output %q: only json", *output)
@@ -149,11 +157,7 @@ func run(args []string) error {
 	c.Names, c.Now = san, time.Now
 	c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if *config != "" {
-		read, err := kbsconfig.Read(*config)
-		if err != nil {
-			return err
-		}
-		if err := c.Use(read, c.Listen); err != nil {
+		if err := readConfig(&c, *config); err != nil {
 			return err
 		}
 	}

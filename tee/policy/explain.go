@@ -43,7 +43,7 @@ func (p *Policy) Explain(ctx context.Context, in *Input) ([]Finding, error) {
 	if err != nil {
 		return nil, p.deny(ReasonFailed, "input", err)
 	}
-	t := &tracer{policy: p, in: in, input: v, rules: map[uint64]*frame{}, best: map[string]*scored{}}
+	t := &tracer{ctx: ctx, policy: p, in: in, input: v, rules: map[uint64]*frame{}, best: map[string]*scored{}}
 	out, err := p.evaluate(ctx, in, v, rego.EvalQueryTracer(t), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false))
 	if err != nil {
 		return nil, err
@@ -78,6 +78,7 @@ type scored struct {
 
 // tracer watches for conditions that fail. It implements topdown.QueryTracer.
 type tracer struct {
+	ctx    context.Context // of the explanation, which a tracer's methods are not given
 	policy *Policy
 	in     *Input
 	input  ast.Value
@@ -170,7 +171,7 @@ func (t *tracer) finding(e *topdown.Event, expr *ast.Expr, rule *ast.Rule) Findi
 		switch {
 		case o.reference != "":
 			f.Reference, f.Source, f.Expected = o.reference, t.in.References.from(o.reference), show(o.value)
-			if _, known := t.in.References.get(o.reference); !known {
+			if _, known, err := t.in.References.find(t.ctx, o.reference); err == nil && !known {
 				f.Expected = "none registered"
 			}
 		case o.field != "" && f.Field == "":
@@ -280,7 +281,10 @@ func (t *tracer) reference(e *topdown.Event, x *ast.Term) operand {
 	if !ok {
 		return operand{}
 	}
-	term, _ := t.in.References.get(string(s))
+	term, _, err := t.in.References.find(t.ctx, string(s))
+	if err != nil {
+		return operand{reference: string(s)}
+	}
 	return operand{reference: string(s), value: term.Value}
 }
 

@@ -149,6 +149,8 @@ func (p *Policy) evaluate(ctx context.Context, in *Input, v ast.Value, opts ...r
 	opts = append(opts, rego.EvalParsedInput(v), rego.EvalTime(in.Now))
 	rs, err := p.prepared.Eval(context.WithValue(ctx, sessionKey{}, s), opts...)
 	switch {
+	case s.failed != nil:
+		return nil, s.failed
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, p.deny(ReasonTimeout, "evaluation", fmt.Errorf("not done after %s", MaxTime))
 	case err != nil:

@@ -16,6 +16,9 @@ import (
 type References struct {
 	terms  map[string]*ast.Term
 	source map[string]string
+
+	lookup Lookup // in the place of terms; nil: terms
+	at     string // where lookup asks
 }
 
 // NewReferences takes values by name, and for people where each comes from.
@@ -44,6 +47,9 @@ func (r *References) get(name string) (*ast.Term, bool) {
 
 // from says where a value comes from.
 func (r *References) from(name string) string {
+	if r != nil && r.lookup != nil {
+		return "reference value " + short(name) + " of " + r.at
+	}
 	if r != nil && r.source[name] != "" {
 		return "reference value " + short(name) + " of " + r.source[name]
 	}
@@ -54,6 +60,7 @@ func (r *References) from(name string) string {
 type session struct {
 	refs    *References
 	queried []Queried
+	failed  error // of a lookup
 }
 
 type sessionKey struct{}
@@ -68,7 +75,11 @@ func queryReferenceValue(bctx rego.BuiltinContext, a *ast.Term) (*ast.Term, erro
 	if !ok {
 		return nil, fmt.Errorf("query_reference_value: %s is not a string", ast.ValueName(a.Value))
 	}
-	t, known := s.refs.get(string(name))
+	t, known, err := s.refs.find(bctx.Context, string(name))
+	if err != nil {
+		s.failed = err
+		return nil, err
+	}
 	s.queried = append(s.queried, Queried{string(name), known})
 	return t, nil
 }

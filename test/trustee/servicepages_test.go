@@ -19,7 +19,7 @@ func TestServicePages(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v: %s", err, out)
 	}
-	for _, page := range []string{"migrate.md", "attestation-service.md"} {
+	for _, page := range []string{"migrate.md", "attestation-service.md", "separate-services.md"} {
 		t.Run(page, func(t *testing.T) {
 			b, err := os.ReadFile(filepath.Join("../../docs/trustee", page))
 			if err != nil {
@@ -35,7 +35,7 @@ func TestServicePages(t *testing.T) {
 					script.WriteString(l)
 				}
 			}
-			if n := strings.Count(script.String(), "coffer-trustee serve"); n < 1 {
+			if n := strings.Count(script.String(), "coffer-trustee serve") + strings.Count(script.String(), "coffer-trustee kbs"); n < 1 {
 				t.Fatalf("only this was found to run: %q", script.String())
 			}
 			dir := t.TempDir()

@@ -44,6 +44,9 @@ const (
 	ReasonPolicyUnknown     denial.Reason = "policy-unknown"
 	ReasonDeviceMissing     denial.Reason = "device-missing"
 	ReasonTokenTooLarge     denial.Reason = "token-too-large"
+	ReasonRemoteUnavailable denial.Reason = "attestation-service-unavailable"
+	ReasonRemoteRefused     denial.Reason = "attestation-service-refused"
+	ReasonRemoteAnswer      denial.Reason = "attestation-service-untrusted"
 )
 
 // Lifetime of a token, as published.
@@ -84,6 +87,9 @@ type Config struct {
 	// Factories is keyed by the TEEs' wire names.
 	Factories  map[string]Factory
 	Collateral collateral.Source // nil: none
+	// References gives the named reference values of a namespace whose are elsewhere;
+	// nil, or a nil result: they are in the Registry.
+	References func(ns string) *policy.References
 	Build      string
 	Now        func() time.Time
 }
@@ -137,6 +143,11 @@ func (s *Service) prepare(ctx context.Context, ns string) (*prepared, error) {
 		return nil, err
 	}
 	p = &prepared{trust: t, verifiers: map[string]verify.Verifier{}, faults: map[string]error{}, policies: map[string]*policy.Policy{}}
+	if s.cfg.References != nil {
+		if r := s.cfg.References(ns); r != nil {
+			t.Values, t.DebugValues = r, nil
+		}
+	}
 	for name, f := range s.cfg.Factories {
 		v, err := f(t, s.cfg.Collateral)
 		if err != nil {

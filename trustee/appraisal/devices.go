@@ -38,7 +38,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	if err != nil {
 		return nil, &denial.Denial{Reason: ReasonTEEKey, Component: Component, Claim: "tee-pubkey", Detail: err.Error()}
 	}
-	more, err := additional(evidence.Additional)
+	more, err := Additional(evidence.Additional)
 	if err != nil {
 		return nil, &denial.Denial{Reason: ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence", Detail: err.Error()}
 	}
@@ -129,10 +129,10 @@ func (s *Service) results(p *prepared, tee string, in *verify.Input, runtime map
 	return out, nil
 }
 
-// additional decodes additional_evidence: "" or a JSON object of TEE to evidence.
+// Additional decodes additional_evidence: "" or a JSON object of TEE to evidence.
 // Of two members of one name the verifier would see one and the owner another, so
 // that is refused, and so are two spellings of one.
-func additional(s string) (map[string]json.RawMessage, error) {
+func Additional(s string) (map[string]json.RawMessage, error) {
 	if s == "" {
 		return nil, nil
 	}

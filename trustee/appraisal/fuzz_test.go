@@ -12,7 +12,7 @@ func FuzzAdditional(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := additional(s)
+		m, err := Additional(s)
 		if err != nil {
 			return
 		}

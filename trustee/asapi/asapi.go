@@ -64,6 +64,8 @@ type Config struct {
 	Log       *slog.Logger
 	// JWKS gives a namespace's key set.
 	JWKS func(ctx context.Context, ns string) ([]byte, error)
+	// Query asks elsewhere for reference values; nil: the Registry has them.
+	Query func(ctx context.Context, name string) (any, bool, error)
 	// InsecureUnbound takes evidence without runtime data: nobody can tell whether
 	// it is fresh. Tokens say so.
 	InsecureUnbound bool

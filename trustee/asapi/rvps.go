@@ -81,6 +81,9 @@ func decodeValues(raw []byte) (map[string]any, error) {
 
 // registerMessage takes a published message for an administrator.
 func (s *Service) registerMessage(ctx context.Context, message []byte) error {
+	if s.cfg.Query != nil {
+		return httpio.BadRequest(httpio.TypeSerde, "reference values are in another service: register them there")
+	}
 	if err := s.change(ctx, "RegisterReferenceValue", Bundle); err != nil {
 		return err
 	}
@@ -103,7 +106,13 @@ func (a referenceServer) QueryReferenceValue(ctx context.Context, m *rvpspb.Refe
 	if name == "" || len(name) > maxValueName {
 		return nil, a.s.grpcError(ctx, bad("reference_value_id: missing or too long"))
 	}
-	v, ok, err := a.s.cfg.Registry.ReferenceValue(ctx, a.s.cfg.Namespace, name)
+	query := a.s.cfg.Query
+	if query == nil {
+		query = func(ctx context.Context, name string) (any, bool, error) {
+			return a.s.cfg.Registry.ReferenceValue(ctx, a.s.cfg.Namespace, name)
+		}
+	}
+	v, ok, err := query(ctx, name)
 	if err != nil {
 		return nil, a.s.grpcError(ctx, err)
 	}

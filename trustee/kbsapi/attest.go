@@ -155,6 +155,8 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
+	case appraisal.ReasonRemoteUnavailable:
+		return http.StatusServiceUnavailable, httpio.TypeAttestation, "Attestation error: the attestation service does not answer"
 	case release.ReasonAudit, release.ReasonWitness:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
 	}

@@ -48,9 +48,18 @@ type AdminResources interface {
 	PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool
 }
 
+// Appraiser judges evidence: appraisal.Service, or one that has another process do
+// it.
+type Appraiser interface {
+	// Challenge gives the challenge of a session and the hash algorithm that it selects.
+	Challenge(ctx context.Context, ns string, req *kbs.Request, nonce string) (*kbs.Challenge, string, error)
+	// Attest verifies and appraises evidence and issues a token with the given id.
+	Attest(ctx context.Context, id string, a *appraisal.Attestation) (*appraisal.Result, error)
+}
+
 // Config makes a Handler.
 type Config struct {
-	Service  *appraisal.Service
+	Service  Appraiser
 	Gate     *release.Gate
 	Sessions *session.Manager
 	Registry *tenant.Registry

@@ -42,6 +42,15 @@ type Config struct {
 	// trustee makes its own.
 	CertFile, KeyFile string
 	TLS               TLS
+	// Attestation is the URL of the Attestation Service that judges evidence; "": it is
+	// judged in this process.
+	Attestation string
+	// ReferenceValues is the address of the service that holds reference values; "":
+	// they are in this trustee's store.
+	ReferenceValues string
+	// TokenCertificates (PEM files) and TokenKeySets (file:// URLs) are whose tokens
+	// are taken beside the trustee's own.
+	TokenCertificates, TokenKeySets []string
 	// DenyPublishedAdmin refuses administration over the published paths, whoever
 	// asks.
 	DenyPublishedAdmin bool
@@ -67,7 +76,7 @@ func Read(path string) (*Config, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	b, err := bounded(f)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +95,9 @@ func Read(path string) (*Config, error) {
 	return c, nil
 }
 
+// bounded reads as much as the parsers look at, and a byte more.
+func bounded(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, MaxSize+1)) }
+
 // ParseTOML reads a file in TOML.
 func ParseTOML(b []byte) (*Config, error) {
 	if len(b) > MaxSize {
@@ -103,6 +115,14 @@ func ParseTOML(b []byte) (*Config, error) {
 
 // ParseJSON reads a file in JSON.
 func ParseJSON(b []byte) (*Config, error) {
+	m, err := decodeJSON(b)
+	if err != nil {
+		return nil, err
+	}
+	return mapped(m)
+}
+
+func decodeJSON(b []byte) (map[string]any, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("more than %d bytes", MaxSize)
 	}
@@ -115,7 +135,7 @@ func ParseJSON(b []byte) (*Config, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("data after the document")
 	}
-	return mapped(m)
+	return m, nil
 }
 
 // shallow refuses nesting that no configuration has, before the decoder recurses
@@ -157,6 +177,18 @@ func mapped(m map[string]any) (*Config, error) {
 	r.plugins(m["plugins"])
 	delete(m, "plugins")
 	r.flatten("", m, 0)
+	r.rules()
+	r.admin()
+	r.certificate()
+	r.tls()
+	if err := errors.Join(r.errs...); err != nil {
+		return nil, err
+	}
+	return r.c, nil
+}
+
+// rules judges every setting.
+func (r *reader) rules() {
 	for _, name := range slices.Sorted(maps.Keys(r.values)) {
 		rule, ok := rules[name]
 		switch {
@@ -167,13 +199,6 @@ func mapped(m map[string]any) (*Config, error) {
 			r.refuse(name, "unknown key")
 		}
 	}
-	r.admin()
-	r.certificate()
-	r.tls()
-	if err := errors.Join(r.errs...); err != nil {
-		return nil, err
-	}
-	return r.c, nil
 }
 
 // flatten gives every setting its dotted name. A table that is empty is a setting

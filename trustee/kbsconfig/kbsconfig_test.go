@@ -188,16 +188,74 @@ func TestProviders(t *testing.T) {
 	}
 }
 
+// What the existing services are told about each other means the same here.
+func TestOtherServices(t *testing.T) {
+	c, err := ParseTOML([]byte(good + `
+[attestation_token]
+trusted_certs_paths = ["/etc/as-ca.pem"]
+trusted_jwk_sets = ["file:///etc/keys.json"]
+[attestation_service]
+type = "coco_as_grpc"
+as_addr = "https://as:50004"
+`))
+	if err != nil || c.Attestation != "https://as:50004" || !slices.Equal(c.TokenCertificates, []string{"/etc/as-ca.pem"}) || !slices.Equal(c.TokenKeySets, []string{"file:///etc/keys.json"}) {
+		t.Errorf("%+v %v", c, err)
+	}
+	if c, err = ParseTOML([]byte(good + "[attestation_service]\ntype = \"coco_as_grpc\"\n")); err != nil || c.Attestation != "http://127.0.0.1:50004" {
+		t.Errorf("%+v %v", c, err)
+	}
+	for add, want := range map[string]string{
+		"[attestation_service]\ntype = \"coco_as_builtin\"\nas_addr = \"http://as:1\"": "belongs to type coco_as_grpc",
+		"[attestation_token]\ntrusted_jwk_sets = [\"https://as/keys\"]":                "no key set is fetched",
+		"[attestation_service.rvps_config]\ntype = \"BuiltIn\"\naddress = \"x:1\"":     "belongs to type GrpcRemote",
+		"[attestation_service.rvps_config]\ntype = \"Other\"":                          "neither BuiltIn nor GrpcRemote",
+	} {
+		if _, err := ParseTOML([]byte(good + add)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", add, err)
+		}
+	}
+	for doc, tc := range map[string]struct {
+		kind ServiceKind
+		want string // address, or a part of the error
+	}{
+		`{"rvps_config":{"type":"GrpcRemote","address":"127.0.0.1:50003"},"attestation_token_broker":{"duration_min":5}}`: {AttestationService, "http://127.0.0.1:50003"},
+		`{"rvps_config":{"type":"GrpcRemote","address":"https://rvps:50003"}}`:                                            {AttestationService, "https://rvps:50003"},
+		`{"rvps_config":{"type":"BuiltIn","storage_type":"LocalFs"},"storage_backend":{"x":1}}`:                           {AttestationService, ""},
+		`{"storage":{"storage_type":"LocalJson","backends":{}},"extractors":{"swid_extractor":{}}}`:                       {ReferenceValues, ""},
+		`{"work_dir":"/opt"}`:                  {AttestationService, "work_dir: unknown key"},
+		`{"type":"coco_as_grpc"}`:              {AttestationService, "type: unknown key"},
+		`{"timeout":5}`:                        {AttestationService, "timeout: unknown key"},
+		`{"type":"GrpcRemote"}`:                {ReferenceValues, "type: unknown key"},
+		`{"attestation_token_broker":{"x":1}}`: {AttestationService, "attestation_token_broker.x: unknown key"},
+		`{"verifier_config":{}} {}`:            {AttestationService, "data after"},
+		`{"file_path":"/opt"}`:                 {ReferenceValues, "file_path: unknown key"},
+	} {
+		c, err := ParseService([]byte(doc), tc.kind)
+		switch {
+		case err != nil && (tc.want == "" || !strings.Contains(err.Error(), tc.want)):
+			t.Errorf("%s: %v", doc, err)
+		case err == nil && c.ReferenceValues != tc.want:
+			t.Errorf("%s: %+v", doc, c)
+		}
+	}
+}
+
 // FuzzParse: no file panics, and what is taken has an address.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(providers))
 	f.Add([]byte(`{"http_server":{},"admin":{"authorization_mode":"DenyAll"},"plugins":[{"name":"resource"}]}`))
+	f.Add([]byte(`{"rvps_config":{"type":"GrpcRemote","address":"127.0.0.1:50003"},"storage":{"storage_type":"LocalJson"}}`))
 	f.Add([]byte("[http_server]\ntls_ciphers = \":\"\n[admin]\nplugins = 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, parse := range []func([]byte) (*Config, error){ParseTOML, ParseJSON} {
 			if c, err := parse(b); err == nil && c.Listen == "" {
 				t.Error("no address")
+			}
+		}
+		for _, kind := range []ServiceKind{AttestationService, ReferenceValues} {
+			if c, err := ParseService(b, kind); err == nil && c.ReferenceValues != "" && kind == ReferenceValues {
+				t.Error("a service of reference values asks another one")
 			}
 		}
 	})

@@ -15,7 +15,6 @@ var rules map[string]rule
 
 func init() {
 	const (
-		foreign  = "tokens of other services are not taken: this trustee believes what it has signed itself"
 		verifier = "collateral is fetched ahead (--fetch) or imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
 		rvps     = "reference values are in this trustee's store; bring over what another service holds with coffer-trustee import"
 		issuer   = "tokens name this trustee; relying parties verify them by its key set (/.well-known/jwks.json) or its CA (client.json)"
@@ -35,13 +34,13 @@ func init() {
 		"http_server.tls_groups":           groups,
 
 		"attestation_token.insecure_header_jwk": falseOnly("anybody could sign tokens: leave it out"),
-		"attestation_token.trusted_jwk_sets":    noted(foreign),
-		"attestation_token.trusted_certs_paths": noted(foreign),
-		"attestation_token.extra_teekey_paths":  noted(foreign),
+		"attestation_token.trusted_jwk_sets":    keySets,
+		"attestation_token.trusted_certs_paths": func(r *reader, n string, v any) { r.c.TokenCertificates = r.texts(n, v) },
+		"attestation_token.extra_teekey_paths":  noted("the key of a TEE is read at its published place in the token alone"),
 
 		"attestation_service.type":      serviceType,
 		"attestation_service.timeout":   atLeast(5, "a session is open for 5 minutes"),
-		"attestation_service.as_addr":   noted("no other Attestation Service is asked: evidence is judged in this process. Bring over its policies with coffer-trustee import"),
+		"attestation_service.as_addr":   func(r *reader, n string, v any) { r.c.Attestation = r.text(n, v) },
 		"attestation_service.pool_size": noted(pool),
 
 		"attestation_service.attestation_token_broker.duration_min":   atLeast(5, "a token is good for 5 minutes"),
@@ -51,8 +50,8 @@ func init() {
 		"attestation_service.attestation_token_broker.profile_name":   noted("tokens have the published profile"),
 		"attestation_service.attestation_token_broker.verbose_token":  noted("tokens carry what fits into a header"),
 		"attestation_service.attestation_token_broker.signer":         noted("tokens are signed by this trustee's own key, which its store keeps encrypted; " + issuer),
-		"attestation_service.rvps_config.type":                        noted(rvps),
-		"attestation_service.rvps_config.address":                     noted(rvps),
+		"attestation_service.rvps_config.type":                        referenceType,
+		"attestation_service.rvps_config.address":                     noRule, // with the type
 		"attestation_service.rvps_config.storage_type":                noted(rvps),
 		"attestation_service.rvps_config.extractors":                  noted("messages of type sample are taken; CoRIM and SWID are refused"),
 		"attestation_service.verifier_config.snp_verifier":            noted(verifier),
@@ -132,7 +131,14 @@ func bodies(r *reader, name string, v any) {
 
 func serviceType(r *reader, name string, v any) {
 	switch t := r.text(name, v); t {
-	case "coco_as_builtin", "coco_as_grpc": // as_addr has a note
+	case "coco_as_builtin":
+		if _, ok := r.values["attestation_service.as_addr"]; ok {
+			r.refuse("attestation_service.as_addr", "belongs to type coco_as_grpc: leave it out")
+		}
+	case "coco_as_grpc":
+		if _, ok := r.values["attestation_service.as_addr"]; !ok {
+			r.c.Attestation = "http://127.0.0.1:50004" // as published
+		}
 	case "intel_ta":
 		r.refuse(name, "Intel Trust Authority does not judge evidence for this trustee: use coco_as_builtin, with policies and reference values of your own")
 	default:
@@ -140,10 +146,43 @@ func serviceType(r *reader, name string, v any) {
 	}
 }
 
+// keySets takes files: a set that has to be fetched would have evidence wait for
+// whoever serves it.
+func keySets(r *reader, name string, v any) {
+	for _, u := range r.texts(name, v) {
+		if !strings.HasPrefix(u, "file:///") && r.values["attestation_service.type"] != "intel_ta" {
+			r.refuse(name, fmt.Sprintf("%.80q: no key set is fetched; put it into a file (file:///...), or name the authority of its certificates in trusted_certs_paths", u))
+			continue
+		}
+		r.c.TokenKeySets = append(r.c.TokenKeySets, u)
+	}
+}
+
 // intel is refused where the type does not do so already.
 func intel(r *reader, name string, _ any) {
 	if r.values["attestation_service.type"] != "intel_ta" {
 		r.refuse(name, "belongs to type intel_ta: leave it out")
+	}
+}
+
+// referenceType says where reference values are.
+func referenceType(r *reader, name string, v any) {
+	const at = "attestation_service.rvps_config.address"
+	address, given := r.values[at]
+	switch t := r.text(name, v); t {
+	case "BuiltIn":
+		if given {
+			r.refuse(at, "belongs to type GrpcRemote: leave it out")
+		}
+	case "GrpcRemote":
+		if r.c.ReferenceValues = "http://127.0.0.1:50003"; given {
+			r.c.ReferenceValues = r.text(at, address)
+		}
+		if !strings.Contains(r.c.ReferenceValues, "://") { // as published
+			r.c.ReferenceValues = "http://" + r.c.ReferenceValues
+		}
+	default:
+		r.refuse(name, fmt.Sprintf("%.40q is neither BuiltIn nor GrpcRemote", t))
 	}
 }
 

@@ -35,11 +35,11 @@ const (
 // TestMain also is the server that TestKillNine kills, and each of TestReplicas.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
-		s, err := Start(context.Background(), Config{
+		s, err := Start(context.Background(), apartFrom(os.Getenv(apartEnv), Config{
 			State: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: time.Now,
 			Verifiers: map[string]appraisal.Factory{fakeTEE: fakeFactory},
 			Database:  os.Getenv(databaseEnv), EnvelopeKey: os.Getenv(envelopeEnv), Audit: Audit{InStore: os.Getenv(auditEnv) != ""},
-		})
+		}))
 		if err != nil {
 			fmt.Println("error", err)
 			os.Exit(1)

@@ -27,6 +27,14 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 		c.CertFile, c.KeyFile = f.CertFile, f.KeyFile
 	}
 	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
+	if c.Remote.ReferenceValues.Address == "" {
+		c.Remote.ReferenceValues.Address = f.ReferenceValues
+	}
+	if c.Remote.Peer.Address == "" {
+		c.Remote.Peer.Address = f.Attestation
+	}
+	c.Remote.Tokens.Certificates = append(c.Remote.Tokens.Certificates, f.TokenCertificates...)
+	c.Remote.Tokens.KeySets = append(c.Remote.Tokens.KeySets, f.TokenKeySets...)
 	for _, n := range f.Notes {
 		c.Log.Warn("a setting has no effect", "setting", n)
 	}

@@ -53,6 +53,14 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 	if err != nil || len(files) < 14 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
+	// Where another Attestation Service is named there has to be one, and somebody whose
+	// tokens are trusted; these files leave that to the reader.
+	as := newWorld(t, loopback)
+	ca := file(t, "as-ca.pem", as.s.keys.CAPEM)
+	remote := strings.NewReplacer(
+		"http://127.0.0.1:50001", as.s.Client().AttestationURL, "http://127.0.0.1:50004", as.s.Client().AttestationURL,
+		"[attestation_service]", "[attestation_token]\ntrusted_certs_paths = [\""+ca+"\"]\n\n[attestation_service]",
+	)
 	started := 0
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".toml")
@@ -69,6 +77,14 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 			if strings.Count(changed, "sockets") > 1 { // the file named them as well
 				changed = strings.Replace(changed, "sockets = [\"127.0.0.1:0\"]\n", "", 1)
 			}
+			other := strings.Contains(changed, "coco_as_grpc")
+			if strings.Contains(changed, "GrpcRemote") {
+				changed = strings.ReplaceAll(changed, "http://127.0.0.1:50003", as.s.Client().ReferenceURL)
+			}
+			if other {
+				changed = remote.Replace(strings.NewReplacer("[attestation_token]\n", "", "trusted_certs_paths = [\"/etc/ca\", \"/etc/ca2\"]\n", "").Replace(changed))
+			}
+			before := len(as.audit("attest"))
 			read, err := kbsconfig.ParseTOML([]byte(changed))
 			if err != nil {
 				t.Fatal(err)
@@ -87,6 +103,9 @@ func TestConfigurationFilesStartTheServer(t *testing.T) {
 			c.handshake(doc)
 			if got := c.open(c.get(secretName).body); string(got) != "hunter2" {
 				t.Errorf("secret %q", got)
+			}
+			if asked := len(as.audit("attest")) - before; asked > 0 != other {
+				t.Errorf("the other attestation service was asked %d times", asked)
 			}
 			// DenyAll, or nobody who could authenticate: in all of these files.
 			a := c.do("POST", "/resource/default/db/password", []byte("x"), "Authorization", "Bearer "+w.admin.token("POST", "/kbs/v0/resource/default/db/password"))
@@ -173,6 +192,7 @@ func TestIdentityProviders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	read.Attestation = "" // the file names one; who administrates is the same without it
 	w := newWorld(t, func(c *Config) {
 		if err := c.Use(read, "127.0.0.1:0"); err != nil {
 			t.Fatal(err)

@@ -65,7 +65,7 @@ func stamps(paths ...string) (string, error) {
 // Reload reads the files of TLS certificate and administrators' authorities anew,
 // and what other replicas have changed. What cannot be read stays as it was.
 func (s *Server) Reload(ctx context.Context) error {
-	return errors.Join(s.renewTLS(ctx), s.readClientCA(), s.tokens.Refresh(ctx))
+	return errors.Join(s.renewTLS(ctx), s.readClientCA(), s.tokens.Refresh(ctx), s.remote.reload())
 }
 
 // renewTokenKeys rotates keys that have reached their age.

@@ -96,6 +96,10 @@ type Config struct {
 	PublishedAdmin *adminjwt.Config
 	// Services are the published services beside the KBS.
 	Services Services
+	// Role is what of the trustee this process serves; "": all of it.
+	Role Role
+	// Remote says who else judges evidence, and whose tokens are taken.
+	Remote Remote
 	// Database is the connection string of the PostgreSQL database that replicas
 	// share; "" is the embedded store. DatabaseConnections is the most that are
 	// open at once (0: a default). EnvelopeKey is the path of the key that unlocks
@@ -145,6 +149,7 @@ type Server struct {
 	served   chan error
 	services *asapi.Service // nil: not served
 	as, rvps *service
+	remote   remote
 	anchor   atomic.Pointer[[]byte] // PEM of what vouches for CertFile
 	access
 	watched
@@ -169,6 +174,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	}
 	if c.Limits == nil {
 		c.Limits = limits.Defaults()
+	}
+	if err := c.checkRole(); err != nil {
+		return nil, fmt.Errorf("starting trustee: %w", err)
 	}
 	s := &Server{cfg: c, tasks: make(chan struct{}), served: make(chan error, 3)}
 	if err := s.open(ctx); err != nil {
@@ -258,11 +266,14 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 	}
+	if err := s.remote.open(&c); err != nil {
+		return nil, err
+	}
 	book := record.New(s.store, s.audit, c.Log, c.Now)
 	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
 	gate, err := release.New(release.Config{
-		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.tokens, Limits: c.Limits, Now: c.Now,
+		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.passports(registry), Limits: c.Limits, Now: c.Now,
 		Witnessed: s.witnesses.Check,
 	})
 	if err != nil {
@@ -289,7 +300,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	service, err := appraisal.New(appraisal.Config{
-		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, Build: "coffer-trustee " + Version(), Now: c.Now,
+		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, References: s.remote.references(c.Services.namespace()), Build: "coffer-trustee " + Version(), Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -314,8 +325,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		published = denyAll{book}
 	}
 	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
+	appraiser, err := s.remote.appraiser(ctx, &s.cfg, service, registry, s.tokens)
+	if err != nil {
+		return nil, err
+	}
 	kbs, err := kbsapi.New(kbsapi.Config{
-		Service: service, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
+		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
 	if err != nil {
@@ -330,7 +345,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		}
 		if s.services, err = asapi.New(asapi.Config{
 			Namespace: c.Services.namespace(), Service: service, Registry: registry, Store: s.store, Book: book, Audit: s.audit, Bodies: bodies,
-			Log: c.Log, JWKS: s.tokens.JWKS, InsecureUnbound: c.Services.InsecureUnbound,
+			Log: c.Log, JWKS: s.tokens.JWKS, Query: s.remote.query(), InsecureUnbound: c.Services.InsecureUnbound,
 		}); err != nil {
 			return nil, err
 		}
@@ -341,7 +356,11 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	mux.Handle("GET /readyz", s.ready)
 	s.metrics.Gauge("waiting", "Guests that wait for a new version of a secret.", func() float64 { return float64(gate.Waiting()) })
 	s.metrics.Gauge("body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(bodyMemory - bodies.Left()) })
-	kbs.Routes(mux)
+	if c.Role.keyBroker() {
+		kbs.Routes(mux)
+	} else {
+		noKeyBroker(mux)
+	}
 	admin.Routes(mux)
 	return mux, nil
 }
@@ -507,6 +526,7 @@ func (s *Server) closeState() error {
 	if s.ln != nil {
 		s.ln.Close() // again after a shutdown, harmless
 	}
+	errs = append(errs, s.remote.close())
 	for _, v := range []*service{s.as, s.rvps} {
 		if v != nil {
 			v.ln.Close()
