@@ -29,7 +29,7 @@ Usage:
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
                        [--tls-cert FILE --tls-key FILE] [--first-admin FILE] [--admin-client-ca FILE] [--ask-client-certificate]
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
-                       [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME]
+                       [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME] [--fetch-timeout TIME]
                        [--plugin NAME=ENDPOINT]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
   coffer-trustee kbs --attestation-service URL --trusted-cert FILE [--attestation-ca FILE --attestation-cert FILE --attestation-key FILE] [flags of serve]

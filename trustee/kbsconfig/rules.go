@@ -18,7 +18,7 @@ var rules map[string]rule
 
 func init() {
 	const (
-		verifier = "collateral is fetched ahead and imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
+		verifier = "collateral is fetched ahead (--fetch) or imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
 		rvps     = "reference values are in this trustee's store; bring over what another service holds with coffer-trustee import"
 		issuer   = "tokens name this trustee; relying parties verify them by its key set (/.well-known/jwks.json) or its CA (client.json)"
 		pool     = "not needed: evidence is judged in this process"
