@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 GO ?= go
-# No cgo anywhere: static binaries, the same bytes on every machine.
+# No cgo but in coffer-pkcs11: static binaries, the same bytes on every machine.
 export CGO_ENABLED := 0
 export GOTOOLCHAIN ?= local
 
@@ -50,6 +50,11 @@ build: ## build all binaries into bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/...
 	$(BUILD) -o bin/test-mirror ./test/mirror
+	@if command -v gcc >/dev/null; then $(MAKE) coffer-pkcs11; else echo "no gcc: coffer-pkcs11, which needs cgo, is left out"; fi
+
+.PHONY: coffer-pkcs11
+coffer-pkcs11: ## build the trustee's way to hardware security modules (needs gcc: the one binary with cgo)
+	CGO_ENABLED=1 $(BUILD) -o bin/ ./cmd/coffer-pkcs11
 
 # The FIPS 140-3 module to build with, as the toolchain names it: certified, inprocess, or a version.
 FIPS_MODULE ?= certified
@@ -106,6 +111,12 @@ bench: deps build guest standins ## measure whole runs and the code's benchmarks
 	$(GO) run ./test/bench --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS) $(BENCH_ARGS)
 	COFFER_LAYER_MIB=1024 $(GO) test -count=1 -run PeakHeap -v ./image/unpack
 	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_PACKAGES)
+
+.PHONY: bench-trustee
+bench-trustee: build ## put a trustee under load and print what it costs (docs/performance.md)
+	$(GO) run ./test/load --bin bin $(LOAD_ARGS)
+LOAD_ARGS ?=
+
 BENCH_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . | sed 's,^,./,;s,^\./\./,./,')))
 BENCH_ARGS ?=
 
@@ -118,6 +129,7 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 .PHONY: lint
 lint: bin/golangci-lint ## golangci-lint as tools/go.mod pins it
 	bin/golangci-lint run ./...
+	if command -v gcc >/dev/null; then CGO_ENABLED=1 bin/golangci-lint run ./cmd/coffer-pkcs11/...; fi
 
 .PHONY: fmt
 fmt: ## format the Go code
@@ -137,7 +149,7 @@ generate: ## regenerate the protobuf code (needs the Debian package protobuf-com
 	PATH="$$PWD/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/cofferproject/coffer \
 	  --go-grpc_out=. --go-grpc_opt=module=github.com/cofferproject/coffer $(GRPC_PROTOS)
 # What is spoken over gRPC and not ttrpc: never linked into the guest.
-GRPC_PROTOS := api/aspb/attestation.proto api/rvpspb/reference.proto
+GRPC_PROTOS := api/aspb/attestation.proto api/pluginpb/plugin.proto api/rvpspb/reference.proto
 
 .PHONY: clean
 clean: ## remove what was built (the cache of packages stays)

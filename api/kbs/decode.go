@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"unicode/utf8"
 )
 
@@ -97,12 +96,5 @@ func decode(b []byte, limit int, v any) error {
 	if !utf8.Valid(b) {
 		return errors.New("not UTF-8") // the decoder would replace what it cannot read
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the document")
-	}
-	return nil
+	return json.Unmarshal(b, v) // nothing may come after the document
 }

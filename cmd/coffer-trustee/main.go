@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ Usage:
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
                        [--tls-cert FILE --tls-key FILE] [--first-admin FILE] [--admin-client-ca FILE] [--ask-client-certificate]
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
+                       [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME]
                        [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
   coffer-trustee kbs --attestation-service URL --trusted-cert FILE [--attestation-ca FILE --attestation-cert FILE --attestation-key FILE] [flags of serve]
@@ -48,6 +50,9 @@ When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, st
 `
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200) // a heap of a few MiB, collected half as often
+	}
 	err := run(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -124,6 +129,7 @@ func run(args []string) error {
 	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
+	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	databaseFlags(f, &c)
 	f.IntVar(&c.DatabaseConnections, "database-connections", 0, "most connections to the database at once (default 8)")

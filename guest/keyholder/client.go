@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -199,11 +200,11 @@ func (c *client) doFor(ctx context.Context, most time.Duration, method, path str
 	if rsp.StatusCode == http.StatusOK {
 		return b, rsp.Header, nil
 	}
-	return nil, nil, answerError(rsp.StatusCode, b)
+	return nil, nil, answerError(rsp.StatusCode, rsp.Header, b)
 }
 
 // answerError turns an error answer into a denial if it names a reason.
-func answerError(code int, body []byte) error {
+func answerError(code int, header http.Header, body []byte) error {
 	e := &statusError{code: code}
 	if json.Unmarshal(body, &e.info) != nil {
 		e.info = kbs.ErrorInfo{Detail: "no explanation"}
@@ -215,15 +216,25 @@ func answerError(code int, body []byte) error {
 		d := &denial.Denial{
 			Reason: denial.Reason(clip(e.info.Reason)), Component: "kbs", Claim: clip(e.info.Claim), RecordID: clip(e.info.Record), Detail: clip(e.info.Detail),
 		}
-		return &answerDenial{d, code}
+		// What the trustee fetches for us is there in a moment.
+		after, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16)
+		if err != nil || d.Reason != reasonCollateralMissing {
+			after = 0
+		}
+		return &answerDenial{d, code, time.Duration(after) * time.Second}
 	}
 	return e
 }
 
+// reasonCollateralMissing is the trustee's word for what its verifier has not at
+// hand (tee/verify, which the guest does not link).
+const reasonCollateralMissing denial.Reason = "collateral-missing"
+
 // answerDenial is the trustee's own denial with the status it came with.
 type answerDenial struct {
 	*denial.Denial
-	code int
+	code  int
+	after time.Duration // when another try may succeed; 0: none will
 }
 
 func (a *answerDenial) Unwrap() error { return a.Denial }

@@ -323,6 +323,30 @@ func TestTrusteeDownThenUp(t *testing.T) {
 	}
 }
 
+// What the trustee fetches for this machine is waited for, within the time of an
+// attestation.
+func TestCollateralOnItsWay(t *testing.T) {
+	k := simpleKBS(t)
+	k.Lacking = 1
+	p := runPod(t, document(t, k.URL, k.CAPEM()), openFake)
+	if b, err := p.get(t, "kbs:///default/secret/1"); err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	k = simpleKBS(t)
+	k.Lacking = 1000
+	p = runPod(t, document(t, k.URL, k.CAPEM()), openFake)
+	began := time.Now()
+	_, err := p.get(t, "kbs:///default/secret/1")
+	if err == nil || !strings.Contains(err.Error(), "collateral-missing") || time.Since(began) > 10*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+	k.Set(func() {
+		if n := 1000 - k.Lacking; n > 8 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
 func TestNoInitdataNoTrustee(t *testing.T) {
 	p := runPod(t, nil, openFake)
 	_, err := p.get(t, "kbs:///default/secret/1")

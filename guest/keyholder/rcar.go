@@ -65,7 +65,8 @@ func (c *client) forget() {
 	c.current, c.flight = nil, nil
 }
 
-// attest repeats the handshake while the trustee is not available.
+// attest repeats the handshake while the trustee is not available, and where it
+// says that what it misses is on its way.
 func (c *client) attest(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.attestTimeout)
 	defer cancel()
@@ -76,8 +77,14 @@ func (c *client) attest(ctx context.Context) (*session, error) {
 			c.log.Info("attested", "duration", time.Since(began), "valid_for", time.Until(s.expires).Round(time.Second))
 			return s, nil
 		}
+		pause := wait
 		var u *unavailableError
-		if !errors.As(err, &u) {
+		var d *answerDenial
+		switch {
+		case errors.As(err, &u):
+		case errors.As(err, &d) && d.after > 0:
+			pause = d.after
+		default:
 			c.log.Error("attestation failed", "error", err)
 			return nil, err
 		}
@@ -85,7 +92,7 @@ func (c *client) attest(ctx context.Context) (*session, error) {
 		case <-ctx.Done():
 			c.log.Error("attestation failed", "error", err)
 			return nil, err
-		case <-time.After(wait):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -259,5 +266,5 @@ func explain(err error, u *resource.URI) error {
 	if errors.As(err, &e) {
 		d.Detail = clip(e.info.Detail)
 	}
-	return &answerDenial{d, httpStatus(err)}
+	return &answerDenial{Denial: d, code: httpStatus(err)}
 }

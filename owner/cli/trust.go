@@ -248,7 +248,7 @@ func NewCollateralCommand() *cobra.Command {
 			return fmt.Sprintf("%d items taken, %d older than those at hand", r.Taken, r.Older), nil
 		})
 	add.Flags().StringVar(&origin, "origin", "", "FILE is no bundle but the document that is published at this URL, such as a TPM maker's revocation list (DER)")
-	return group("collateral", "Manage certificates, revocation lists and TCB information that verifiers need; nothing is fetched", add,
+	return group("collateral", "Manage certificates, revocation lists and TCB information that verifiers need", add, newCollateralExport(), newCollateralStatus(), newCollateralWant(),
 		onTrustee("ls", "List items", noArgs, func(cmd *cobra.Command, c *trusteeclient.Client, _ []string) (any, error) {
 			l, err := c.ListCollateral(cmd.Context())
 			t := table{head: []string{"ORIGIN", "BYTES", "FETCHED"}, doc: l}

@@ -31,7 +31,7 @@ import (
 
 const (
 	callTimeout = time.Minute
-	maxAnswer   = 32 << 20
+	maxAnswer   = 64 << 20 // a collateral bundle
 )
 
 // Client speaks to one trustee. It is safe for concurrent use.

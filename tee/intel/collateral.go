@@ -165,16 +165,12 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 			return t, nil
 		}
 	}
-	doc, sig, err := envelope(it.Body, name)
+	doc, s, err := openSigned(it, name, c.root)
 	if err != nil {
+		if errors.Is(err, errUntrusted) {
+			return nil, untrusted(origin, err)
+		}
 		return nil, malformed(origin, err)
-	}
-	s, err := signer(it.Chain, c.root)
-	if err != nil {
-		return nil, untrusted(origin, err)
-	}
-	if k, err := p256(s.signer); err != nil || !verifyRaw(k, doc, sig) {
-		return nil, untrusted(origin, errors.New("the signature does not verify"))
 	}
 	t, err := parse(doc)
 	if err != nil {
@@ -183,6 +179,25 @@ func load[T any](v *Verifier, c *pckChain, origin, name string, parse func([]byt
 	*sign(t) = *s
 	v.items.Put(key, t)
 	return t, nil
+}
+
+var errUntrusted = errors.New("it is not signed by Intel's TCB signing key")
+
+// openSigned gives a signed JSON document's bytes and who signed it; errUntrusted
+// where that is nobody whom the root vouches for.
+func openSigned(it *collateral.Item, name string, root *x509.Certificate) ([]byte, *signed, error) {
+	doc, sig, err := envelope(it.Body, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := signer(it.Chain, root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errUntrusted, err)
+	}
+	if k, err := p256(s.signer); err != nil || !verifyRaw(k, doc, sig) {
+		return nil, nil, fmt.Errorf("%w: the signature does not verify", errUntrusted)
+	}
+	return doc, s, nil
 }
 
 // signer gives the TCB signing certificate, which the root issued.

@@ -42,6 +42,7 @@ type KBS struct {
 	Verifier             *verifier.Verifier // nil: takes any evidence
 	Resources            map[string][]byte
 	Down                 bool      // answers 503
+	Lacking              int       // attestations to refuse as if collateral were on its way
 	Revoked              bool      // takes no token issued so far
 	TakesNone            bool      // takes no token at all
 	IssuedAt             time.Time // iat of tokens
@@ -125,6 +126,10 @@ func (f *KBS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, http.StatusNotFound, "", "no such path")
 	case path == "/auth":
 		f.auth(w, body)
+	case path == "/attest" && f.Lacking > 0:
+		f.Lacking--
+		w.Header().Set("Retry-After", "1")
+		f.refuse(w, http.StatusForbidden, "collateral-missing", "something is fetched")
 	case path == "/attest":
 		f.attest(w, r, body)
 	default:

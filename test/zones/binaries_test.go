@@ -11,6 +11,7 @@ import (
 // binary says what one binary links: of ours by zone, of others by what is
 // forbidden.
 type binary struct {
+	cgo    bool
 	zones  []string // of ours, beside its own cmd folder
 	forbid []rule
 }
@@ -39,6 +40,7 @@ var (
 	noMeasure  = rule{path: module + "/tee/*/measure", why: "what is expected is not the guest's to compute"}
 	noTest     = rule{path: module + "/test", why: "test code in a product"}
 	noOcicrypt = rule{path: "github.com/containers/ocicrypt", why: "it pulls in gRPC; image/ocicrypt decrypts"}
+	noHSM      = rule{path: "github.com/miekg/pkcs11", why: "a security module's library in the process that has the secrets"}
 	noExec     = rule{path: "plugin", why: "code from outside the measured image"}
 )
 
@@ -58,7 +60,11 @@ var binaries = map[string]binary{
 	},
 	"coffer-trustee": {
 		zones:  []string{"trustee", "api", "tee"},
-		forbid: []rule{noCgo, noTest, noSim},
+		forbid: []rule{noCgo, noTest, noSim, noHSM},
+	},
+	"coffer-pkcs11": { // the one with cgo: a module's library is in no other process
+		zones: []string{"api"}, cgo: true,
+		forbid: []rule{noTest, noOPA, noSim},
 	},
 	"coffer-guest": {
 		zones:  []string{"guest", "api", "tee", "image"},
@@ -124,7 +130,7 @@ func TestBinaries(t *testing.T) {
 			if src, _ := filepath.Glob(filepath.Join(d, "*.go")); len(src) == 0 {
 				t.Fatalf("cmd/%s has no code", name)
 			}
-			for _, w := range b.wrong(name, list(t, "-deps", "-f", "{{.ImportPath}}", module+"/cmd/"+name)) {
+			for _, w := range b.wrong(name, listWith(t, b.cgo, "-deps", "-f", "{{.ImportPath}}", module+"/cmd/"+name)) {
 				t.Errorf("links %s", w)
 			}
 		})

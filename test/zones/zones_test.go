@@ -40,8 +40,13 @@ type pkg struct {
 // Linux, without cgo.
 func list(t *testing.T, args ...string) []string {
 	t.Helper()
+	return listWith(t, false, args...)
+}
+
+func listWith(t *testing.T, cgo bool, args ...string) []string {
+	t.Helper()
 	cmd := exec.Command("go", append([]string{"list"}, args...)...)
-	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED="+map[bool]string{true: "1", false: "0"}[cgo], "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

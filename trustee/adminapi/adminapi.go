@@ -25,6 +25,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/credential"
+	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
@@ -53,10 +54,12 @@ type Config struct {
 	Checkpoints *audit.Checkpointer
 	Bodies      *httpio.Budget
 	Shelf       *shelf.Shelf
-	Policies    *respolicy.Policies
-	Log         *slog.Logger
-	Info        trusteeapi.Info
-	Now         func() time.Time
+	// Fetcher gets collateral from vendors, or says that it gets none.
+	Fetcher  *fetch.Fetcher
+	Policies *respolicy.Policies
+	Log      *slog.Logger
+	Info     trusteeapi.Info
+	Now      func() time.Time
 	// Published takes administrators of identity providers on the published paths,
 	// beside our own; nil: it takes none.
 	Published *adminjwt.Config
@@ -74,7 +77,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.TokenKeys == nil || c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
+	if c.TokenKeys == nil || c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Fetcher == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
 	return &Handler{c, newOnceOnly()}, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/policy"
+	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
@@ -135,6 +136,9 @@ func routes() []route {
 		}},
 
 		{"GET", "/collateral", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Shelf.List(), nil }},
+		{"GET", "/collateral/status", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Fetcher.Status(c.ctx()) }},
+		{"GET", "/collateral/bundle", ReadTenant, 0, (*call).exportCollateral},
+		{"POST", "/collateral/wanted", WriteCollateral, small, (*call).wantCollateral},
 		{"POST", "/collateral", WriteCollateral, collateral.MaxBundle, (*call).importCollateral},
 		{"DELETE", "/collateral", WriteCollateral, 0, func(c *call) (any, error) {
 			return nil, c.cfg.Shelf.Delete(c.ctx(), c.r.URL.Query().Get("origin"))
@@ -250,6 +254,34 @@ func (c *call) importCollateral() (any, error) {
 		return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
 	}
 	return out, err
+}
+
+func (c *call) wantCollateral() (any, error) {
+	w, err := decode[trusteeapi.CollateralWanted](c)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range w.Origins {
+		err := c.cfg.Fetcher.Want(c.ctx(), o)
+		if errors.Is(err, fetch.ErrNotWanted) {
+			return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c.cfg.Fetcher.Status(c.ctx())
+}
+
+func (c *call) exportCollateral() (any, error) {
+	b, err := c.cfg.Shelf.Bundle(c.r.URL.Query().Get("prefix"))
+	if errors.Is(err, shelf.ErrTooLarge) {
+		return nil, httpio.BadRequest(httpio.TypeSerde, err.Error())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(b), nil
 }
 
 func (c *call) enrollAK() (any, error) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"math"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
@@ -131,6 +133,11 @@ func fail(c *call, err error) {
 		}
 	}
 	status, typ, text := answer(d)
+	if c.h.cfg.Soon != nil {
+		if wait := c.h.cfg.Soon(d); wait > 0 {
+			c.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+		}
+	}
 	p := d.Public()
 	httpio.Write(c.w, status, kbs.ErrorInfo{
 		Type: httpio.TypePrefix + typ, Detail: text, Reason: string(p.Reason), Claim: p.Claim, Record: p.RecordID,

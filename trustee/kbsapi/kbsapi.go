@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/resource"
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -67,6 +68,8 @@ type Config struct {
 	Admin    AdminResources
 	Bodies   *httpio.Budget
 	Log      *slog.Logger
+	// Soon says when the cause of a denial may be gone; nil, or 0: nobody knows.
+	Soon func(*denial.Denial) time.Duration
 	// JWKS gives a namespace's key set.
 	JWKS func(ctx context.Context, ns string) ([]byte, error)
 }

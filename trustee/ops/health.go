@@ -24,6 +24,10 @@ type Check struct {
 
 // Ready says whether the server can do its work.
 type Ready struct {
+	// Note, if set before the first request, gives a line of what is not as it should
+	// be and keeps nobody from working; "": nothing.
+	Note func() string
+
 	log    *slog.Logger
 	now    func() time.Time
 	checks []Check
@@ -82,7 +86,13 @@ func (r *Ready) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.Write([]byte("not ready: " + err.Error() + "\n"))
 		return
 	}
-	w.Write([]byte("ready\n"))
+	text := "ready\n"
+	if r.Note != nil {
+		if n := r.Note(); n != "" {
+			text += n + "\n"
+		}
+	}
+	w.Write([]byte(text))
 }
 
 // Handler serves /metrics, /healthz and /readyz, for a listener that only operators

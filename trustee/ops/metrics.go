@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/metrics"
 )
 
@@ -37,6 +38,7 @@ type Metrics struct {
 	witness   *metrics.Counter
 	spans     *metrics.Counter
 	refused   *metrics.Counter
+	fetches   *metrics.Counter
 	inFlight  atomic.Int64
 }
 
@@ -61,7 +63,9 @@ func NewMetrics(version string, started time.Time) *Metrics {
 		lost:     s.Counter(prefix+"audit_outcomes_lost_total", "Outcomes of deliveries that the audit log had no room for."),
 		witness:  s.Counter(prefix+"audit_witness_failures_total", "Attempts to send a checkpoint of the audit log that failed."),
 		spans:    s.Counter(prefix+"trace_spans_dropped_total", "Spans of traces that the collector did not take in time."),
-		refused:  s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
+		fetches: s.Counter(prefix+"collateral_fetches_total", "Requests to vendors for collateral.", metrics.Label{Name: "vendor", Values: fetch.VendorNames()},
+			metrics.Label{Name: "outcome", Values: fetch.Outcomes}),
+		refused: s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
 	}
 	s.Gauge(prefix+"requests_in_flight", "Requests that are being answered.", func() float64 { return float64(m.inFlight.Load()) })
 	s.Gauge(prefix+"goroutines", "Goroutines.", func() float64 { return float64(runtime.NumGoroutine()) })
@@ -98,6 +102,9 @@ func (m *Metrics) WitnessFailed() { m.witness.Inc() }
 
 // SpansDropped counts spans that no collector got.
 func (m *Metrics) SpansDropped(n int) { m.spans.Add(uint64(max(n, 0))) }
+
+// Fetched counts a request to a vendor of collateral.
+func (m *Metrics) Fetched(vendor, outcome string) { m.fetches.Inc(vendor, outcome) }
 
 // Refused counts a connection above its peer's share.
 func (m *Metrics) Refused() { m.refused.Inc() }

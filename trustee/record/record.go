@@ -44,6 +44,8 @@ var ErrNotFound = errors.New("no such record, or it was too long ago")
 type Book struct {
 	// Observe, if set before the first request, hears of every denial's reason.
 	Observe func(reason string)
+	// Notice, if set before the first request, hears of every denial. It must not wait.
+	Notice func(r *trusteeapi.Record, d *denial.Denial)
 
 	store store.Store
 	audit *audit.Log
@@ -77,6 +79,9 @@ func (b *Book) Deny(ctx context.Context, r trusteeapi.Record, d *denial.Denial) 
 	full.RecordID = r.ID
 	if b.Observe != nil {
 		b.Observe(string(full.Reason))
+	}
+	if b.Notice != nil {
+		b.Notice(&r, &full)
 	}
 	r.Time, r.Outcome, r.Denial = b.now().UTC(), trusteeapi.OutcomeDenied, &full
 	e := &audit.Entry{

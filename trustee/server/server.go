@@ -28,6 +28,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/asapi"
 	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/httpio"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
@@ -69,6 +70,8 @@ type Config struct {
 	Verifiers map[string]appraisal.Factory
 	// InsecureSample adds the verifiers of samples, whose evidence anybody can make.
 	InsecureSample bool
+	// Fetch says what collateral is fetched from vendors; zero: none.
+	Fetch fetch.Options
 	// Collateral is a bundle, or a folder of them, that is imported at the start.
 	Collateral string
 	Operations Operations
@@ -120,6 +123,7 @@ type Server struct {
 	store    store.Store
 	lock     *os.File // of the state folder, where the store has none
 	shelf    *shelf.Shelf
+	fetcher  *fetch.Fetcher
 	kek      keyring.KEK
 	keys     *keyring.Keys
 	tokens   *keyring.TokenKeys
@@ -197,6 +201,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	go s.housekeeping(run)
+	s.fetcher.Start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
 	go s.rvps.serve(s.served)
@@ -291,6 +296,9 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 	}
+	if err := s.openFetcher(book); err != nil {
+		return nil, err
+	}
 	service, err := appraisal.New(appraisal.Config{
 		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, References: s.remote.references(c.Services.namespace()), Build: "coffer-trustee " + Version(), Now: c.Now,
 	})
@@ -303,7 +311,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	admin, err := adminapi.New(adminapi.Config{
-		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Policies: policies, Log: c.Log, Now: c.Now,
+		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
 		Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
@@ -323,7 +331,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	kbs, err := kbsapi.New(kbsapi.Config{
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
-		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS,
+		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
 	if err != nil {
 		return nil, err
@@ -344,6 +352,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	s.ready = s.readiness()
+	s.ready.Note = s.collateralNote
 	mux.Handle("GET /readyz", s.ready)
 	s.metrics.Gauge("waiting", "Guests that wait for a new version of a secret.", func() float64 { return float64(gate.Waiting()) })
 	s.metrics.Gauge("body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(bodyMemory - bodies.Left()) })
@@ -500,6 +509,7 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
+	s.fetcher.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}

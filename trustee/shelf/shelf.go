@@ -215,6 +215,7 @@ func (h *Shelf) List() []trusteeapi.Collateral {
 var (
 	ErrNotFound  = errors.New("no collateral of that origin")
 	ErrMalformed = errors.New("no collateral bundle")
+	ErrTooLarge  = errors.New("more collateral than a bundle may have")
 )
 
 // Delete removes an item.

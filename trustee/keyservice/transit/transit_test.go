@@ -87,12 +87,15 @@ func TestFaults(t *testing.T) {
 		want  string
 		calls int
 	}{
-		"refused":     {status(403, 9), "403", 1},
-		"down":        {status(500, 9), "500", 3},
-		"huge":        {func(w http.ResponseWriter, _ *http.Request) bool { w.Write(make([]byte, 1<<20)); return true }, "more than", 1},
-		"not its":     {func(w http.ResponseWriter, _ *http.Request) bool { w.Write([]byte(`{"data":7}`)); return true }, "not the transit", 1},
-		"no plain":    {func(w http.ResponseWriter, _ *http.Request) bool { w.Write([]byte(`{"data":{}}`)); return true }, "no plaintext", 1},
-		"redirecting": {func(w http.ResponseWriter, r *http.Request) bool { http.Redirect(w, r, "/v1/x", 307); return true }, "307", 1},
+		"refused":  {status(403, 9), "403", 1},
+		"down":     {status(500, 9), "500", 3},
+		"huge":     {func(w http.ResponseWriter, _ *http.Request) bool { w.Write(make([]byte, 1<<20)); return true }, "more than", 1},
+		"not its":  {func(w http.ResponseWriter, _ *http.Request) bool { w.Write([]byte(`{"data":7}`)); return true }, "not the transit", 1},
+		"no plain": {func(w http.ResponseWriter, _ *http.Request) bool { w.Write([]byte(`{"data":{}}`)); return true }, "no plaintext", 1},
+		"redirecting": {func(w http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(w, r, "/v1/x", http.StatusTemporaryRedirect)
+			return true
+		}, "307", 1},
 	} {
 		v.Fail(x.fault)
 		got, err := s.Unwrap(t.Context(), wrapped, nil)

@@ -1,0 +1,247 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/tee/verify"
+	"github.com/cofferproject/coffer/trustee/ratelimit"
+	"github.com/cofferproject/coffer/trustee/store"
+)
+
+// Bounds of what peers can cause. Evidence without its certificate proves nothing
+// yet, so anybody can name a chip: that costs him no more than places in a queue
+// from which peers are served in turn.
+const (
+	waiting       = 64             // wants that are not in the store yet
+	maxWanted     = 1024           // rows
+	maxOfPeer     = 32             // rows of one network address
+	maxOfGroup    = 32             // documents of one chip that are wanted, or were got in the last day
+	maxKept       = 10_000         // documents that were or are wanted: half of what the shelf has room for
+	forget        = 24 * time.Hour // after which a row goes: until then it is not asked for anew
+	peerRate      = 1.0 / 60       // wants a second of one network address, on the long run
+	peerBurst     = 16             //
+	rememberPeers = 10_000         // buckets; twice that at most
+)
+
+type want struct{ origin, group, peer string }
+
+// Missed hears of a denial. What a verifier missed is wanted, if it may be asked
+// for. It costs no more than a look at memory and never waits.
+func (f *Fetcher) Missed(r *trusteeapi.Record, d *denial.Denial) {
+	if len(f.workers) == 0 || d.Reason != verify.ReasonCollateralMissing || r.Kind != "attest" {
+		return
+	}
+	for _, w := range f.workers {
+		group, ok := w.v.wanted(d.Source)
+		if !ok {
+			continue
+		}
+		peer := ratelimit.Peer(r.Peer)
+		if f.known.has(d.Source, f.cfg.Now()) {
+			return // it is on its way: who comes again pays nothing
+		}
+		if ok, _ := f.peers.Take(peer); !ok {
+			return
+		}
+		select {
+		case f.wants <- want{d.Source, group, peer}:
+			f.known.add(d.Source, f.cfg.Now())
+		default: // others come too fast; the next try asks again
+		}
+		return
+	}
+}
+
+// administrator stands for whoever may change collateral, in the place of a peer.
+const administrator = "administrator"
+
+// Want takes an administrator's wish for a document that no evidence has asked for
+// yet.
+func (f *Fetcher) Want(ctx context.Context, origin string) error {
+	for _, w := range f.workers {
+		if group, ok := w.v.wanted(origin); ok {
+			if f.has(origin) {
+				return nil
+			}
+			taken, err := f.want(ctx, want{origin, group, administrator})
+			if err == nil && !taken && !f.queued(ctx, origin) {
+				err = fmt.Errorf("%w: so much is wanted, or kept, already", ErrNotWanted)
+			}
+			f.wakeAll()
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %.200q is no chip's certificate and no platform's TCB information of a vendor that is fetched from", ErrNotWanted, origin)
+}
+
+// ErrNotWanted says that an origin is not fetched.
+var ErrNotWanted = errors.New("collateral is not fetched")
+
+func (f *Fetcher) has(origin string) bool { _, ok := f.cfg.Shelf.Get(origin); return ok }
+
+func (f *Fetcher) queued(ctx context.Context, origin string) (is bool) {
+	_ = f.cfg.Store.View(ctx, func(tx store.Tx) error {
+		_, is, _ = store.GetJSON[document](tx, documents, origin)
+		return nil
+	})
+	return is
+}
+
+func (f *Fetcher) wakeAll() {
+	for _, w := range f.workers {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// recent remembers what was wanted a short time ago.
+type recent struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (r *recent) has(origin string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.at[origin]
+	return ok && now.Sub(t) < rememberWant
+}
+
+func (r *recent) add(origin string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at == nil || len(r.at) >= maxWanted {
+		r.at = map[string]time.Time{}
+	}
+	r.at[origin] = now
+}
+
+// rememberWant is short: what found no room may be asked for again.
+const rememberWant = 30 * time.Second
+
+// Soon says when what a verifier missed may be at hand, of what is fetched; 0:
+// nobody knows.
+func (f *Fetcher) Soon(d *denial.Denial) time.Duration {
+	if d.Reason != verify.ReasonCollateralMissing {
+		return 0
+	}
+	for _, w := range f.workers {
+		if _, ok := w.v.wanted(d.Source); ok || slices.Contains(w.v.standing, d.Source) {
+			return min(max(w.pace, time.Second), maxSoon)
+		}
+	}
+	return 0
+}
+
+// maxSoon is the longest that a guest is asked to wait before it tries again.
+const maxSoon = 30 * time.Second
+
+// keepWants puts wants into the store, where whoever holds the lease finds them.
+func (f *Fetcher) keepWants(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-f.wants:
+			taken, err := f.want(ctx, n)
+			if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrUnavailable) {
+				f.cfg.Log.Error("keeping what collateral is wanted failed", "error", err)
+			}
+			if !taken {
+				continue
+			}
+			f.wakeAll()
+		}
+	}
+}
+
+// want makes a row, unless one bound or another is reached.
+func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
+	// What is wanted already, or cannot be, costs no write.
+	if err := f.cfg.Store.View(ctx, func(tx store.Tx) error {
+		taken, err = f.fits(tx, n)
+		return err
+	}); err != nil || !taken {
+		return false, err
+	}
+	// Another replica may have got it meanwhile.
+	if err := f.cfg.Shelf.Refresh(ctx); err != nil {
+		return false, err
+	}
+	err = f.cfg.Store.Update(ctx, func(tx store.Tx) error {
+		if taken, err = f.fits(tx, n); err != nil || !taken {
+			return err
+		}
+		return store.PutJSON(tx, documents, n.origin, &document{Origin: n.origin, Wanted: true, Group: n.group, Peer: n.peer, Since: f.cfg.Now().UTC()})
+	})
+	return taken, err
+}
+
+// fits says whether there is room for one more want, of this peer and group.
+func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
+	have, ok, err := store.GetJSON[document](tx, documents, n.origin)
+	if err != nil || ok && have.Wanted || f.has(n.origin) {
+		return false, err
+	}
+	all, err := store.List[document](tx, documents)
+	if err != nil {
+		return false, err
+	}
+	wanted, ofPeer, ofGroup, kept := 0, 0, 0, 0
+	for i := range all {
+		if !all[i].Wanted {
+			continue
+		}
+		wanted++
+		if all[i].Peer == n.peer {
+			ofPeer++
+		}
+		if all[i].Group == n.group {
+			ofGroup++
+		}
+	}
+	v := vendorOf(n.origin)
+	for _, it := range f.cfg.Shelf.Items() {
+		g, ok := v.wanted(it.Origin)
+		if !ok {
+			continue
+		}
+		kept++
+		if g == n.group && f.cfg.Now().Sub(it.Fetched) < forget {
+			ofGroup++
+		}
+	}
+	if n.peer == administrator {
+		return wanted < maxWanted, nil
+	}
+	return wanted < maxWanted && ofPeer < maxOfPeer && ofGroup < maxOfGroup && kept+wanted < maxKept, nil
+}
+
+// next chooses of wanted rows: a peer at random, of its rows the oldest.
+func next(rows []document) *document {
+	oldest := map[string]*document{}
+	var peers []string
+	for i := range rows {
+		r := &rows[i]
+		o := oldest[r.Peer]
+		if o == nil {
+			peers = append(peers, r.Peer)
+		}
+		if o == nil || r.Since.Before(o.Since) {
+			oldest[r.Peer] = r
+		}
+	}
+	if len(peers) == 0 {
+		return nil
+	}
+	return oldest[peers[below(int64(len(peers)))]]
+}

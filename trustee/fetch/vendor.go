@@ -1,0 +1,144 @@
+package fetch
+
+import (
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cofferproject/coffer/tee/collateral"
+	"github.com/cofferproject/coffer/tee/intel"
+	snp "github.com/cofferproject/coffer/tee/snp/verifier"
+)
+
+// vendor is what is known of one publisher.
+type vendor struct {
+	name   string
+	places []string // that its origins begin with
+	// standing documents are got and kept current whoever attests.
+	standing []string
+	pace     time.Duration
+	most     int // bytes of a document
+	check    func(*collateral.Item) (collateral.Validity, error)
+	// wanted says whether an origin that a verifier missed may be asked for, and
+	// what it is one of: of that only few are got.
+	wanted func(origin string) (group string, ok bool)
+	// changing says whether an origin that is at hand has later issues.
+	changing func(origin string) bool
+	// other is where a document may be too that is not where it was looked for.
+	other func(origin string) (string, bool)
+	// locate gives the URL of an origin at another place than the vendor's.
+	locate func(base, origin string) string
+	// chain names the header with the issuer chain; "": none.
+	chain func(origin string) string
+}
+
+var vendors = []*vendor{
+	{
+		name: "amd", places: []string{snp.KDS}, standing: snp.StandingOrigins(),
+		pace: 10 * time.Second, // more often, and it answers 429
+		most: snp.MaxPublished, check: snp.CheckPublished,
+		wanted: wantedVCEK, other: otherProduct,
+		changing: func(o string) bool { return strings.HasSuffix(o, "/crl") },
+		locate:   func(base, o string) string { return base + strings.TrimPrefix(o, snp.KDS) },
+	},
+	{
+		name: "intel", places: []string{intel.PCS + "/", intel.Certificates + "/"}, standing: intel.StandingOrigins(),
+		pace: time.Second, most: intel.MaxPublished, check: intel.CheckPublished,
+		wanted: func(o string) (string, bool) {
+			_, _, err := intel.ParseTCBInfoOrigin(o)
+			return o, err == nil
+		},
+		changing: func(string) bool { return true },
+		locate:   locateIntel, chain: chainHeader,
+	},
+}
+
+func vendorNamed(name string) *vendor {
+	for _, v := range vendors {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// VendorNames lists the vendors that can be fetched from.
+func VendorNames() []string {
+	var out []string
+	for _, v := range vendors {
+		out = append(out, v.name)
+	}
+	return out
+}
+
+// vendorOf gives whose origin it is; nil: nobody's known here.
+func vendorOf(origin string) *vendor {
+	for _, v := range vendors {
+		if slices.ContainsFunc(v.places, func(p string) bool { return strings.HasPrefix(origin, p) }) {
+			return v
+		}
+	}
+	return nil
+}
+
+func wantedVCEK(origin string) (string, bool) {
+	n, err := snp.ParseVCEKOrigin(origin)
+	if err != nil {
+		return "", false
+	}
+	return hex.EncodeToString(n.ChipID[:]), true
+}
+
+// otherProduct: reports of version 2 name no processor, and verifiers name the
+// first product line that they may be of.
+func otherProduct(origin string) (string, bool) {
+	n, err := snp.ParseVCEKOrigin(origin)
+	if err != nil || n.Product != snp.Milan {
+		return "", false
+	}
+	return snp.VCEKOrigin(snp.Genoa, n.ChipID, n.TCB), true
+}
+
+// locateIntel: caches of Intel's service serve the list of the root below a path
+// of their own.
+func locateIntel(base, origin string) string {
+	if origin == intel.RootCRLOrigin() {
+		return base + "sgx/certification/v4/rootcacrl"
+	}
+	return base + strings.TrimPrefix(origin, intel.PCS+"/")
+}
+
+func chainHeader(origin string) string {
+	switch {
+	case strings.Contains(origin, "/tcb?"):
+		return "TCB-Info-Issuer-Chain"
+	case strings.HasSuffix(origin, "/qe/identity"):
+		return "SGX-Enclave-Identity-Issuer-Chain"
+	case strings.Contains(origin, "/pckcrl?"):
+		return "SGX-PCK-CRL-Issuer-Chain"
+	}
+	return ""
+}
+
+// itemOf makes an item of a vendor's answer.
+func (v *vendor) itemOf(origin string, h http.Header, body []byte, now time.Time) (*collateral.Item, error) {
+	it := &collateral.Item{Origin: origin, Body: body, Fetched: now.UTC().Truncate(time.Second)}
+	if v.chain != nil {
+		if name := v.chain(origin); name != "" {
+			chain, err := url.QueryUnescape(h.Get(name))
+			if err != nil || chain == "" {
+				return nil, errors.New("no issuer chain in " + name)
+			}
+			it.Chain = []byte(chain)
+		}
+		// Caches send lists as hexadecimal text.
+		if raw, err := hex.DecodeString(strings.TrimSpace(string(body))); err == nil && len(raw) > 0 {
+			it.Body = raw
+		}
+	}
+	return it, nil
+}
