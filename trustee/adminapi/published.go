@@ -128,13 +128,8 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	case pathResourcePolicy:
 		return h.setResourcePolicy(r, ns, actor, body)
 	}
-	values, err := asapi.DecodeMessage(body)
-	if err != nil {
-		return httpio.BadRequest(httpio.TypeSerde, err.Error())
-	}
 	w.Header().Set("Content-Type", "application/json")
-	_, err = h.cfg.Registry.MergeReferenceValues(r.Context(), ns, asapi.Bundle, "reference value message", actor, values)
-	return err
+	return asapi.Register(r.Context(), h.cfg.Registry, ns, actor, body)
 }
 
 // setPolicy takes {"type", "policy_id", "policy"}; type is not looked at, as

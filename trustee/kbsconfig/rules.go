@@ -56,7 +56,7 @@ func init() {
 		"attestation_service.rvps_config.type":                        referenceType,
 		"attestation_service.rvps_config.address":                     noRule, // with the type
 		"attestation_service.rvps_config.storage_type":                noted(rvps),
-		"attestation_service.rvps_config.extractors":                  noted("messages of type sample are taken; CoRIM and SWID are refused"),
+		"attestation_service.rvps_config.extractors":                  noted("messages of every type are read without settings; signatures and expiry are enforced"),
 		"attestation_service.verifier_config.snp_verifier":            noted(verifier),
 		"attestation_service.verifier_config.dcap_verifier":           noted(verifier),
 		"attestation_service.verifier_config.tpm_verifier":            noted("roots of TPMs are the namespace's: coffer root add"),
