@@ -102,9 +102,10 @@ type Resource struct {
 type ReferenceValues struct {
 	ID         string          `json:"id"` // hex SHA-256 of the document
 	Name       string          `json:"name"`
+	Format     string          `json:"format,omitempty"` // "bundle", "corim" or "swid"; "": from before there were others than bundles
 	Sets       int             `json:"sets"`
 	Values     int             `json:"values,omitempty"`    // named values
-	SignedBy   string          `json:"signed_by,omitempty"` // owner's key, if the bundle was signed
+	SignedBy   string          `json:"signed_by,omitempty"` // owner's key, or "x509:" and the SHA-256 of a vendor's, if there is a signature
 	Expires    time.Time       `json:"expires,omitzero"`
 	Provenance json.RawMessage `json:"provenance"` // as the document states it
 	Actor      string          `json:"actor"`      // credential that registered it

@@ -149,7 +149,7 @@ func namespaces(l []trusteeapi.Namespace) table {
 // NewReferenceValuesCommand manages reference values.
 func NewReferenceValuesCommand() *cobra.Command {
 	return group("reference-values", "Manage what the trustee expects to be measured",
-		inNamespace("put NAME FILE", "Register a bundle, signed or not, under a name; another one of that name is replaced", exactArgs(2, "a name and a file"),
+		inNamespace("put NAME FILE", "Register a bundle or a CoRIM, signed or not, or a signed SWID tag, under a name; another one of that name is replaced", exactArgs(2, "a name and a file"),
 			func(cmd *cobra.Command, n *trusteeclient.Namespaced, args []string) (any, error) {
 				b, err := readFile(args[1], cmd.InOrStdin(), refvalue.MaxSize)
 				if err != nil {
@@ -161,7 +161,7 @@ func NewReferenceValuesCommand() *cobra.Command {
 				}
 				return references([]trusteeapi.ReferenceValues{*v}), nil
 			}),
-		inNamespace("ls", "List bundles", noArgs, func(cmd *cobra.Command, n *trusteeclient.Namespaced, _ []string) (any, error) {
+		inNamespace("ls", "List bundles and manifests: who signed and registered them, and until when they count", noArgs, func(cmd *cobra.Command, n *trusteeclient.Namespaced, _ []string) (any, error) {
 			l, err := n.ListReferenceValues(cmd.Context())
 			return references(l), err
 		}),
@@ -171,13 +171,19 @@ func NewReferenceValuesCommand() *cobra.Command {
 }
 
 func references(l []trusteeapi.ReferenceValues) table {
-	t := table{head: []string{"NAME", "SETS", "VALUES", "SIGNED BY", "EXPIRES", "REGISTERED"}, doc: l}
+	t := table{head: []string{"NAME", "FORMAT", "SETS", "VALUES", "DOCUMENT", "SIGNED BY", "EXPIRES", "REGISTERED", "BY"}, doc: l}
 	for _, v := range l {
 		by := "nobody"
 		if v.SignedBy != "" {
-			by = fmt.Sprintf("%.12s", v.SignedBy)
+			by = fmt.Sprintf("%.17s", v.SignedBy)
 		}
-		t.rows = append(t.rows, []string{v.Name, fmt.Sprint(v.Sets), fmt.Sprint(v.Values), by, day(v.Expires), day(v.Registered)})
+		format := v.Format
+		if format == "" {
+			format = "bundle"
+		}
+		t.rows = append(t.rows, []string{
+			v.Name, format, fmt.Sprint(v.Sets), fmt.Sprint(v.Values), fmt.Sprintf("%.12s", v.ID), by, day(v.Expires), day(v.Registered), fmt.Sprintf("%.24s", v.Actor),
+		})
 	}
 	return t
 }

@@ -19,6 +19,7 @@ import (
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
+	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
 	"api/resource.FuzzParse":                           "the owner's own references",
 	"host/supervise.FuzzRecord":                        "the launcher's own files",
@@ -49,6 +50,8 @@ var trusted = map[string]string{
 	"tee/tdx/measure.FuzzSections":                     "the owner's own firmware",
 	"tee/tdx/measure.FuzzVariables":                    "the owner's own firmware",
 	"tee/tpm/measure.FuzzFirmware":                     "the owner's own firmware and kernel",
+	"trustee/remoteas.FuzzAnswer":                      "the attestation service that the owner has named",
+	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",

@@ -19,7 +19,7 @@ func TestServicePages(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v: %s", err, out)
 	}
-	for _, page := range []string{"migrate.md", "attestation-service.md", "separate-services.md"} {
+	for _, page := range []string{"migrate.md", "attestation-service.md", "separate-services.md", "reference-values.md"} {
 		t.Run(page, func(t *testing.T) {
 			b, err := os.ReadFile(filepath.Join("../../docs/trustee", page))
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/aspb"
 	"github.com/cofferproject/coffer/api/refvalue"
+	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
 // FuzzEvaluation: no body of POST /attestation and no message of gRPC panics, and
@@ -41,12 +42,23 @@ func FuzzEvaluation(f *testing.F) {
 func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"version":"0.1.0","type":"sample","payload":"eyJhIjpbMV19"}`))
 	f.Add([]byte(`{"type":"swid","payload":""}`))
+	f.Add([]byte(`{"type":"corim","payload":"2QH1oA=="}`))
 	f.Add([]byte(`{"type":"sample","payload":"eyJhIjpudWxsfQ=="}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		values, err := DecodeMessage(b)
+		m, err := DecodeMessage(b)
 		if err != nil {
 			return
 		}
+		if (m.Document == nil) != (m.Format == "") {
+			t.Errorf("%+v", m)
+		}
+		if m.Document != nil {
+			if name, _, err := tenant.DocumentName(m.Document); err == nil && name == "" {
+				t.Error("a document without a name")
+			}
+			return
+		}
+		values := m.Values
 		doc, err := (&refvalue.Bundle{Version: refvalue.Version, Values: values}).Encode()
 		if err == nil {
 			_, err = refvalue.Parse(doc)

@@ -12,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/api/refvalue"
 	"github.com/cofferproject/coffer/api/rvpspb"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
 // Bundle is the name under which a namespace keeps what was registered by the
@@ -31,10 +32,15 @@ type Message struct {
 	Payload string `json:"payload"` // standard base64
 }
 
-// DecodeMessage reads a message and gives the values that it registers, by their
-// names. "sample" is the only type: CoRIM and SWID documents are refused, since
-// the published service takes them without looking at their signatures.
-func DecodeMessage(b []byte) (map[string]any, error) {
+// Registration is what a message registers: values by their names, or a document.
+type Registration struct {
+	Values   map[string]any
+	Document []byte // CoRIM or SWID tag
+	Format   string // of the document, tenant.FormatCoRIM or FormatSWID
+}
+
+// DecodeMessage reads a message. A document is not looked at yet.
+func DecodeMessage(b []byte) (*Registration, error) {
 	if len(b) > httpio.MaxBody {
 		return nil, fmt.Errorf("message: %d bytes, at most %d", len(b), httpio.MaxBody)
 	}
@@ -50,14 +56,40 @@ func DecodeMessage(b []byte) (map[string]any, error) {
 	switch {
 	case m.Version != "" && m.Version != messageVersion:
 		return nil, fmt.Errorf("message: version %.20q, only %s", m.Version, messageVersion)
-	case m.Type != "sample":
-		return nil, fmt.Errorf("message: type %.20q is not supported, only sample", m.Type)
+	case m.Type != "sample" && m.Type != tenant.FormatCoRIM && m.Type != tenant.FormatSWID:
+		return nil, fmt.Errorf("message: type %.20q is none of sample, corim, swid", m.Type)
 	}
 	raw, err := base64.StdEncoding.DecodeString(m.Payload)
 	if err != nil {
 		return nil, fmt.Errorf("message: payload: %w", err)
 	}
-	return decodeValues(raw)
+	if m.Type != "sample" {
+		return &Registration{Document: raw, Format: m.Type}, nil
+	}
+	values, err := decodeValues(raw)
+	return &Registration{Values: values}, err
+}
+
+// Register puts what a message registers into a namespace: values of samples into
+// one bundle, a document into one of its own, with the signature that it has.
+func Register(ctx context.Context, r *tenant.Registry, ns, actor string, message []byte) error {
+	m, err := DecodeMessage(message)
+	if err != nil {
+		return httpio.BadRequest(httpio.TypeSerde, err.Error())
+	}
+	if m.Document == nil {
+		_, err = r.MergeReferenceValues(ctx, ns, Bundle, tool, actor, m.Values)
+		return err
+	}
+	name, format, err := tenant.DocumentName(m.Document)
+	if err != nil {
+		return err
+	}
+	if format != m.Format {
+		return httpio.BadRequest(httpio.TypeSerde, fmt.Sprintf("message: type %s, and the payload is not", m.Format))
+	}
+	_, err = r.RegisterReferenceValues(ctx, ns, name, actor, m.Document)
+	return err
 }
 
 // decodeValues reads an object of name to value within the bounds of reference
@@ -87,12 +119,7 @@ func (s *Service) registerMessage(ctx context.Context, message []byte) error {
 	if err := s.change(ctx, "RegisterReferenceValue", Bundle); err != nil {
 		return err
 	}
-	values, err := DecodeMessage(message)
-	if err != nil {
-		return httpio.BadRequest(httpio.TypeSerde, err.Error())
-	}
-	_, err = s.cfg.Registry.MergeReferenceValues(ctx, s.cfg.Namespace, Bundle, tool, callerOf(ctx).id, values)
-	return err
+	return Register(ctx, s.cfg.Registry, s.cfg.Namespace, callerOf(ctx).id, message)
 }
 
 type referenceServer struct {

@@ -48,6 +48,13 @@ func pairFiles(t testing.TB, c tls.Certificate) (cert, key string) {
 		file(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
+// serviceClient is a client of one of the published services with a certificate.
+func (w *world) serviceClient(url string, a *authority) *wireClient {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(w.s.keys.CAPEM)
+	return newWireClient(w.t, url, &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{a.issue(x509.ExtKeyUsageClientAuth)}})
+}
+
 // apart is a KBS and an Attestation Service, each a trustee with a state of its own,
 // that know each other by certificates.
 type apart struct {
@@ -407,9 +414,7 @@ func TestReferenceValuesOfAnotherProcess(t *testing.T) {
 	rvps := newWorld(t, func(c *Config) {
 		c.Role, c.Services = RoleReference, Services{Reference: "127.0.0.1:0", ClientCA: callers.file, AdminCA: admins.file}
 	})
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(rvps.s.keys.CAPEM)
-	owner := newWireClient(t, rvps.s.Client().ReferenceURL, &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{admins.issue(x509.ExtKeyUsageClientAuth)}})
+	owner := rvps.serviceClient(rvps.s.Client().ReferenceURL, admins)
 	register := func(value string) {
 		t.Helper()
 		m := `{"version":"0.1.0","type":"sample","payload":"` + base64.StdEncoding.EncodeToString([]byte(value)) + `"}`

@@ -254,8 +254,8 @@ func TestServicesNeedCertificates(t *testing.T) {
 				if _, _, status, text := a.call(setPolicyMethod, message{{1, "strict_cpu"}, {2, b64url([]byte("package other"))}}); status != grpcInvalidArgument {
 					t.Errorf("malformed policy: %d %s", status, text)
 				}
-				if _, _, status, text := r.call(registerMethod, message{{1, `{"type":"swid","payload":""}`}}); status != grpcInvalidArgument || !strings.Contains(text, "swid") {
-					t.Errorf("SWID: %d %s", status, text)
+				if _, _, status, text := r.call(registerMethod, message{{1, `{"type":"slsa","payload":""}`}}); status != grpcInvalidArgument || !strings.Contains(text, "slsa") {
+					t.Errorf("a type that is none: %d %s", status, text)
 				}
 				if _, out := a.rest("GET", "/policy", ""); !strings.Contains(out, `{"policy-id":"strict_cpu"}`) {
 					t.Errorf("policies: %s", out)

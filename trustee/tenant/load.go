@@ -153,16 +153,22 @@ func (t *Trust) loadRoots(tx store.Tx, ns string) error {
 // a key that is an owner's still.
 func (t *Trust) loadReferences(tx store.Tx, ns string, now time.Time) error {
 	source := map[string]string{}
-	err := tx.Scan(Bucket(ns, refdocs), "", func(name string, doc []byte) (bool, error) {
-		b, signed, err := parseBundle(doc)
+	n, err := GetNamespace(tx, ns)
+	if err != nil {
+		return err
+	}
+	err = tx.Scan(Bucket(ns, refdocs), "", func(name string, doc []byte) (bool, error) {
+		d, err := parseDocument(doc)
 		if err != nil {
 			return false, fmt.Errorf("reference values %s: %w", name, err)
 		}
-		if b.Expired(now) {
+		b := d.bundle
+		if b.Expired(now) || now.Before(d.notBefore) {
 			return true, nil
 		}
-		if signed != nil {
-			switch err := verifyBundle(tx, ns, signed); {
+		signer := ""
+		if d.check != nil {
+			switch signer, err = d.check(tx, n, now); {
 			case errors.Is(err, ErrInvalid):
 				return true, nil
 			case err != nil:
@@ -184,9 +190,7 @@ func (t *Trust) loadReferences(tx store.Tx, ns string, now time.Time) error {
 		t.References = append(t.References, b)
 		if b.Provenance.Launch != nil {
 			l := trusteeapi.Reference{Bundle: name, Launch: b.Provenance.Launch, Values: b.Values}
-			if signed != nil {
-				l.SignedBy = signed.KeyID
-			}
+			l.SignedBy = signer
 			raw, err := json.Marshal(l)
 			if err != nil {
 				return false, fmt.Errorf("reference values %s: %w", name, err)

@@ -49,11 +49,14 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 	if !bundleRE.MatchString(name) {
 		return nil, invalid(fmt.Errorf("reference values: name %.80q has characters that no name has", name))
 	}
-	b, signed, err := parseBundle(doc)
+	d, err := parseDocument(doc)
 	if err != nil {
 		return nil, invalid(err)
 	}
-	now := r.now()
+	b, now := d.bundle, r.now()
+	if now.Before(d.notBefore) {
+		return nil, invalid(fmt.Errorf("reference values: count from %s on only", d.notBefore.Format(time.RFC3339)))
+	}
 	if b.Expired(now) {
 		return nil, invalid(fmt.Errorf("reference values: expired %s", b.Expires.Format(time.RFC3339)))
 	}
@@ -63,10 +66,7 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 	}
 	sum := sha256.Sum256(doc)
 	info := &trusteeapi.ReferenceValues{
-		ID: hex.EncodeToString(sum[:]), Name: name, Sets: len(b.Sets), Values: len(b.Values), Provenance: prov, Actor: actor, Registered: now.UTC(), Expires: b.Expires,
-	}
-	if signed != nil {
-		info.SignedBy = signed.KeyID
+		ID: hex.EncodeToString(sum[:]), Name: name, Format: d.format, Sets: len(b.Sets), Values: len(b.Values), Provenance: prov, Actor: actor, Registered: now.UTC(), Expires: b.Expires,
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
 		if b.Debug && !n.Simulated && !n.InsecureAllowDebug {
@@ -79,8 +79,8 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 		if err != nil {
 			return err
 		}
-		if signed != nil {
-			if err := verifyBundle(tx, ns, signed); err != nil {
+		if d.check != nil {
+			if info.SignedBy, err = d.check(tx, n, now); err != nil {
 				return err
 			}
 		}

@@ -35,11 +35,12 @@ func (r *Registry) MergeReferenceValues(ctx context.Context, ns, bundle, tool, a
 				return err
 			}
 		} else {
-			old, signed, err := parseBundle(have)
+			d, err := parseDocument(have)
 			if err != nil {
 				return err
 			}
-			if signed != nil || old.Debug || len(old.Sets) > 0 || !old.Expires.IsZero() {
+			old := d.bundle
+			if d.format != FormatBundle || d.check != nil || old.Debug || len(old.Sets) > 0 || !old.Expires.IsZero() {
 				return fmt.Errorf("reference values: bundle %s is signed, of a debug image, expires or has event sets: %w", bundle, ErrConflict)
 			}
 			b.Values = old.Values

@@ -42,6 +42,9 @@ type Manifest struct {
 	// Version is what it describes: "580.95.05", "96.00.74.00.1A".
 	Version string
 	Product string // "GH100"
+	// Manufacturer and Edition of the platform name values of the published Reference
+	// Value Provider Service; "": not said.
+	Manufacturer, Edition string
 	Golden  []Golden
 	// Chain is the signer's chain, leaf first, root last. Nobody has verified it.
 	Chain []*x509.Certificate
@@ -141,6 +144,7 @@ func (m *Manifest) readMeta(e *element) error {
 		return err
 	}
 	m.Version, m.Product = e.attr("", "colloquialVersion"), e.attr("", "product")
+	m.Manufacturer, m.Edition = e.attr(nsRIM, "PlatformManufacturerStr"), e.attr("", "edition")
 	if m.Version == "" || e.attr("", "PayloadType") != "direct" {
 		return errors.New("no version, or a payload that is not in the manifest")
 	}

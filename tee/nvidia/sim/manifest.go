@@ -10,11 +10,12 @@ import (
 	"strings"
 )
 
-// Namespaces in scope at the signature, as canonical XML writes them.
+// Namespaces, as canonical XML writes them; ns3 is in scope at the metadata alone.
 const (
 	swid    = `xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd"`
 	ns0     = `xmlns:ns0="http://standards.iso.org/iso/19770/-2/2015/schema.xsd"`
 	ns2     = `xmlns:ns2="http://www.w3.org/2001/04/xmlenc#sha384"`
+	ns3     = `xmlns:ns3="https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/"`
 	ds      = `xmlns:ds="http://www.w3.org/2000/09/xmldsig#"`
 	infoFmt = `<ds:CanonicalizationMethod Algorithm="http://www.w3.org/2006/12/xml-c14n11"></ds:CanonicalizationMethod>` +
 		`<ds:SignatureMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"></ds:SignatureMethod><ds:Reference URI="">` +
@@ -41,7 +42,7 @@ func Manifest(key *ecdsa.PrivateKey, chain []*x509.Certificate, product, version
 	}
 	head := `<SoftwareIdentity ` + swid + ` ` + ns0 + ` ` + ns2 + ` corpus="false" name="` + product + `" patch="false" supplemental="false" tagId="1" tagVersion="0" version="1.0">` +
 		"\n    " + `<ns0:Entity name="test" role="softwareCreator tagCreator"></ns0:Entity>` + "\n    " +
-		`<ns0:Meta PayloadType="direct" colloquialVersion="` + version + `" edition="GPU" product="` + product + `" revision="r1"></ns0:Meta>` + "\n    " +
+		`<ns0:Meta ` + ns3 + ` PayloadType="direct" colloquialVersion="` + version + `" edition="GPU" product="` + product + `" revision="r1" ns3:PlatformManufacturerStr="NVIDIA Corporation"></ns0:Meta>` + "\n    " +
 		"<ns0:Payload>" + b.String() + "\n    </ns0:Payload>\n"
 	const tail = "</SoftwareIdentity>"
 	digest := sha512.Sum384([]byte(head + tail))
