@@ -146,8 +146,15 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		s.Close(t.Context())
 		t.Fatal("started on an address that is taken")
 	}
-	if after := listeners(t); !slices.Equal(before, after) {
-		t.Errorf("listeners before %v, after %v", before, after)
+	// A listener ends when the call that accepts on it has returned.
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		after := listeners(t)
+		if slices.Equal(before, after) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("listeners before %v, after %v", before, after)
+		}
 	}
 	// The state is free again.
 	c.Services = Services{}
