@@ -38,7 +38,7 @@ const (
 	between    = 250 * time.Millisecond // the next wait is four times as long
 	perCall    = 8 * time.Second
 	scope      = "https://www.googleapis.com/auth/cloudkms"
-	tokenURL   = "https://oauth2.googleapis.com/token" //nolint:gosec // an address and no credential
+	tokenURL   = "https://oauth2.googleapis.com/token"
 )
 
 var keyName = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9.:-]{0,62}/locations/[a-z0-9-]{1,32}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$`)
