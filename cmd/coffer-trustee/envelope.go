@@ -87,6 +87,6 @@ func rewrap(ctx context.Context, args []string) error {
 	if *output == "json" {
 		return json.NewEncoder(os.Stdout).Encode(r)
 	}
-	fmt.Printf("%d values are now under key %s; key %s opens nothing of this store any more, and backups of before\n", r.Values, r.To, r.From)
+	fmt.Printf("%d values are now under key %s; key %s opens backups of before, and nothing of this store\n", r.Values, r.To, r.From)
 	return nil
 }

@@ -31,7 +31,7 @@ func choose(kek KEK, id, place string) (KEK, error) {
 		}
 	}
 	if id != kek.ID() {
-		return nil, fmt.Errorf("decrypting %s: encrypted under key %.40q, not %q", place, id, kek.ID())
+		return nil, fmt.Errorf("decrypting %s: encrypted under key %.40q, and the envelope key is %q", place, id, kek.ID())
 	}
 	return kek, nil
 }
