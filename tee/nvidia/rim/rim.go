@@ -45,7 +45,7 @@ type Manifest struct {
 	// Manufacturer and Edition of the platform name values of the published Reference
 	// Value Provider Service; "": not said.
 	Manufacturer, Edition string
-	Golden  []Golden
+	Golden                []Golden
 	// Chain is the signer's chain, leaf first, root last. Nobody has verified it.
 	Chain []*x509.Certificate
 }
