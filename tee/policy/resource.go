@@ -71,8 +71,8 @@ func (p *Resource) Digest() string { return p.digest }
 // ResourceInput is what a resource policy decides about.
 type ResourceInput struct {
 	Claims any               // the claims of the token: the document input
-	Plugin string            // "resource"
-	Path   []string          // repository, type, tag
+	Plugin string            // "resource", "external"
+	Path   []string          // repository, type, tag; of a plugin, what follows its name
 	Query  map[string]string // of the request
 	Method string            // addition to what is published
 	Now    time.Time

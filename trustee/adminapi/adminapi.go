@@ -225,6 +225,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			status, text = http.StatusForbidden, "administration: not allowed"
 		case d.Component == policy.ResourceComponent:
 			status, text = http.StatusForbidden, "administration: denied by resource policy"
+		case d.Reason == release.ReasonPlugin:
+			status, text = http.StatusBadGateway, "administration: the plugin gave no answer"
 		case d.Reason == release.ReasonAudit:
 			status, text = http.StatusServiceUnavailable, "audit log unavailable, so nothing is changed"
 		}

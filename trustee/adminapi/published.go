@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -51,6 +52,25 @@ func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 		h.fail(w, r, err)
 	}
 	return true
+}
+
+// PublishedPlugin has handle answer a request to a plugin that is an administrator's.
+func (h *Handler) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(context.Context) ([]byte, error)) {
+	actor, err := h.authenticatePublished(r, WriteSecrets, ns)
+	if err == nil {
+		err = h.record(r, ns, actor, r.Method+" /kbs/v0/"+short(path))
+	}
+	var b []byte
+	if err == nil {
+		b, err = handle(r.Context())
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(b)
 }
 
 // authenticatePublished takes our own credential, or an administrator of an identity

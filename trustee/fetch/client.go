@@ -26,7 +26,8 @@ type client struct {
 
 const maxHeader = 64 << 10 // issuer chains are in headers
 
-func newClient(o Options) (*client, error) {
+// newClient makes a client; own: for the vendor's own places.
+func newClient(o Options, own bool) (*client, error) {
 	t := &http.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: o.Timeout, ResponseHeaderTimeout: o.Timeout,
 		MaxResponseHeaderBytes: maxHeader, MaxIdleConns: 2, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
@@ -44,6 +45,9 @@ func newClient(o Options) (*client, error) {
 			return nil, err
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if system, err := x509.SystemCertPool(); err == nil && own {
+			t.TLSClientConfig.RootCAs = system
+		}
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(b) {
 			return nil, fmt.Errorf("%s: no certificate in PEM", o.CAFile)
 		}

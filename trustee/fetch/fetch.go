@@ -53,7 +53,8 @@ type Options struct {
 	URLs map[string]string
 	// Proxy is the URL of an HTTP proxy; "": none, whatever the environment says.
 	Proxy string
-	// CAFile (PEM) is who vouches for the places; "": the system's.
+	// CAFile (PEM) is who vouches for the places of URLs, in the place of the
+	// system's certificates, and beside those for the vendors' own; "": the system's.
 	CAFile string
 	// Pace is the least time between two requests to one vendor; 0: what the vendor
 	// is known to bear.
@@ -85,6 +86,8 @@ const (
 	defaultRetry   = 30 * time.Second
 	maxBackoff     = time.Hour
 	maxRetryAfter  = 24 * time.Hour
+	absentFor      = 5 * time.Minute // AMD's service has not known chips for hours that it knew before
+	maxAbsent      = 6 * time.Hour
 	idle           = 5 * time.Second // between looks at the store
 	lookEvery      = time.Minute     // between looks for what is out of date
 )
@@ -182,7 +185,7 @@ func newWorker(f *Fetcher, v *vendor) (*worker, error) {
 			return nil, err
 		}
 	}
-	w.client, err = newClient(f.cfg.Options)
+	w.client, err = newClient(f.cfg.Options, w.base == "")
 	return w, err
 }
 
@@ -240,13 +243,12 @@ type answer struct {
 
 // ask gets one document, checks and keeps it.
 func (w *worker) ask(ctx context.Context, j *job) answer {
-	if j.row.Wanted && !w.v.changing(j.origin) {
-		if err := w.f.cfg.Shelf.Refresh(ctx); err != nil {
-			return answer{outcome: OutcomeFailed, err: err}
-		}
-		if w.f.has(j.origin) {
-			return answer{outcome: OutcomeUnchanged} // imported, or another replica's
-		}
+	// What was imported or got by another replica meanwhile counts.
+	if err := w.f.cfg.Shelf.Refresh(ctx); err != nil {
+		return answer{outcome: OutcomeFailed, err: err}
+	}
+	if j.row.Wanted && !w.v.changing(j.origin) && w.f.has(j.origin) {
+		return answer{outcome: OutcomeUnchanged}
 	}
 	it, a := w.get(ctx, j.origin)
 	if a.outcome == OutcomeAbsent && w.v.other != nil {
@@ -263,7 +265,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	if a.outcome != "" {
 		return a
 	}
-	v, err := w.v.check(it)
+	v, err := w.v.verify(it)
 	now := w.f.cfg.Now()
 	switch {
 	case err != nil:
@@ -275,7 +277,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	}
 	if have, ok := w.f.cfg.Shelf.Get(it.Origin); ok {
 		// What is at hand was perhaps imported and cannot be read: then it gives way.
-		old, err := w.v.check(have)
+		old, err := w.v.verify(have)
 		if err == nil && v.Issued.Before(old.Issued) {
 			return answer{outcome: OutcomeRefused, err: errors.New("it is older than what is at hand")}
 		}

@@ -208,6 +208,20 @@ func TestLeaseEnds(t *testing.T) {
 	w.until("the lease", func() bool { return w.has(w.tcb) })
 }
 
+// What was put off by a clock that was far ahead is not put off for years.
+func TestClockThatWasAhead(t *testing.T) {
+	w := newWorld(t)
+	w.pass(365 * 24 * time.Hour)
+	w.pcs.Feel(fetchtest.Limited, "86400")
+	stop := w.startUntil()
+	w.until("429", func() bool { return w.count(OutcomeLimited) > 0 })
+	stop()
+	w.pass(-365 * 24 * time.Hour)
+	w.pcs.Feel(fetchtest.Well, "")
+	w.start()
+	w.until("a list", func() bool { return w.has(intel.RootCRLOrigin()) })
+}
+
 // What peers can cause is bounded, and no origin of theirs goes anywhere else.
 func TestWantsAreBounded(t *testing.T) {
 	w := newWorld(t)
@@ -282,6 +296,35 @@ func TestWantsAreBounded(t *testing.T) {
 	w.pcs.Feel(fetchtest.Well, "")
 	missed(f, w.tcb, "192.0.2.4:1")
 	w.until("an end of old wants", func() bool { return len(wanted()) < 2 })
+}
+
+// What a vendor did not know is asked for again, later and later, or when an
+// administrator says so.
+func TestAbsent(t *testing.T) {
+	w := newWorld(t)
+	f := w.start()
+	_, _, o, _ := intel.Origins("", 0x81, [6]byte{3}, "platform")
+	missed(f, o, "192.0.2.1:1")
+	w.until("404", func() bool {
+		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == o && d.Outcome == OutcomeAbsent })
+	})
+	w.pass(3 * time.Minute)
+	missed(f, o, "192.0.2.1:1")
+	f.wakeAll()
+	time.Sleep(100 * time.Millisecond)
+	if n := w.pcs.AskedFor(o); n != 1 {
+		t.Errorf("asked %d times in three minutes", n)
+	}
+	if err := f.Want(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	w.until("a second 404", func() bool { return w.pcs.AskedFor(o) == 2 })
+	w.until("its end", func() bool {
+		return slices.ContainsFunc(w.rows(), func(d document) bool { return d.Origin == o && d.Failures == 2 })
+	})
+	w.pass(13 * time.Minute)
+	f.wakeAll()
+	w.until("a third", func() bool { return w.pcs.AskedFor(o) == 3 })
 }
 
 // Of wants, peers are served in turn: one who wants much keeps nobody waiting.
@@ -379,6 +422,14 @@ func TestFetchedLater(t *testing.T) {
 	})
 	if s, err := f.Status(t.Context()); err != nil || len(s.Items) < 5 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// A check that fails by its own fault refuses a document and ends nothing.
+func TestCheckThatPanics(t *testing.T) {
+	v := &vendor{check: func(*collateral.Item) (collateral.Validity, error) { panic("a parser's fault") }}
+	if _, err := v.verify(&collateral.Item{}); err == nil || !strings.Contains(err.Error(), "a parser's fault") {
+		t.Error(err)
 	}
 }
 

@@ -91,12 +91,13 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 	if err != nil {
 		return nil, idle, err
 	}
-	if now.Before(l.Until) && l.Holder != w.f.holder {
+	if ahead(l.Until, now, w.span()) && l.Holder != w.f.holder {
 		return nil, min(idle, l.Until.Sub(now)), nil
 	}
-	if now.Before(l.Next) {
+	if ahead(l.Next, now, maxRetryAfter) {
 		return nil, min(idle, l.Next.Sub(now)), nil
 	}
+	rest := 2 * max(w.f.cfg.Refresh, forget)
 	all, err := store.List[document](tx, documents)
 	if err != nil {
 		return nil, idle, err
@@ -108,7 +109,7 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 			continue
 		}
 		rows[d.Origin] = d
-		if d.Wanted && !now.Before(d.Next) {
+		if d.Wanted && !ahead(d.Next, now, rest) {
 			wanted = append(wanted, d)
 		}
 	}
@@ -118,7 +119,7 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 		if !ok {
 			d = document{Origin: o}
 		}
-		if !d.Wanted && !now.Before(d.Next) && (due == nil || d.Next.Before(due.Next)) {
+		if !d.Wanted && !ahead(d.Next, now, rest) && (due == nil || d.Next.Before(due.Next)) {
 			due = &d
 		}
 	}
@@ -130,6 +131,12 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 		return nil, idle, nil
 	}
 	return &job{due.Origin, *due}, 0, nil
+}
+
+// ahead says whether a time is yet to come. What is further away than anything is
+// put off was written by a clock that was wrong, and does not count.
+func ahead(t, now time.Time, most time.Duration) bool {
+	return now.Before(t) && t.Sub(now) <= most+2*maxAhead
 }
 
 // current lists what is kept current: what stands, and what is at hand and has
@@ -203,7 +210,7 @@ func later(a, b time.Time) time.Time {
 // which always fails does not keep them away.
 func (w *worker) rest(d document, a answer) time.Duration {
 	if a.outcome == OutcomeAbsent && d.Wanted {
-		return forget
+		return jitter(min(absentFor<<min(d.Failures-1, 16), maxAbsent))
 	}
 	return max(backoff(w.f.cfg.Retry, d.Failures), a.after)
 }

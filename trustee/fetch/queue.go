@@ -24,8 +24,8 @@ const (
 	maxOfPeer     = 32             // rows of one network address
 	maxOfGroup    = 32             // documents of one chip that are wanted, or were got in the last day
 	maxKept       = 10_000         // documents that were or are wanted: half of what the shelf has room for
-	forget        = 24 * time.Hour // after which a row goes: until then it is not asked for anew
-	peerRate      = 1.0 / 60       // wants a second of one network address, on the long run
+	forget        = 24 * time.Hour // after which a row goes that came to nothing
+	peerRate      = 1.0 / 10       // wants a second of one network address, on the long run
 	peerBurst     = 16             //
 	rememberPeers = 10_000         // buckets; twice that at most
 )
@@ -70,9 +70,12 @@ func (f *Fetcher) Want(ctx context.Context, origin string) error {
 			if f.has(origin) {
 				return nil
 			}
-			taken, err := f.want(ctx, want{origin, group, administrator})
-			if err == nil && !taken && !f.queued(ctx, origin) {
-				err = fmt.Errorf("%w: so much is wanted, or kept, already", ErrNotWanted)
+			queued, err := f.renew(ctx, origin)
+			if err == nil && !queued {
+				queued, err = f.want(ctx, want{origin, group, administrator})
+			}
+			if err == nil && !queued && !f.has(origin) {
+				err = fmt.Errorf("%w: as much is wanted as there is room for", ErrNotWanted)
 			}
 			f.wakeAll()
 			return err
@@ -86,12 +89,17 @@ var ErrNotWanted = errors.New("collateral is not fetched")
 
 func (f *Fetcher) has(origin string) bool { _, ok := f.cfg.Shelf.Get(origin); return ok }
 
-func (f *Fetcher) queued(ctx context.Context, origin string) (is bool) {
-	_ = f.cfg.Store.View(ctx, func(tx store.Tx) error {
-		_, is, _ = store.GetJSON[document](tx, documents, origin)
-		return nil
+// renew has what is wanted already tried at once, whatever came of it before.
+func (f *Fetcher) renew(ctx context.Context, origin string) (queued bool, err error) {
+	err = f.cfg.Store.Update(ctx, func(tx store.Tx) error {
+		d, ok, err := store.GetJSON[document](tx, documents, origin)
+		if queued = ok && d.Wanted; err != nil || !queued {
+			return err
+		}
+		d.Next, d.Since = time.Time{}, f.cfg.Now().UTC()
+		return store.PutJSON(tx, documents, origin, d)
 	})
-	return is
+	return queued, err
 }
 
 func (f *Fetcher) wakeAll() {

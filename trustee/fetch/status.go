@@ -51,7 +51,7 @@ func (f *Fetcher) states() []trusteeapi.CollateralState {
 			continue
 		}
 		s := trusteeapi.CollateralState{Origin: it.Origin, Vendor: v.name, Fetched: it.Fetched}
-		if validity, err := v.check(it); err != nil {
+		if validity, err := v.verify(it); err != nil {
 			s.Expired, s.Error = true, short(err.Error())
 		} else {
 			s.Issued, s.Until, s.Expired = validity.Issued.UTC(), validity.Until.UTC(), now.After(validity.Until)

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -60,7 +61,7 @@ func newWorld(t testing.TB) *world {
 	if !ok {
 		t.Fatal("no list of the root")
 	}
-	w.pcs.PublishAt("/sgx/certification/v4/rootcacrl", root.Body)
+	w.pcs.PublishAt("/sgx/certification/v4/rootcacrl", fmt.Appendf(nil, "%x", root.Body)) // as caches do
 	w.shelf = w.open()
 	return w
 }

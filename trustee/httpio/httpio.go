@@ -21,16 +21,17 @@ const TypePrefix = "https://github.com/confidential-containers/kbs/errors/"
 
 // Published error types, and TypeNotFound and TypeInternal in their manner.
 const (
-	TypeAttestation   = "AttestationError"
-	TypePath          = "InvalidRequestPath"
-	TypePlugin        = "PluginNotFound"
-	TypePolicy        = "PolicyDeny"
-	TypeToken         = "TokenNotFound"
-	TypeTokenVerifier = "TokenVerifierError"
-	TypeAdmin         = "AdminAuthAccess"
-	TypeSerde         = "SerdeError"
-	TypeNotFound      = "ResourceNotFound"
-	TypeInternal      = "PluginInternalError"
+	TypeAttestation    = "AttestationError"
+	TypePath           = "InvalidRequestPath"
+	TypePlugin         = "PluginNotFound"
+	TypePluginInternal = "PluginInternalError"
+	TypePolicy         = "PolicyDeny"
+	TypeToken          = "TokenNotFound"
+	TypeTokenVerifier  = "TokenVerifierError"
+	TypeAdmin          = "AdminAuthAccess"
+	TypeSerde          = "SerdeError"
+	TypeNotFound       = "ResourceNotFound"
+	TypeInternal       = "PluginInternalError"
 )
 
 // MaxBody is the limit of a body where nothing else is said, as published.

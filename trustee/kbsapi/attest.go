@@ -157,6 +157,8 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
 	case appraisal.ReasonRemoteUnavailable:
 		return http.StatusServiceUnavailable, httpio.TypeAttestation, "Attestation error: the attestation service does not answer"
+	case release.ReasonPlugin:
+		return http.StatusBadGateway, httpio.TypePluginInternal, "Plugin internal error"
 	case release.ReasonAudit, release.ReasonWitness:
 		return http.StatusServiceUnavailable, httpio.TypeInternal, "audit log unavailable, so nothing is released"
 	}

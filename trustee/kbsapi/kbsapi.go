@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/session"
@@ -46,6 +47,8 @@ type AdminResources interface {
 	// PublishedTrust serves attestation-policy, reference-value and resource-policy,
 	// path[0]; false: there is no such path or method.
 	PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool
+	// PublishedPlugin has handle answer an administrator's request to a plugin.
+	PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(context.Context) ([]byte, error))
 }
 
 // Appraiser judges evidence: appraisal.Service, or one that has another process do
@@ -66,8 +69,10 @@ type Config struct {
 	Book     *record.Book
 	Audit    *audit.Log
 	Admin    AdminResources
-	Bodies   *httpio.Budget
-	Log      *slog.Logger
+	// Plugins are asked over gRPC; nil: there are none.
+	Plugins *plugin.Host
+	Bodies  *httpio.Budget
+	Log     *slog.Logger
 	// Soon says when the cause of a denial may be gone; nil, or 0: nobody knows.
 	Soon func(*denial.Denial) time.Duration
 	// JWKS gives a namespace's key set.
@@ -149,6 +154,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 		c.attest()
 	case path[0] == resource.PluginResource && len(path) > 1:
 		c.resource(path[1:])
+	case path[0] == external && len(path) > 1 && h.cfg.Plugins.Has(path[1]):
+		c.ask(path[1], path[2:])
 	case h.cfg.Admin.PublishedTrust(w, r, c.ns, path):
 	default:
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypePlugin, fmt.Sprintf("plugin %.60q not found", path[0]))

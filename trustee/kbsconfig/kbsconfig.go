@@ -27,6 +27,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cofferproject/coffer/trustee/adminjwt"
+	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
 // MaxSize of a file, in bytes.
@@ -58,6 +59,8 @@ type Config struct {
 	// trustee's own administrators.
 	Providers []Provider
 	ACLs      []adminjwt.ACL
+	// Plugins are the backends of the external plugin.
+	Plugins []plugin.Backend
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
 }

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cofferproject/coffer/test/vectors"
+	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
 // refusals of the other implementation's files: everything that must be named, and
@@ -98,20 +100,23 @@ storage_backend_type = "kvstorage"
 
 func TestRefused(t *testing.T) {
 	for add, want := range map[string]string{
-		"[http_server.more]\nx = 1":                                                              "http_server.more.x: unknown key",
-		"[http_servers]":                                                                         "http_servers: unknown key",
-		"[attestation_service]\nType = \"coco_as_builtin\"":                                      "attestation_service.Type: unknown key",
-		"[attestation_service]\ntype = \"other\"":                                                "attestation_service.type",
-		"[attestation_service]\ntimeout = 1":                                                     "no shorter time",
-		"[attestation_service.attestation_token_broker]\nduration_min = 2":                       "no shorter time",
-		"[attestation_service]\napi_key = \"s3cret\"":                                            "attestation_service.api_key",
-		"[attestation_service.verifier_config.nvidia_verifier]\ntype = \"Remote\"":               "verifier_config.nvidia_verifier",
-		"[attestation_token]\ninsecure_header_jwk = true":                                        "attestation_token.insecure_header_jwk",
-		"[storage_backend]\nbackends.local_json.dir_path = \"/x\"":                               "backends.local_json.dir_path: unknown key",
-		"[storage_backend]\nstorage_type = \"Postgres\"":                                         "storage_backend.storage_type",
-		"[[plugins]]\nname = \"resource\"\nstorage_backend_type = \"Vault\"\ntoken = \"s3cret\"": "plugins[0].storage_backend_type",
-		"[[plugins]]\nname = \"nebula-ca\"":                                                      "plugins[0]",
-		"plugin = 1":                                                                             "unknown key",
+		"[http_server.more]\nx = 1":                                                                                       "http_server.more.x: unknown key",
+		"[http_servers]":                                                                                                  "http_servers: unknown key",
+		"[attestation_service]\nType = \"coco_as_builtin\"":                                                               "attestation_service.Type: unknown key",
+		"[attestation_service]\ntype = \"other\"":                                                                         "attestation_service.type",
+		"[attestation_service]\ntimeout = 1":                                                                              "no shorter time",
+		"[attestation_service.attestation_token_broker]\nduration_min = 2":                                                "no shorter time",
+		"[attestation_service]\napi_key = \"s3cret\"":                                                                     "attestation_service.api_key",
+		"[attestation_service.verifier_config.nvidia_verifier]\ntype = \"Remote\"":                                        "verifier_config.nvidia_verifier",
+		"[attestation_token]\ninsecure_header_jwk = true":                                                                 "attestation_token.insecure_header_jwk",
+		"[storage_backend]\nbackends.local_json.dir_path = \"/x\"":                                                        "backends.local_json.dir_path: unknown key",
+		"[storage_backend]\nstorage_type = \"Postgres\"":                                                                  "storage_backend.storage_type",
+		"[[plugins]]\nname = \"resource\"\nstorage_backend_type = \"Vault\"\ntoken = \"s3cret\"":                          "plugins[0].storage_backend_type",
+		"[[plugins]]\nname = \"external\"":                                                                                "plugins[0].backends",
+		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\" }]":                                                 "plugins[0].backends[0]",
+		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\", endpoint = \"http://127.0.0.1:1\", pin = \"1\" }]": "plugins[0].backends[0].pin",
+		"[[plugins]]\nname = \"nebula-ca\"":                                                                               "plugins[0]",
+		"plugin = 1":                                                                                                      "unknown key",
 	} {
 		_, err := ParseTOML([]byte(good + add))
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -259,4 +264,20 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestExternalPlugins(t *testing.T) {
+	c, err := ParseTOML([]byte(`[http_server]
+[admin]
+authorization_mode = "DenyAll"
+[[plugins]]
+name = "resource"
+[[plugins]]
+name = "external"
+backends = [{ name = "a", endpoint = "https://plugin.example:50051", ca_cert_path = "ca.pem", timeout_ms = 1500 }, { name = "b", endpoint = "http://127.0.0.1:2" }]
+`))
+	want := []plugin.Backend{{Name: "a", Endpoint: "https://plugin.example:50051", CAFile: "ca.pem", Timeout: 1500 * time.Millisecond}, {Name: "b", Endpoint: "http://127.0.0.1:2"}}
+	if err != nil || !slices.Equal(c.Plugins, want) {
+		t.Errorf("%+v, %v", c, err)
+	}
 }

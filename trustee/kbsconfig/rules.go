@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
+
+	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
 // rule says what a setting means.
@@ -15,7 +18,7 @@ var rules map[string]rule
 
 func init() {
 	const (
-		verifier = "collateral is fetched ahead and imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
+		verifier = "collateral is fetched ahead (--fetch) or imported (--collateral, coffer collateral import); nothing is fetched while evidence is judged"
 		rvps     = "reference values are in this trustee's store; bring over what another service holds with coffer-trustee import"
 		issuer   = "tokens name this trustee; relying parties verify them by its key set (/.well-known/jwks.json) or its CA (client.json)"
 		pool     = "not needed: evidence is judged in this process"
@@ -235,6 +238,10 @@ func (r *reader) plugins(v any) {
 	for i, p := range l {
 		at := fmt.Sprintf("plugins[%d]", i)
 		name, _ := p["name"].(string)
+		if name == "external" {
+			r.external(at, p)
+			continue
+		}
 		if name != "resource" {
 			r.refuse(at, fmt.Sprintf("plugin %.40q is not there: leave it out", name))
 			continue
@@ -249,6 +256,52 @@ func (r *reader) plugins(v any) {
 				r.refuse(at+"."+k, "unknown key")
 			}
 		}
+	}
+}
+
+// external takes the backends of the plugin that others serve over gRPC.
+func (r *reader) external(at string, p map[string]any) {
+	for k := range p {
+		if k != "name" && k != "backends" {
+			r.refuse(at+"."+k, "unknown key")
+		}
+	}
+	var l []map[string]any
+	switch t := p["backends"].(type) {
+	case []map[string]any:
+		l = t
+	case []any:
+		for _, e := range t {
+			m, _ := e.(map[string]any)
+			l = append(l, m)
+		}
+	}
+	if len(l) == 0 {
+		r.refuse(at+".backends", "not a list of tables")
+	}
+	for i, m := range l {
+		here := fmt.Sprintf("%s.backends[%d]", at, i)
+		var b plugin.Backend
+		for k, v := range m {
+			switch k {
+			case "name":
+				b.Name = r.text(here+"."+k, v)
+			case "endpoint":
+				b.Endpoint = r.text(here+"."+k, v)
+			case "ca_cert_path":
+				b.CAFile = r.text(here+"."+k, v)
+			case "timeout_ms":
+				if n, ok := r.number(here+"."+k, v); ok {
+					b.Timeout = time.Duration(n) * time.Millisecond
+				}
+			default:
+				r.refuse(here+"."+k, "unknown key")
+			}
+		}
+		if b.Name == "" || b.Endpoint == "" {
+			r.refuse(here, "name and endpoint are needed")
+		}
+		r.c.Plugins = append(r.c.Plugins, b)
 	}
 }
 

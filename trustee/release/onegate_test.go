@@ -32,7 +32,10 @@ var ways = map[string][]string{
 	// Keys of the trustee's own, at two places which are no secret's.
 	"(trustee/keyring.Placed).Unwrap": {"trustee/store/authentic.Open", "trustee/backup.NewReader"},
 	// Encrypting to a guest.
-	"api/kbs.Seal": {"(*trustee/release.Gate).release"},
+	"api/kbs.Seal": {
+		"(*trustee/release.Gate).release",
+		"(*trustee/release.Gate).use", // what a plugin has given, by the same rules
+	},
 	// All of the store at once: a backup has what is encrypted as it is, and the
 	// whole under the envelope key. readKey looks whether there is anything.
 	"(trustee/store.Dumper).Dump": {"trustee/backup.Write", "(*trustee/store/authentic.Store).Dump", "trustee/store/authentic.readKey",
@@ -126,7 +129,7 @@ func (g *program) file(path string, f *ast.File, info *types.Info) (out []string
 		from := "a variable of " + path
 		if fd, ok := d.(*ast.FuncDecl); ok {
 			from = info.Defs[fd.Name].(*types.Func).FullName()
-			if strip(from) == "(*trustee/release.Gate).release" {
+			if s := strip(from); s == "(*trustee/release.Gate).release" || s == "(*trustee/release.Gate).use" {
 				out = append(out, recordFirst(fd, info)...)
 			}
 		}

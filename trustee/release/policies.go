@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,8 +20,14 @@ import (
 // ask gives a read to the resource policies that select it, as published: the
 // claims of the token are the input, the request is data.
 func (g *Gate) ask(ctx context.Context, s *respolicy.Set, req *Request, c *ear.Claims) (string, error) {
+	// Whatever a guest asks for is a GET to the selection: it is not the guest's choice
+	// which policies are asked.
 	if !s.Asks(req.Resource, trusteeapi.MethodGet) {
 		return "", nil
+	}
+	plugin, path := req.Plugin, req.Path
+	if plugin == "" {
+		plugin, path = resource.PluginResource, strings.Split(req.Resource, "/")
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -30,8 +37,8 @@ func (g *Gate) ask(ctx context.Context, s *respolicy.Set, req *Request, c *ear.C
 	if err := json.Unmarshal(b, &claims); err != nil {
 		return "", fmt.Errorf("claims for resource policies: %w", err)
 	}
-	return s.Decide(ctx, &policy.ResourceInput{
-		Claims: claims, Plugin: resource.PluginResource, Path: strings.Split(req.Resource, "/"), Query: req.Query, Method: trusteeapi.MethodGet, Now: g.cfg.Now(),
+	return s.Decide(ctx, req.Resource, trusteeapi.MethodGet, &policy.ResourceInput{
+		Claims: claims, Plugin: plugin, Path: path, Query: req.Query, Method: cmp.Or(req.Method, trusteeapi.MethodGet), Now: g.cfg.Now(),
 	})
 }
 
@@ -46,7 +53,7 @@ func (g *Gate) MayChange(ctx context.Context, ns, name, method, actor, peer stri
 	if err != nil || !s.Asks(name, method) {
 		return err
 	}
-	_, err = s.Decide(ctx, &policy.ResourceInput{
+	_, err = s.Decide(ctx, name, method, &policy.ResourceInput{
 		Claims: map[string]any{"admin": map[string]any{"key_id": actor}}, Plugin: resource.PluginResource, Path: strings.Split(name, "/"), Method: method, Now: g.cfg.Now(),
 	})
 	if d, ok := denial.As(err); ok {

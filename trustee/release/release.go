@@ -123,6 +123,11 @@ type Request struct {
 	// Version asks for that version; else After, if not 0, for a newer one than that.
 	Version, After uint64
 	Query          map[string]string // for resource policies
+	// Plugin and Path are what resource policies see of a plugin's request; "": the
+	// resource plugin, and Resource.
+	Plugin string
+	Path   []string
+	Method string // "": GET
 }
 
 // Released is one secret on its way out.
@@ -165,18 +170,23 @@ func (g *Gate) byKeysInForce(ctx context.Context, req Request, r *trusteeapi.Rec
 	return nil, errKeysChanged
 }
 
-// release gives errKeysChanged before anything is released.
-func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
-	sub, claims, err := g.token(ctx, req, r)
-	if err != nil {
+// authorised is what holds of a request that may have what it asks for.
+type authorised struct {
+	sub    *ear.Submod
+	claims *ear.Claims
+	seal   string // by which the binding holds
+	asked  string // resource policies that allowed it
+}
+
+// authorise checks token, binding, result and policies; read runs inside of the same
+// transaction, once the binding holds. It gives errKeysChanged before anything else.
+func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record, read func(tx store.Tx) error) (*authorised, error) {
+	a := new(authorised)
+	var err error
+	if a.sub, a.claims, err = g.token(ctx, *req, r); err != nil {
 		return nil, err
 	}
-	jti := claims.ID
-	var meta *trusteeapi.SecretVersion
-	var box []byte
-	var sealID string
 	var policies *respolicy.Set
-	var absent error
 	err = g.cfg.Store.View(ctx, func(tx store.Tx) error {
 		n, err := tenant.GetNamespace(tx, req.Namespace)
 		if err != nil {
@@ -189,39 +199,64 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 			return errKeysChanged
 		}
 		// The binding comes before anything that tells whether the secret exists.
-		if sealID, err = g.bound(tx, req, sub.Coffer.Initdata); err != nil {
+		if a.seal, err = g.bound(tx, *req, a.sub.Coffer.Initdata); err != nil {
 			return err
 		}
-		if err := acceptable(n, claims.Submods); err != nil {
-			return explained(tx, err, jti)
+		if err := acceptable(n, a.claims.Submods); err != nil {
+			return explained(tx, err, a.claims.ID)
 		}
 		if policies, err = g.cfg.Policies.In(tx, req.Namespace); err != nil {
 			return err
 		}
-		meta, box, absent = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
-		return nil
+		return read(tx)
 	})
 	if err != nil {
 		return nil, err
 	}
 	// Policies can only narrow what the rules above allow, and have their say before
 	// anybody hears whether there is a secret.
-	asked, err := g.ask(ctx, policies, &req, claims)
+	a.asked, err = g.ask(ctx, policies, req, a.claims)
+	return a, err
+}
+
+// recipient gives the key that an answer is encrypted to, unless nothing may leave now.
+func (g *Gate) recipient(a *authorised) (*kbs.TEEKey, string, error) {
+	if g.cfg.Witnessed != nil {
+		if err := g.cfg.Witnessed(); err != nil {
+			return nil, "", &denial.Denial{
+				Reason: ReasonWitness, Component: Component, Claim: "audit witness", Measured: err.Error(), Expected: "acknowledged checkpoints",
+				Source: "--audit-witness-required",
+			}
+		}
+	}
+	return teeKey(a.sub)
+}
+
+// entry is the audit record of what leaves.
+func (a *authorised) entry(req *Request, id, keyID string) audit.Entry {
+	return audit.Entry{
+		Kind: audit.KindRelease, Record: id, Namespace: req.Namespace, Peer: req.Peer, TEE: a.sub.Coffer.TEE, Simulated: a.sub.Coffer.Simulated,
+		Status: string(a.sub.Status), Initdata: a.sub.Coffer.Initdata.String(), Token: a.claims.ID, TEEKey: keyID, Resource: req.Resource,
+		Seal: a.seal, Policy: a.asked,
+	}
+}
+
+// release gives errKeysChanged before anything is released.
+func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
+	var meta *trusteeapi.SecretVersion
+	var box []byte
+	var absent error
+	a, err := g.authorise(ctx, &req, r, func(tx store.Tx) error {
+		meta, box, absent = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
 	if absent != nil {
 		return nil, req.explain(absent)
 	}
-	if g.cfg.Witnessed != nil {
-		if err := g.cfg.Witnessed(); err != nil {
-			return nil, &denial.Denial{
-				Reason: ReasonWitness, Component: Component, Claim: "audit witness", Measured: err.Error(), Expected: "acknowledged checkpoints",
-				Source: "--audit-witness-required",
-			}
-		}
-	}
-	key, keyID, err := teeKey(sub)
+	key, keyID, err := g.recipient(a)
 	if err != nil {
 		return nil, err
 	}
@@ -234,11 +269,9 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if err != nil {
 		return nil, err
 	}
-	if err := g.cfg.Audit.Append(ctx, &audit.Entry{
-		Kind: audit.KindRelease, Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, TEE: sub.Coffer.TEE, Simulated: sub.Coffer.Simulated,
-		Status: string(sub.Status), Initdata: sub.Coffer.Initdata.String(), Token: jti, TEEKey: keyID, Resource: req.Resource,
-		Version: meta.Version, Seal: sealID, Policy: asked,
-	}); err != nil {
+	e := a.entry(&req, r.ID, keyID)
+	e.Version = meta.Version
+	if err := g.cfg.Audit.Append(ctx, &e); err != nil {
 		return nil, Unrecorded(Component, err)
 	}
 	return &Released{JWE: jwe, Version: meta.Version, entry: audit.Entry{

@@ -87,13 +87,12 @@ func (s *Set) Asks(resource, method string) bool {
 	return slices.ContainsFunc(s.rules, func(r rule) bool { return r.selects(resource, method) })
 }
 
-// Decide asks every policy that selects the request, and gives their names and
+// Decide asks every policy that selects a resource and a method, and gives their names and
 // versions ("prod@3,audit@1"). A refusal is a *denial.Denial.
-func (s *Set) Decide(ctx context.Context, in *policy.ResourceInput) (string, error) {
+func (s *Set) Decide(ctx context.Context, name, method string, in *policy.ResourceInput) (string, error) {
 	var asked []string
-	name := strings.Join(in.Path, "/")
 	for _, r := range s.rules {
-		if !r.selects(name, in.Method) {
+		if !r.selects(name, method) {
 			continue
 		}
 		ok, err := r.policy.Allows(ctx, in)

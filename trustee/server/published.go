@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/pem"
 	"fmt"
@@ -27,6 +28,7 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 		c.CertFile, c.KeyFile = f.CertFile, f.KeyFile
 	}
 	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
+	c.Plugins = append(c.Plugins, f.Plugins...)
 	if c.Remote.ReferenceValues.Address == "" {
 		c.Remote.ReferenceValues.Address = f.ReferenceValues
 	}
@@ -115,6 +117,11 @@ func (d denyAll) PublishedTrust(w http.ResponseWriter, r *http.Request, ns strin
 		return true
 	}
 	return false
+}
+
+// PublishedPlugin implements kbsapi.AdminResources.
+func (d denyAll) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, _ func(context.Context) ([]byte, error)) {
+	d.PublishedResource(w, r, ns, path)
 }
 
 // PublishedResource implements kbsapi.AdminResources.

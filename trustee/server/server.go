@@ -35,6 +35,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/ops"
+	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
@@ -83,6 +84,8 @@ type Config struct {
 	// and "": it makes one. They are read anew every day.
 	CertFile, KeyFile string
 	TLS               kbsconfig.TLS
+	// Plugins are asked over gRPC for what is below /kbs/v0/external/NAME.
+	Plugins []plugin.Backend
 	// FirstAdmin is a file with the public key (PEM, Ed25519) of the administrator whom
 	// the first start registers; "": that makes a key.
 	FirstAdmin string
@@ -133,6 +136,7 @@ type Server struct {
 	checkpoints *audit.Checkpointer
 	witnesses   *witness.Set
 	tracer      *trace.Tracer // nil: none
+	plugins     *plugin.Host
 
 	gate     *release.Gate
 	bodies   *httpio.Budget
@@ -329,7 +333,11 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.plugins, err = plugin.New(c.Plugins); err != nil {
+		return nil, err
+	}
 	kbs, err := kbsapi.New(kbsapi.Config{
+		Plugins: s.plugins,
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
@@ -536,6 +544,7 @@ func (s *Server) closeState() error {
 		s.witnesses.Close(closedContext)
 	}
 	s.tracer.Close(closedContext)
+	s.plugins.Close()
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}

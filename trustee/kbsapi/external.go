@@ -1,0 +1,101 @@
+package kbsapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/plugin"
+	"github.com/cofferproject/coffer/trustee/release"
+)
+
+// external is the published name of plugins over gRPC; the next part of the path names
+// one of them.
+const external = "external"
+
+const (
+	maxPath  = 16
+	maxQuery = 64
+)
+
+// PluginResource gives the name under which a plugin is bound to pods.
+func PluginResource(name string) string { return external + "/" + name + "/plugin" }
+
+// ask passes a request on to a plugin.
+func (c *call) ask(name string, path []string) {
+	req := &plugin.Request{Method: c.r.Method, Path: path, Query: parameters(c.r)}
+	if len(path) > maxPath || len(req.Query) > maxQuery || len(c.r.URL.Path) > httpio.MaxName {
+		httpio.WriteError(c.w, http.StatusBadRequest, httpio.TypePath, "the path or the query is too long")
+		return
+	}
+	token, err := c.token(c.r.Context())
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	if token == "" { // an administrator's is there too
+		httpio.WriteError(c.w, http.StatusUnauthorized, httpio.TypeToken, "Attestation Token not found")
+		return
+	}
+	body, done, ok := c.body(plugin.MaxBody)
+	if !ok {
+		return
+	}
+	defer done()
+	req.Body = body
+	if err := c.plugin(name, token, req); err != nil {
+		c.fail(err)
+	}
+}
+
+func (c *call) plugin(name, token string, req *plugin.Request) error {
+	ctx := c.r.Context()
+	admin, encrypted, err := c.h.cfg.Plugins.Needs(ctx, name, req)
+	if err != nil {
+		return c.failed(name, err)
+	}
+	handle := func(ctx context.Context) ([]byte, error) { return c.h.cfg.Plugins.Handle(ctx, name, req) }
+	if admin {
+		c.h.cfg.Admin.PublishedPlugin(c.w, c.r, c.ns, strings.Join(append([]string{external, name}, req.Path...), "/"), func(ctx context.Context) ([]byte, error) {
+			b, err := handle(ctx)
+			if err != nil {
+				return nil, c.failed(name, err)
+			}
+			return b, nil
+		})
+		return nil
+	}
+	out, plain, err := c.h.cfg.Gate.Use(ctx, release.Request{
+		Namespace: c.ns, Resource: PluginResource(name), Token: token, Peer: c.r.RemoteAddr, Query: req.Query,
+		Plugin: external, Path: append([]string{name}, req.Path...), Method: req.Method,
+	}, func(ctx context.Context) ([]byte, bool, error) {
+		b, err := handle(ctx)
+		return b, encrypted, err
+	})
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Cache-Control", "no-store")
+	if encrypted {
+		c.w.Header().Set("Content-Type", "application/json")
+		plain = out.JWE
+	} else {
+		c.w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	c.h.cfg.Gate.Delivered(out, c.deliver(plain))
+	return nil
+}
+
+// failed gives the refusal for a plugin that did not answer, with its record.
+func (c *call) failed(name string, err error) error {
+	if errors.Is(err, plugin.ErrBusy) {
+		c.w.Header().Set("Retry-After", "1")
+	}
+	c.rec.Kind, c.rec.Resource = "release", PluginResource(name)
+	return c.h.cfg.Book.Deny(c.r.Context(), c.rec, &denial.Denial{
+		Reason: release.ReasonPlugin, Component: release.Component, Claim: "plugin", Measured: err.Error(), Expected: "an answer", Source: PluginResource(name),
+	})
+}

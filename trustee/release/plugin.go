@@ -1,0 +1,74 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
+	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/audit"
+	"github.com/cofferproject/coffer/trustee/record"
+	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/trace"
+)
+
+// ReasonPlugin says that a plugin did not give what was asked for.
+const ReasonPlugin denial.Reason = "plugin-failed"
+
+// Use has a plugin answer an attested guest under the rules of a stored secret:
+// req.Resource is the name under which the plugin is bound. What leaves is recorded
+// before the plugin is asked, since asking may change something; call gives the answer
+// and whether it is to be encrypted. A refusal is a *denial.Denial with its record.
+func (g *Gate) Use(ctx context.Context, req Request, call func(context.Context) (body []byte, encrypted bool, err error)) (out *Released, plain []byte, err error) {
+	r := trusteeapi.Record{ID: record.NewID(), Kind: "release", Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}
+	inside, span := trace.Start(ctx, trace.SpanRelease)
+	for range 3 {
+		if out, plain, err = g.use(inside, req, &r, call); !errors.Is(err, errKeysChanged) {
+			break
+		}
+		if err = g.cfg.Tokens.Reread(inside, req.Namespace); err != nil {
+			break
+		}
+	}
+	span.End(err)
+	if d, ok := denial.As(err); ok {
+		return nil, nil, g.cfg.Book.Deny(ctx, r, d)
+	}
+	return out, plain, err
+}
+
+func (g *Gate) use(ctx context.Context, req Request, r *trusteeapi.Record, call func(context.Context) ([]byte, bool, error)) (*Released, []byte, error) {
+	a, err := g.authorise(ctx, &req, r, func(store.Tx) error { return nil })
+	if err != nil {
+		return nil, nil, err
+	}
+	key, keyID, err := g.recipient(a)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := a.entry(&req, r.ID, keyID)
+	if err := g.cfg.Audit.Append(ctx, &e); err != nil {
+		return nil, nil, Unrecorded(Component, err)
+	}
+	out := &Released{entry: audit.Entry{Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource}}
+	body, encrypted, err := call(ctx)
+	if err != nil {
+		g.Delivered(out, fmt.Errorf("%w: %w", errPlugin, err))
+		return nil, nil, &denial.Denial{
+			Reason: ReasonPlugin, Component: Component, Claim: "plugin", Measured: err.Error(), Expected: "an answer", Source: req.Resource,
+		}
+	}
+	defer clear(body)
+	if !encrypted {
+		return out, append([]byte(nil), body...), nil
+	}
+	if out.JWE, err = kbs.Seal(key, body); err != nil {
+		g.Delivered(out, err)
+		return nil, nil, err
+	}
+	return out, nil, nil
+}
+
+var errPlugin = errors.New("plugin")
