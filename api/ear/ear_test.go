@@ -78,7 +78,7 @@ func TestJWKTrustScenarios(t *testing.T) {
 				t.Fatal(err)
 			}
 			roots := certs(t, read(t, dir, "scenario"+n+"-trust.pem"))
-			for _, a := range []ear.Anchors{{Roots: roots, Now: at}, {Roots: roots, Floor: at}} {
+			for _, a := range []ear.Anchors{{Roots: roots, Now: at}, {Roots: roots, Floor: at}, {Roots: roots, Now: at, RefuseTLS: true}} {
 				if _, err := j.Trust(a); (err == nil) != ok {
 					t.Errorf("%+v: %v", a.Now, err)
 				}
@@ -135,7 +135,7 @@ type pki struct {
 	caKey, key *ecdsa.PrivateKey
 }
 
-func newPKI(t testing.TB, uri string, notBefore time.Time) *pki {
+func newPKI(t testing.TB, uri string, notBefore time.Time, use ...x509.ExtKeyUsage) *pki {
 	t.Helper()
 	p := new(pki)
 	gen := func() *ecdsa.PrivateKey {
@@ -162,7 +162,7 @@ func newPKI(t testing.TB, uri string, notBefore time.Time) *pki {
 		return out
 	}
 	p.root = sign(&x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, nil, &p.caKey.PublicKey)
-	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, KeyUsage: x509.KeyUsageDigitalSignature}
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: use}
 	if uri != "" {
 		u, _ := url.Parse(uri)
 		leaf.URIs = []*url.URL{u}
@@ -229,6 +229,20 @@ func TestSignAndVerify(t *testing.T) {
 	}
 	if _, err := ear.VerifyX5C(tok, ear.Anchors{Roots: []*x509.Certificate{tls.root}, Now: now, SignerURI: ear.SignerURI}); err == nil {
 		t.Error("a certificate without the signer's name signs tokens")
+	}
+	// An authority of others' tokens may have issued certificates of TLS as well.
+	for use, ok := range map[x509.ExtKeyUsage]bool{x509.ExtKeyUsageServerAuth: false, x509.ExtKeyUsageClientAuth: false, x509.ExtKeyUsageAny: false, x509.ExtKeyUsageCodeSigning: true} {
+		web := newPKI(t, "", now.Add(-time.Hour), use)
+		s, err := ear.NewSigner(web.key, []*x509.Certificate{web.leaf})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tok, err = s.Sign(sample(now)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ear.VerifyX5C(tok, ear.Anchors{Roots: []*x509.Certificate{web.root}, Now: now, RefuseTLS: true}); (err == nil) != ok {
+			t.Errorf("a certificate for use %d: %v", use, err)
+		}
 	}
 	if _, err := ear.NewSigner(p.key, []*x509.Certificate{p.root}); err == nil {
 		t.Error("a signer with another key's certificate")

@@ -17,6 +17,7 @@ import (
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/tee/policy"
 	"github.com/cofferproject/coffer/tee/verifiers"
+	"github.com/cofferproject/coffer/tee/verify"
 	"github.com/cofferproject/coffer/trustee/appraisal"
 )
 
@@ -32,6 +33,29 @@ type expected struct {
 	nonce string
 	key   []byte   // canonical JWK
 	tees  []string // the primary first
+}
+
+// demanded holds the evidence to the owner's list of devices in initdata, which the
+// existing service does not know. That the document is the guest's is for the
+// service, and in the end the secret's binding, to say.
+func (e *expected) demanded(d *kbs.InitData) error {
+	if d == nil {
+		return nil
+	}
+	doc, err := initdata.Parse([]byte(d.Body))
+	var list []string
+	if err == nil {
+		list, err = doc.AdditionalDevices()
+	}
+	if err != nil {
+		return verify.Deny(verify.ReasonInitdataMalformed, Component, "initdata", err)
+	}
+	for _, tee := range list {
+		if !slices.Contains(e.tees[1:], verifiers.Canonical(tee)) {
+			return verify.Mismatch(appraisal.ReasonDeviceMissing, Component, "device "+tee, "no evidence", "evidence for this session", "additional_devices in initdata")
+		}
+	}
+	return nil
 }
 
 // answered holds a token, whose signature was verified, to the question.

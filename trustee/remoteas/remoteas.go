@@ -195,6 +195,9 @@ func question(ns *trusteeapi.Namespace, a *appraisal.Attestation) (*aspb.Attesta
 		out.VerificationRequests = append(out.VerificationRequests, r)
 		want.tees = append(want.tees, name)
 	}
+	if err := want.demanded(a.Message.InitData); err != nil {
+		return nil, nil, err
+	}
 	if id := a.Policy; id != "" {
 		out.PolicyIds = []string{id}
 	} else if id = ns.AppraisalPolicy; id != "" {

@@ -329,6 +329,17 @@ func TestPublishedAttestationService(t *testing.T) {
 		t.Errorf("secret %q", got)
 	}
 
+	// The existing service does not know what devices an owner demands.
+	demanding := []byte(strings.Replace(string(doc), "[token_configs]", "additional_devices = [\"nvidia\"]\n[token_configs]", 1))
+	if d := w.client(""); string(demanding) != string(doc) {
+		d.auth(p.tee, `""`)
+		if a := d.attest(`{}`, demanding); a.status != 403 || a.err.Reason != "device-missing" {
+			t.Errorf("without a device that the owner demands: %d %s", a.status, a.body)
+		}
+	} else {
+		t.Errorf("the document demands nothing: %s", doc)
+	}
+
 	// Its token is a passport here: without a session, with the TEE key that it names.
 	passport := p.last
 	if got := c.open(w.client("").get(secretName, "Authorization", "Bearer "+passport).body); string(got) != "hunter2" {
