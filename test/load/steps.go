@@ -255,7 +255,7 @@ func open(ctx context.Context, o options, s *server, p *pod, _ time.Duration) er
 	if err := challenge(o.sessions); err != nil {
 		return err
 	}
-	say(fmt.Sprintf("RSS with %d sessions more", o.sessions), "+"+mib(s.rss()-before), "50 MiB")
+	say(fmt.Sprintf("RSS with %d sessions more that have not attested", o.sessions), "+"+mib(s.rss()-before), "50 MiB")
 	say("state on disk with them", "+"+mib(s.disk()-disk), "")
 	before, disk = s.rss(), s.disk()
 	if err := challenge(o.flood); err != nil {
