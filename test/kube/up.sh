@@ -8,7 +8,7 @@ if [ -e "$RUN/ns.pid" ] && kill -0 "$(cat "$RUN/ns.pid")" 2>/dev/null; then echo
 : > "$RUN/cgdirs"
 while IFS=: read -r id ctl path; do
   [ -n "$ctl" ] || continue
-  n=${ctl#name=}; base=/sys/fs/cgroup/$n$path; d=${base%/}/coffer-kube
+  n=${ctl#name=}; base=/sys/fs/cgroup/$n$path; d=${base%/}/$(basename "$B")
   mkdir -p "$d"
   if [ "$n" = cpuset ]; then cat "${base%/}/cpuset.cpus" > "$d/cpuset.cpus"; cat "${base%/}/cpuset.mems" > "$d/cpuset.mems"; echo 1 > "$d/cgroup.clone_children"; fi
   echo "$d" >> "$RUN/cgdirs"
