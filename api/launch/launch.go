@@ -109,6 +109,13 @@ var MemoryLadderMiB = []int{256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 61
 // may use what there is; a container's own limit holds by its control group.
 const DefaultVCPUs = 2
 
+// Annotations of a pod that say the size of its VM, as published: the owner's tool
+// writes them, a runtime reads them.
+const (
+	AnnotationMemory = "io.katacontainers.config.hypervisor.default_memory" // MiB
+	AnnotationVCPUs  = "io.katacontainers.config.hypervisor.default_vcpus"
+)
+
 // RungFor gives the smallest rung of MemoryLadderMiB that holds mib MiB.
 func RungFor(mib int) (int, error) {
 	for _, r := range MemoryLadderMiB {

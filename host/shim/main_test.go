@@ -11,6 +11,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 func TestAnswerToStart(t *testing.T) {
@@ -102,14 +104,14 @@ func TestSize(t *testing.T) {
 	}{
 		{nil, 512, 2},
 		{map[string]string{criMemory: "268435456", criCPUQuota: "350000", criCPUPeriod: "100000"}, 768, 4},
-		{map[string]string{annotationMiB: "384", annotationVCPUs: "3", criMemory: "268435456"}, 384, 3},
+		{map[string]string{launch.AnnotationMemory: "384", launch.AnnotationVCPUs: "3", criMemory: "268435456"}, 384, 3},
 	} {
 		mib, cpus, err := size(&Config{}, c.annotations)
 		if err != nil || mib != c.mib || cpus != c.cpus {
 			t.Errorf("%v: %d MiB, %d vCPUs, %v", c.annotations, mib, cpus, err)
 		}
 	}
-	for _, bad := range []map[string]string{{annotationMiB: "lots"}, {annotationVCPUs: "65"}, {annotationMiB: "99999999999"}, {annotationVCPUs: "-1"}} {
+	for _, bad := range []map[string]string{{launch.AnnotationMemory: "lots"}, {launch.AnnotationVCPUs: "65"}, {launch.AnnotationMemory: "99999999999"}, {launch.AnnotationVCPUs: "-1"}} {
 		if mib, cpus, err := size(&Config{}, bad); err == nil {
 			t.Errorf("%v: %d MiB, %d vCPUs", bad, mib, cpus)
 		}

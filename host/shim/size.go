@@ -31,12 +31,12 @@ func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err e
 		return n, nil
 	}
 	values := map[string]int64{}
-	for _, key := range []string{annotationMiB, annotationVCPUs, criMemory, criCPUQuota, criCPUPeriod} {
+	for _, key := range []string{launch.AnnotationMemory, launch.AnnotationVCPUs, criMemory, criCPUQuota, criCPUPeriod} {
 		if values[key], err = number(key); err != nil {
 			return 0, 0, err
 		}
 	}
-	mib := values[annotationMiB]
+	mib := values[launch.AnnotationMemory]
 	if mib == 0 {
 		mib = int64(c.MemoryMiB)
 	}
@@ -51,7 +51,7 @@ func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err e
 	if memoryMiB, err = launch.RungFor(int(min(mib, 1<<30))); err != nil {
 		return 0, 0, err
 	}
-	cpus := values[annotationVCPUs]
+	cpus := values[launch.AnnotationVCPUs]
 	if cpus == 0 {
 		cpus = int64(c.VCPUs)
 	}

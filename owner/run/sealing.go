@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/owner/seal"
 )
 
@@ -42,7 +43,9 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 		return nil, &InputError{errors.New("--image: a sealed pod's images must be in a registry that the guest can reach later")}
 	}
 	// A pod that is sealed already is sealed anew, from its own text.
-	delete(p.Annotations, initdata.AnnotationKey)
+	for _, key := range []string{initdata.AnnotationKey, launch.AnnotationMemory, launch.AnnotationVCPUs} {
+		delete(p.Annotations, key)
+	}
 	t, err := OpenTrustee(ctx, o.Trustee, progress)
 	if err != nil {
 		return nil, &TrusteeError{err}
@@ -64,7 +67,7 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 	for name, img := range prep.images {
 		out.Images[name] = img.Reference
 	}
-	if out.Manifest, err = seal.Annotate(p, prep.document); err != nil {
+	if out.Manifest, err = seal.Annotate(p, prep.document, seal.Size{MemoryMiB: prep.plan.MemoryMiB, VCPUs: prep.plan.VCPUs}); err != nil {
 		return nil, &InputError{err}
 	}
 	return out, nil

@@ -5,36 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/owner/pod"
 )
 
-// Annotate gives the manifest with the initdata annotation in its Pod. All
-// other bytes stay: comments, order, flow or block style. The result is read
-// again and compared, so that a text that cannot be edited so is an error.
-func Annotate(p *pod.Pod, document []byte) ([]byte, error) {
+// Size is the VM's, which runtimes of a cluster read from the pod's annotations:
+// what some TEEs measure depends on it. Zero members are not written.
+type Size struct{ MemoryMiB, VCPUs int }
+
+// Annotate gives the manifest with the annotations of initdata and size in its
+// Pod. All other bytes stay: comments, order, flow or block style. The result is
+// read again and compared, so that a text that cannot be edited so is an error.
+func Annotate(p *pod.Pod, document []byte, size Size) ([]byte, error) {
 	text, err := initdata.EncodeAnnotation(document)
 	if err != nil {
 		return nil, fmt.Errorf("annotating the pod: %w", err)
 	}
-	out, err := annotate(p.Source, initdata.AnnotationKey, text)
-	if err != nil {
-		return nil, fmt.Errorf("annotating the pod: %w", err)
+	notes := [][2]string{{initdata.AnnotationKey, text}}
+	if size.VCPUs > 0 {
+		notes = append(notes, [2]string{launch.AnnotationVCPUs, strconv.Itoa(size.VCPUs)})
+	}
+	if size.MemoryMiB > 0 {
+		notes = append(notes, [2]string{launch.AnnotationMemory, strconv.Itoa(size.MemoryMiB)})
+	}
+	out := p.Source
+	want := p.Pod.DeepCopy()
+	if want.Annotations == nil {
+		want.Annotations = map[string]string{}
+	}
+	for _, n := range notes {
+		if out, err = annotate(out, n[0], n[1]); err != nil {
+			return nil, fmt.Errorf("annotating the pod: %w", err)
+		}
+		want.Annotations[n[0]] = n[1]
 	}
 	again, err := pod.Parse(out)
 	if err != nil {
 		return nil, fmt.Errorf("annotating the pod: the result does not read: %w", err)
 	}
-	want := p.Pod.DeepCopy()
-	if want.Annotations == nil {
-		want.Annotations = map[string]string{}
-	}
-	want.Annotations[initdata.AnnotationKey] = text
 	if !reflect.DeepEqual(want, again.Pod) || !reflect.DeepEqual(p.ConfigMaps, again.ConfigMaps) || !reflect.DeepEqual(p.Secrets, again.Secrets) {
 		return nil, errors.New("annotating the pod: its text cannot be edited without changing its meaning; write metadata in plain block style")
 	}
@@ -106,7 +121,7 @@ func (e *editor) put(meta *yaml.Node, key, value string) ([]byte, error) {
 	switch {
 	case notes == nil:
 		return e.insert(meta, "annotations", "{"+quoted(key)+": "+quoted(value)+"}", func(indent string) string {
-			return indent + "annotations:\n" + indent + "  " + key + ": " + value + "\n"
+			return indent + "annotations:\n" + indent + "  " + key + ": " + plain(value) + "\n"
 		})
 	case notes.Kind != yaml.MappingNode || len(notes.Content) == 0:
 		return nil, errors.New("metadata.annotations is empty: remove it")
@@ -114,7 +129,7 @@ func (e *editor) put(meta *yaml.Node, key, value string) ([]byte, error) {
 	if old := member(notes, key); old != nil {
 		return e.replace(old, value)
 	}
-	return e.insert(notes, key, quoted(value), func(indent string) string { return indent + key + ": " + value + "\n" })
+	return e.insert(notes, key, quoted(value), func(indent string) string { return indent + key + ": " + plain(value) + "\n" })
 }
 
 // insert puts a member before the first member of m: in a flow mapping behind
@@ -181,6 +196,14 @@ func (e *editor) offset(n *yaml.Node) (int, error) {
 		return 0, errors.New("a place beyond the text")
 	}
 	return at, nil
+}
+
+// plain gives a scalar that reads as a string: only numbers need quotes.
+func plain(s string) string {
+	if _, err := strconv.Atoi(s); err == nil {
+		return quoted(s)
+	}
+	return s
 }
 
 // quoted gives a YAML and JSON string; keys and base64 need no escapes.

@@ -273,7 +273,7 @@ func TestAnnotateKeepsTheText(t *testing.T) {
 	for name, text := range sources {
 		t.Run(name, func(t *testing.T) {
 			p, _, s := sealed(t, text)
-			out, err := Annotate(p, s.Documents[initdata.SHA256])
+			out, err := Annotate(p, s.Documents[initdata.SHA256], Size{MemoryMiB: 384, VCPUs: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +299,7 @@ func TestAnnotateKeepsTheText(t *testing.T) {
 			}
 			// Sealing the sealed pod gives the same text.
 			p2, _, s2 := sealed(t, string(out))
-			twice, err := Annotate(p2, s2.Documents[initdata.SHA256])
+			twice, err := Annotate(p2, s2.Documents[initdata.SHA256], Size{MemoryMiB: 384, VCPUs: 2})
 			if err != nil || !bytes.Equal(out, twice) {
 				t.Errorf("%v: a second seal changed the text:\n%s", err, twice)
 			}
@@ -312,7 +312,7 @@ func TestOpenAndCheck(t *testing.T) {
 	if _, ok, err := Open(p); ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	text, err := Annotate(p, s.Documents[initdata.SHA256])
+	text, err := Annotate(p, s.Documents[initdata.SHA256], Size{MemoryMiB: 384, VCPUs: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,6 +369,6 @@ func FuzzAnnotate(f *testing.F) {
 			return
 		}
 		// What Annotate gives was read again and compared by itself.
-		_, _ = Annotate(p, []byte("version = \"0.1.0\"\n"))
+		_, _ = Annotate(p, []byte("version = \"0.1.0\"\n"), Size{1, 2})
 	})
 }

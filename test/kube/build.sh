@@ -3,7 +3,7 @@
 # pause image. What is there already stays: the go command says whether it is current.
 set -eu
 . "$(dirname "$0")/env.sh"
-KV=$(sed -n 's#^\trequire k8s.io/kubernetes \(v.*\)#\1#p; s#^\tk8s.io/kubernetes \(v.*\)#\1#p' "$KUBE_SRC/tools/k8s/go.mod" | head -1)
+KV=$(grep -oE 'k8s.io/kubernetes v[0-9][^ ]*' "$KUBE_SRC/tools/k8s/go.mod" | head -1 | cut -d' ' -f2)
 mm=${KV#v}; maj=${mm%%.*}; min=${mm#*.}; min=${min%%.*}
 LD="-s -w"
 for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
@@ -17,7 +17,7 @@ cd "$KUBE_SRC/tools/etcd"
 say etcd
 go build -trimpath -ldflags "-s -w" -o "$B/bin/etcd" go.etcd.io/etcd/server/v3
 cd "$KUBE_SRC/tools/containerd"
-CV=$(sed -n 's#.*github.com/containerd/containerd/v2 \(v[^ ]*\).*#\1#p' go.mod | head -1)
+CV=$(grep -oE 'containerd/containerd/v2 v[0-9][^ ]*' go.mod | head -1 | cut -d' ' -f2)
 say "containerd $CV"
 go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_blockfile no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$CV" \
   -o "$B/bin/" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}

@@ -97,7 +97,7 @@ waitfor 20 $CTR version; mark "containerd up"
 $CTR -n k8s.io images import $B/images/pause.tar
 start mirror $COFFER_BIN/test-mirror --layouts $COFFER_LAYOUTS --writable $RUN/pushed --listen $REGISTRY
 mkdir -p $RUN/trustee
-start trustee $COFFER_BIN/coffer-trustee serve --state $RUN/trustee --listen $TRUSTEE --san $NODE_IP --simulated-namespace simulated
+start trustee $COFFER_BIN/coffer-trustee serve --state $RUN/trustee --listen $TRUSTEE --san $NODE_IP --simulated-namespace sim
 mark "images imported"
 # --- control plane
 if [ $MODE = cluster ]; then

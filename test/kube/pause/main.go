@@ -5,20 +5,22 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
-	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	"github.com/google/go-containerregistry/pkg/name"
 )
 
 func main() {
@@ -51,7 +53,16 @@ func build(out string) error {
 	if err != nil {
 		return err
 	}
-	layer, err := crane.Layer(map[string][]byte{"pause": b})
+	var layerTar bytes.Buffer
+	w := tar.NewWriter(&layerTar)
+	err = w.WriteHeader(&tar.Header{Name: "pause", Mode: 0o755, Size: int64(len(b)), Typeflag: tar.TypeReg})
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layerTar.Bytes())), nil })
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,219 @@
+package kube
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// httpGet asks for path, of host and port: the test image's wget resolves names with
+// a library that a static program does not have.
+const httpGet = `printf 'GET %s HTTP/1.0\r\n\r\n' | nc -w 30 %s %d`
+
+// simple is a pod of one container that runs script in a shell.
+func simple(name, class, script string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata:
+  name: %s
+  labels: {app: %[1]s}
+spec:
+  runtimeClassName: %s
+  terminationGracePeriodSeconds: 2
+  containers:
+  - name: c
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, %q]
+`, name, class, script)
+}
+
+// TestPod is one ordinary pod with everything an ordinary pod has.
+func TestPod(t *testing.T) {
+	k := cluster
+	manifest := `apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {colour: blue, shape.txt: "round\n"}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: whole
+  labels: {app: whole}
+spec:
+  runtimeClassName: coffer-tpm-sim
+  terminationGracePeriodSeconds: 3
+  initContainers:
+  - name: prepare
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'echo prepared > /work/state']
+    volumeMounts: [{name: work, mountPath: /work}]
+  containers:
+  - name: web
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'cat /work/state /etc/settings/shape.txt; echo colour=$COLOUR host=$(hostname); echo gone > /dev/termination-log; mkdir /www; echo from the guest > /www/index.html; trap "echo stopping; exit 0" TERM; httpd -p 8080 -h /www; while true; do sleep 0.2; done']
+    env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]
+    ports: [{containerPort: 8080}]
+    resources: {limits: {memory: 64Mi, cpu: 500m}}
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [NET_RAW]}}
+    volumeMounts: [{name: work, mountPath: /work}, {name: settings, mountPath: /etc/settings}]
+  volumes:
+  - {name: work, emptyDir: {}}
+  - {name: settings, configMap: {name: settings}}
+`
+	path, _ := k.seal(t, "tpm-sim", manifest, "--allow-exec")
+	k.apply(t, path)
+	k.ready(t, "whole")
+	for _, want := range []string{"prepared", "round", "colour=blue host=whole"} {
+		k.logs(t, "whole", want)
+	}
+	t.Run("exec", func(t *testing.T) {
+		if out := k.must(t, "kubectl", "exec", "whole", "-c", "web", "--", "sh", "-c", "echo $KUBERNETES_SERVICE_HOST; id -u"); out != "10.96.0.1\n0\n" {
+			t.Errorf("%q", out)
+		}
+		if out, err := k.in("bash", "-c", "printf 'a\nb\n' | kubectl exec -i whole -c web -- wc -l"); err != nil || strings.TrimSpace(out) != "2" {
+			t.Errorf("standard input: %q, %v", out, err)
+		}
+		if _, err := k.in("kubectl", "exec", "whole", "-c", "web", "--", "sh", "-c", "exit 7"); err == nil || !strings.Contains(err.Error(), "exit code 7") {
+			t.Errorf("exit code: %v", err)
+		}
+		if _, err := k.in("kubectl", "exec", "whole", "-c", "web", "--", "/no/such"); err == nil || !strings.Contains(err.Error(), "/no/such") {
+			t.Errorf("a command that is not there: %v", err)
+		}
+	})
+	t.Run("network", func(t *testing.T) {
+		server := k.file(t, `apiVersion: v1
+kind: Pod
+metadata: {name: plain, labels: {app: plain}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'mkdir /www; echo from the node > /www/index.html; httpd -f -p 8080 -h /www']
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain}
+spec: {selector: {app: plain}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: whole}
+spec: {selector: {app: whole}, ports: [{port: 80, targetPort: 8080}]}
+`)
+		k.apply(t, server)
+		k.ready(t, "plain")
+		for _, c := range []struct{ from, service, want string }{{"whole", "plain", "from the node"}, {"plain", "whole", "from the guest"}} {
+			ip := strings.TrimSpace(k.must(t, "kubectl", "get", "service", c.service, "-o", "jsonpath={.spec.clusterIP}"))
+			eventually(t, c.from+" reaches "+c.service, func() (bool, string) {
+				out, err := k.in("kubectl", "exec", c.from, "--", "sh", "-c", fmt.Sprintf(httpGet, "/", ip, 80))
+				return err == nil && strings.Contains(out, c.want), fmt.Sprint(out, err)
+			})
+		}
+	})
+	t.Run("stats", func(t *testing.T) {
+		eventually(t, "figures of the container", func() (bool, string) {
+			out, err := k.in("kubectl", "get", "--raw", "/api/v1/nodes/node1/proxy/stats/summary")
+			i := strings.Index(out, `"name": "web"`)
+			if err != nil || i < 0 {
+				return false, fmt.Sprint(len(out), err)
+			}
+			rest := out[i:min(len(out), i+900)]
+			return strings.Contains(rest, `"workingSetBytes": `) && !strings.Contains(rest, `"workingSetBytes": 0,`) && strings.Contains(rest, `"usageCoreNanoSeconds": `), rest
+		})
+	})
+	t.Run("stop", func(t *testing.T) {
+		k.must(t, "kubectl", "delete", "pod", "whole", "--timeout=60s")
+		k.nothingLeft(t)
+	})
+}
+
+func (k *kube) file(t *testing.T, text string) string {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// TestSecret: the workload gets a secret that is bound to its seal, and not one
+// that is bound to another's.
+func TestSecret(t *testing.T) {
+	k := cluster
+	k.root(t)
+	get := func(path string) string {
+		return fmt.Sprintf(httpGet, "/cdh/resource/default/"+path, "127.0.0.1", 8006)
+	}
+	path, seal := k.seal(t, "tpm-sim", simple("secret", "coffer-tpm-sim",
+		get("kube/mine")+"; echo; "+get("kube/other")+"; echo; echo asked; sleep 3600"))
+	value := k.file(t, "correct horse")
+	_, other := k.seal(t, "tpm-sim", simple("another", "coffer-tpm-sim", "sleep 3600"))
+	for name, to := range map[string]string{"default/kube/mine": seal, "default/kube/other": other} {
+		k.must(t, append([]string{"coffer", "secret", "put", name, "-n", "sim", "--from-file", value, "--for", to}, k.trustee...)...)
+	}
+	k.apply(t, path)
+	k.logs(t, "secret", "asked")
+	out := k.must(t, "kubectl", "logs", "secret")
+	if !strings.Contains(out, "200 OK") || strings.Count(out, "correct horse") != 1 {
+		t.Errorf("the pod got its own secret not once:\n%s", out)
+	}
+}
+
+// TestDenials: what the owner has not sealed does not run, and the pod's events
+// say why.
+func TestDenials(t *testing.T) {
+	k := cluster
+	path, _ := k.seal(t, "tpm-sim", simple("denied", "coffer-tpm-sim", "sleep 3600"))
+	t.Run("another command", func(t *testing.T) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.apply(t, k.file(t, strings.Replace(string(b), "sleep 3600", "sleep 3601", 1)))
+		k.event(t, "denied", "args-mismatch")
+	})
+	t.Run("exec", func(t *testing.T) {
+		k.must(t, "kubectl", "delete", "pod", "denied", "--ignore-not-found", "--timeout=60s")
+		k.apply(t, path)
+		k.ready(t, "denied")
+		if _, err := k.in("kubectl", "exec", "denied", "--", "id"); err == nil || !strings.Contains(err.Error(), "exec-denied") {
+			t.Errorf("exec: %v", err)
+		}
+	})
+	t.Run("not sealed", func(t *testing.T) {
+		k.apply(t, k.file(t, simple("unsealed", "coffer-tpm-sim", "sleep 3600")))
+		k.event(t, "unsealed", "seal it with coffer seal")
+	})
+}
+
+// event waits for an event or a container's reason that says want.
+func (k *kube) event(t *testing.T, pod, want string) {
+	t.Helper()
+	eventually(t, "an event of "+pod+" with "+want, func() (bool, string) {
+		out, err := k.in("kubectl", "describe", "pod", pod)
+		return err == nil && strings.Contains(out, want), out
+	})
+}
+
+// TestOtherTEEs: start, exec and a denial under each other class.
+func TestOtherTEEs(t *testing.T) {
+	k := cluster
+	for _, tee := range []string{"snp-sim", "tdx-sim", "cca-sim"} {
+		t.Run(tee, func(t *testing.T) {
+			path, _ := k.seal(t, tee, simple(tee, "coffer-"+tee, "echo up; sleep 3600"), "--allow-exec")
+			k.apply(t, path)
+			k.ready(t, tee)
+			k.logs(t, tee, "up")
+			if out := k.must(t, "kubectl", "exec", tee, "--", "echo", "hello"); out != "hello\n" {
+				t.Errorf("exec: %q", out)
+			}
+		})
+	}
+}
