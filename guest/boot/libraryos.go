@@ -32,12 +32,16 @@ func (l *LibraryOS) SetHardware(f *os.File) { l.hardware = f }
 // Hardware gives it.
 func (l *LibraryOS) Hardware() *os.File { return l.hardware }
 
-// ParseLibraryOS reads the agent's arguments behind libos.AgentArg.
+// ParseLibraryOS reads the agent's arguments behind libos.AgentArg. One that it does
+// not know changes nothing but the measurement, as on a kernel's command line.
 func ParseLibraryOS(args []string) (*LibraryOS, error) {
 	l := new(LibraryOS)
 	for _, a := range args {
 		v, ok := strings.CutPrefix(a, libos.FloorArg)
-		if n, err := strconv.ParseInt(v, 10, 64); !ok || err != nil || n <= 0 || l.floor != "" {
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseInt(v, 10, 64); err != nil || n <= 0 || l.floor != "" {
 			return nil, fmt.Errorf("starting in a library OS: argument %.100q", a)
 		}
 		l.floor = v + "\n"

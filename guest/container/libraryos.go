@@ -19,7 +19,7 @@ import (
 func joinLayers(layers []string) (string, error) {
 	const page = 4096
 	s := strings.Join(layers, ":")
-	if len(s) >= page || strings.Count(s, ":") != len(layers)-1 || strings.Contains(s, `\\`) {
+	if len(s) >= page || strings.Count(s, ":") != len(layers)-1 || strings.Contains(s, `\`) {
 		return "", fmt.Errorf("mounting the image: %d layers are more than a library OS can stack", len(layers))
 	}
 	return s, nil

@@ -11,17 +11,23 @@ import (
 	"github.com/cofferproject/coffer/owner/spec"
 )
 
+// Programs of a process TEE, beside this one.
+const (
+	runtimeProgram = "coffer-runsc"
+	agentProgram   = "coffer-guest-sim"
+)
+
 // processSpec says what to launch where the pod is in a process: the library OS and
 // the agent beside this program. There is no guest image.
 func processSpec(o *PodOptions, memoryMiB, vcpus int) (*launch.Spec, error) {
 	if o.Debug {
 		return nil, errors.New("--debug-image: a process TEE has no guest image, and its console talks already")
 	}
-	runtime, err := Binary("coffer-runsc")
+	runtime, err := Binary(runtimeProgram)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := Binary("coffer-guest-sim")
+	agent, err := Binary(agentProgram)
 	if err != nil {
 		return nil, err
 	}
@@ -29,6 +35,21 @@ func processSpec(o *PodOptions, memoryMiB, vcpus int) (*launch.Spec, error) {
 		TEE: o.TEE, Kernel: launch.File{Path: runtime}, Initrd: launch.File{Path: agent},
 		Cmdline: libos.DefaultCmdline(guestimage.ReleaseFloor()), MemoryMiB: memoryMiB, VCPUs: vcpus,
 	}, nil
+}
+
+// processPrograms gives the programs of process TEEs of that wire name that are at
+// hand.
+func processPrograms(tee string) []string {
+	if tee != launch.SGXSim.Wire() {
+		return nil
+	}
+	var out []string
+	for _, name := range []string{runtimeProgram, agentProgram} {
+		if p, err := Binary(name); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // platformFor loads the platform of TEEs that have one.
