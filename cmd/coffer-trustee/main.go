@@ -130,6 +130,7 @@ func run(args []string) error {
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
 	pluginFlags(f, &c.Plugins)
+	insideFlags(f, &c)
 	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	databaseFlags(f, &c)
