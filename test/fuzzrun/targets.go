@@ -55,6 +55,7 @@ var trusted = map[string]string{
 	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
+	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
 }
 

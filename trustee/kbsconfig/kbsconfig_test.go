@@ -154,12 +154,12 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%q: %v", doc, err)
 		}
 	}
-	p := filepath.Join(t.TempDir(), "kbs-config.yaml")
+	p := filepath.Join(t.TempDir(), "kbs-config.ini")
 	if err := os.WriteFile(p, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Read(p); err == nil {
-		t.Error("took YAML")
+		t.Error("took a file of an unknown form")
 	}
 }
 
@@ -257,12 +257,13 @@ as_addr = "https://as:50004"
 // FuzzParse: no file panics, and what is taken has an address.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte("http_server:\n  sockets: [\"127.0.0.1:1\"]\nadmin:\n  authorization_mode: DenyAll\n"))
 	f.Add([]byte(providers))
 	f.Add([]byte(`{"http_server":{},"admin":{"authorization_mode":"DenyAll"},"plugins":[{"name":"resource"}]}`))
 	f.Add([]byte(`{"rvps_config":{"type":"GrpcRemote","address":"127.0.0.1:50003"},"storage":{"storage_type":"LocalJson"}}`))
 	f.Add([]byte("[http_server]\ntls_ciphers = \":\"\n[admin]\nplugins = 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, parse := range []func([]byte) (*Config, error){ParseTOML, ParseJSON} {
+		for _, parse := range []func([]byte) (*Config, error){ParseTOML, ParseJSON, ParseYAML} {
 			if c, err := parse(b); err == nil && c.Listen == "" {
 				t.Error("no address")
 			}

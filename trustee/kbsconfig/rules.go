@@ -70,8 +70,8 @@ func init() {
 		"storage_backend.storage_type":                                storage,
 		"storage_backend.backends.local_fs.dir_path":                  noted("nothing is read from there while serving: coffer-trustee import --from it once"),
 		"storage_backend.backends.local_json.file_dir_path":           noted("nothing is read from there while serving: coffer-trustee import --from it once"),
-		"storage_backend.backends.postgres":                           refused("the state is in the folder --state: leave it out"),
-		"storage_backend.backends.redis":                              refused("the state is in the folder --state: leave it out"),
+		"storage_backend.backends.postgres":                           refused(elsewhere),
+		"storage_backend.backends.redis":                              refused(elsewhere),
 		"session_storage_type":                                        noted("sessions are in this trustee's own store, and survive a restart"),
 		"attestation_service.storage_backend":                         noted(rvps),
 		"attestation_service.rvps_config.storage_backend":             noted(rvps),
@@ -80,6 +80,9 @@ func init() {
 		"attestation_service.attestation_token_broker.type":           brokerType,
 	}
 }
+
+// elsewhere is what becomes of a store on another machine.
+const elsewhere = "nothing is read from there while serving: bring it over once with coffer-trustee import --from, and leave this out; the state is in --state, or in --database"
 
 func noRule(*reader, string, any) {}
 
@@ -208,7 +211,7 @@ func storage(r *reader, name string, v any) {
 	case "localfs", "localjson":
 		r.note(name, "the state is in the folder --state; bring over what is there with coffer-trustee import")
 	case "postgres", "redis":
-		r.refuse(name, "the state is in the folder --state: leave it out")
+		r.refuse(name, elsewhere)
 	default:
 		r.refuse(name, fmt.Sprintf("%.40q is no storage type of the existing service", t))
 	}
