@@ -125,7 +125,7 @@ func run(args []string) error {
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
 	f.Float64Var(&c.Operations.PeerRate, "rate-peer", 0, "requests a second of one network address; 0 is 5000, below 0 no limit")
 	f.Float64Var(&c.Operations.NamespaceRate, "rate-namespace", 0, "requests a second to one namespace; 0 is 20000, below 0 no limit")
-	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is 5000")
+	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is half of all")
 	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)

@@ -148,7 +148,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "auth":
 		c.rec.Kind = "auth"
-		c.limited(c.auth)
+		c.auth()
 	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "attest":
 		c.rec.Kind = "attest"
 		c.attest()
@@ -191,12 +191,17 @@ func (c *call) body(limit int64) ([]byte, func(), bool) {
 	return b, done, true
 }
 
-func (c *call) auth() error {
+// auth reads the request before it takes a slot, so that slow clients hold none.
+func (c *call) auth() {
 	b, done, ok := c.body(kbs.MaxRequest)
 	if !ok {
-		return nil
+		return
 	}
 	defer done()
+	c.limited(func() error { return c.challenge(b) })
+}
+
+func (c *call) challenge(b []byte) error {
 	req, err := kbs.DecodeRequest(b)
 	if err != nil {
 		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Auth failed: "+err.Error())

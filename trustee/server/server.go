@@ -145,6 +145,7 @@ type Server struct {
 	opsLn    net.Listener
 	opsHTTP  *http.Server
 	admin    string // path of the admin key
+	conns    int    // connections of each listener
 	ln       net.Listener
 	http     *http.Server
 	cert     atomic.Pointer[tls.Certificate]
@@ -189,6 +190,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	h, err := s.handler(ctx)
 	if err == nil {
 		h, err = s.front(h)
+	}
+	if err == nil {
+		err = s.boundConnections()
 	}
 	if err == nil {
 		err = s.listen(ctx, h)
@@ -385,9 +389,9 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	}
 	share := s.cfg.Operations.PeerConns
 	if share == 0 {
-		share = defaultPeerConns
+		share = s.conns / 2
 	}
-	conns := newLimited(ln, maxConns, share, s.metrics.Refused)
+	conns := newLimited(ln, s.conns, share, s.metrics.Refused, s.metrics.Shed)
 	s.metrics.Gauge("connections", "Open connections.", func() float64 { return float64(conns.open()) })
 	s.ln = conns
 	conf := &tls.Config{
@@ -401,6 +405,7 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: conf,
 	}
+	attend(s.http)
 	return nil
 }
 
