@@ -38,13 +38,14 @@ Usage:
   coffer-trustee new-envelope-key [--key-service SPEC] FILE
   coffer-trustee wrap-envelope-key --envelope-key FILE [--key-service SPEC] --to-key-service SPEC NEWFILE
   coffer-trustee rewrap --old-envelope-key FILE [--old-key-service SPEC] --envelope-key FILE [--key-service SPEC] [--state DIR] [--database URL] [--output text|json]
-  coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
+  coffer-trustee import --from DIR|URL [--from-password FILE] [--from-ca FILE] [--state DIR] [--database URL] [--envelope-key FILE] [--namespace NAME] [--dry-run] [--replace]
+                        [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee fetch [--rest URL] kbs:///REPOSITORY/TYPE/TAG FILE [kbs:///... FILE]...
 
 kbs, as and rvps are the parts of serve in processes of their own (docs/trustee/separate-services.md).
-import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
+import brings over the LocalFs, LocalJson, Redis or PostgreSQL stores of the existing services: secrets, appraisal policies, reference values.
 fetch is for a trustee that runs in a TEE itself: it gets a secret from another trustee through the guest and keeps it in a file, such as the envelope key.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
@@ -102,7 +103,7 @@ func run(args []string) error {
 	c := server.Config{Role: role}
 	var san names
 	f.StringVar(&c.State, "state", "", "folder of all state (default $COFFER_STATE/trustee, or ~/.local/share/coffer/trustee)")
-	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML or JSON); --listen goes before its address")
+	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML, JSON or YAML); --listen goes before its address")
 	f.StringVar(&c.Listen, "listen", "", "address to listen on; port 0 takes a free one (default 127.0.0.1:0)")
 	f.Var(&san, "san", "further DNS name or IP address of the TLS certificate; may be repeated")
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
@@ -130,6 +131,7 @@ func run(args []string) error {
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
 	pluginFlags(f, &c.Plugins)
+	insideFlags(f, &c)
 	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	databaseFlags(f, &c)

@@ -154,7 +154,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed: session"
 	case release.ReasonTokenExpired, release.ReasonTokenInvalid, release.ReasonNamespace:
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
-	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, respolicy.ReasonDenied:
+	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, release.ReasonNamed, release.ReasonPluginRefused, respolicy.ReasonDenied:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"

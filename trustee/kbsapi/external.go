@@ -59,7 +59,7 @@ func (c *call) plugin(name, token string, req *plugin.Request) error {
 	}
 	handle := func(ctx context.Context) ([]byte, error) { return c.h.cfg.Plugins.Handle(ctx, name, req) }
 	if admin {
-		c.h.cfg.Admin.PublishedPlugin(c.w, c.r, c.ns, strings.Join(append([]string{external, name}, req.Path...), "/"), func(ctx context.Context) ([]byte, error) {
+		c.h.cfg.Admin.PublishedPlugin(c.w, c.r, c.ns, strings.Join(append([]string{external, name}, req.Path...), "/"), func(ctx context.Context, _ string) ([]byte, error) {
 			b, err := handle(ctx)
 			if err != nil {
 				return nil, c.failed(name, err)
@@ -68,10 +68,15 @@ func (c *call) plugin(name, token string, req *plugin.Request) error {
 		})
 		return nil
 	}
-	out, plain, err := c.h.cfg.Gate.Use(ctx, release.Request{
-		Namespace: c.ns, Resource: PluginResource(name), Token: token, Peer: c.r.RemoteAddr, Query: req.Query,
-		Plugin: external, Path: append([]string{name}, req.Path...), Method: req.Method,
-	}, func(ctx context.Context) ([]byte, bool, error) {
+	return c.use(release.Request{
+		Resource: PluginResource(name), Token: token, Query: req.Query, Plugin: external, Path: append([]string{name}, req.Path...), Method: req.Method,
+	}, encrypted, handle)
+}
+
+// use gives an attested guest what a plugin answers, by the rules of a stored secret.
+func (c *call) use(req release.Request, encrypted bool, handle func(context.Context) ([]byte, error)) error {
+	req.Namespace, req.Peer = c.ns, c.r.RemoteAddr
+	out, plain, err := c.h.cfg.Gate.Use(c.r.Context(), req, func(ctx context.Context) ([]byte, bool, error) {
 		b, err := handle(ctx)
 		return b, encrypted, err
 	})

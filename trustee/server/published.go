@@ -29,6 +29,12 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	}
 	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
 	c.Plugins = append(c.Plugins, f.Plugins...)
+	if c.ProvisionerKeyLength == 0 {
+		c.ProvisionerKeyLength = f.ProvisionerKeyLength
+	}
+	if c.Nebula == nil {
+		c.Nebula = f.Nebula
+	}
 	if c.Remote.ReferenceValues.Address == "" {
 		c.Remote.ReferenceValues.Address = f.ReferenceValues
 	}
@@ -120,7 +126,7 @@ func (d denyAll) PublishedTrust(w http.ResponseWriter, r *http.Request, ns strin
 }
 
 // PublishedPlugin implements kbsapi.AdminResources.
-func (d denyAll) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, _ func(context.Context) ([]byte, error)) {
+func (d denyAll) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, _ func(context.Context, string) ([]byte, error)) {
 	d.PublishedResource(w, r, ns, path)
 }
 
