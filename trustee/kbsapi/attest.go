@@ -19,7 +19,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/session"
-	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -72,7 +71,11 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		return err
 	}
 	res.Describe(&c.rec)
-	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, func(tx store.Tx) error { return record.Put(tx, &c.rec) })
+	keep, err := record.Prepare(&c.rec)
+	if err != nil {
+		return err
+	}
+	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, keep)
 	if err != nil {
 		return err
 	}
