@@ -34,6 +34,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
@@ -86,6 +87,11 @@ type Config struct {
 	TLS               kbsconfig.TLS
 	// Plugins are asked over gRPC for what is below /kbs/v0/external/NAME.
 	Plugins []plugin.Backend
+	// ProvisionerKeyLength is how many characters the keys of the provisioner plugin have;
+	// 0: it is not served.
+	ProvisionerKeyLength int
+	// Nebula has the nebula-ca plugin served; nil: it is not.
+	Nebula *nebulaca.Config
 	// FirstAdmin is a file with the public key (PEM, Ed25519) of the administrator whom
 	// the first start registers; "": that makes a key.
 	FirstAdmin string
@@ -145,6 +151,7 @@ type Server struct {
 	opsLn    net.Listener
 	opsHTTP  *http.Server
 	admin    string // path of the admin key
+	conns    int    // connections of each listener
 	ln       net.Listener
 	http     *http.Server
 	cert     atomic.Pointer[tls.Certificate]
@@ -189,6 +196,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	h, err := s.handler(ctx)
 	if err == nil {
 		h, err = s.front(h)
+	}
+	if err == nil {
+		err = s.boundConnections()
 	}
 	if err == nil {
 		err = s.listen(ctx, h)
@@ -336,8 +346,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if s.plugins, err = plugin.New(c.Plugins); err != nil {
 		return nil, err
 	}
+	inside, err := s.pluginsInside(ctx, gate)
+	if err != nil {
+		return nil, err
+	}
 	kbs, err := kbsapi.New(kbsapi.Config{
-		Plugins: s.plugins,
+		Plugins: s.plugins, Provisioner: inside.provisioner, Nebula: inside.nebula,
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
@@ -385,9 +399,9 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	}
 	share := s.cfg.Operations.PeerConns
 	if share == 0 {
-		share = defaultPeerConns
+		share = s.conns / 2
 	}
-	conns := newLimited(ln, maxConns, share, s.metrics.Refused)
+	conns := newLimited(ln, s.conns, share, s.metrics.Refused, s.metrics.Shed)
 	s.metrics.Gauge("connections", "Open connections.", func() float64 { return float64(conns.open()) })
 	s.ln = conns
 	conf := &tls.Config{
@@ -401,6 +415,7 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: conf,
 	}
+	attend(s.http)
 	return nil
 }
 
