@@ -18,6 +18,7 @@ import (
 // peer, with where it comes from. Everything else gets the long time: a new
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
+	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",

@@ -27,6 +27,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cofferproject/coffer/trustee/adminjwt"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
@@ -61,6 +62,13 @@ type Config struct {
 	ACLs      []adminjwt.ACL
 	// Plugins are the backends of the external plugin.
 	Plugins []plugin.Backend
+	// ProvisionerKeyLength is the length of the provisioner plugin's keys, in characters;
+	// 0: it is not there.
+	ProvisionerKeyLength int
+	// Nebula is the nebula-ca plugin; nil: it is not there.
+	Nebula *nebulaca.Config
+	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
+	PKCS11 bool
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
 }

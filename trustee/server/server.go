@@ -34,6 +34,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/plugin"
@@ -87,6 +88,11 @@ type Config struct {
 	TLS               kbsconfig.TLS
 	// Plugins are asked over gRPC for what is below /kbs/v0/external/NAME.
 	Plugins []plugin.Backend
+	// ProvisionerKeyLength is how many characters the keys of the provisioner plugin have;
+	// 0: it is not served.
+	ProvisionerKeyLength int
+	// Nebula has the nebula-ca plugin served; nil: it is not.
+	Nebula *nebulaca.Config
 	// FirstAdmin is a file with the public key (PEM, Ed25519) of the administrator whom
 	// the first start registers; "": that makes a key.
 	FirstAdmin string
@@ -344,8 +350,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if s.plugins, err = plugin.New(c.Plugins); err != nil {
 		return nil, err
 	}
+	inside, err := s.pluginsInside(ctx, gate)
+	if err != nil {
+		return nil, err
+	}
 	kbs, err := kbsapi.New(kbsapi.Config{
-		Plugins: s.plugins,
+		Plugins: s.plugins, Provisioner: inside.provisioner, Nebula: inside.nebula,
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
