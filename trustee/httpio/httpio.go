@@ -180,7 +180,11 @@ func (b *Budget) Read(w http.ResponseWriter, r *http.Request, limit int64) (body
 			return nil, nil, err
 		}
 		if len(buf) == cap(buf) {
-			bigger := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
+			grown := min(2*int64(cap(buf)), limit+1)
+			if r.ContentLength > int64(len(buf)) { // the peer's word, which saves the last step
+				grown = min(grown, r.ContentLength+1)
+			}
+			bigger := make([]byte, len(buf), grown)
 			copy(bigger, buf)
 			buf = bigger
 		}

@@ -131,8 +131,7 @@ func TestFullDiskOfTheStore(t *testing.T) {
 			w.client("").handshake(doc)
 			check := func(when string) {
 				t.Helper()
-				var list []trusteeapi.Resource
-				list = read[[]trusteeapi.Resource](w.admin, "/namespaces/default/resources")
+				list := read[[]trusteeapi.Resource](w.admin, "/namespaces/default/resources")
 				have := map[string]bool{}
 				for _, r := range list {
 					have[r.Name] = true

@@ -66,7 +66,7 @@ func (l *limited) enterRoom() bool {
 		}
 		c, left := l.attention.longest()
 		if c != nil {
-			c.Close()
+			_ = c.Close() // whatever the peer makes of it
 			l.shed()
 			continue
 		}

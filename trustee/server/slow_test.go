@@ -117,7 +117,7 @@ func (s *slowClients) open(ctx context.Context, way int, from net.IP) (net.Conn,
 		slowBody:   "POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n{",
 		slowIdle:   "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
 	}
-	if err := t.HandshakeContext(ctx); err == nil {
+	if err = t.HandshakeContext(ctx); err == nil {
 		_, err = t.Write([]byte(begin[way]))
 	}
 	if err != nil {
