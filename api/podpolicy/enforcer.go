@@ -171,5 +171,5 @@ func (e *Enforcer) Exited(containerID, execID string, status int) {
 		return
 	}
 	i.status = status
-	i.done = i.init && status == 0
+	i.done = i.init && status == 0 && !i.spec.Sidecar
 }

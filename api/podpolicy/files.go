@@ -26,6 +26,9 @@ func (e *Enforcer) judgeCopyFile(r *agentpb.CopyFileRequest) (*Grant, *denial.De
 	case modeDir:
 		return e.judgeCopyDir(r, v, name, claim)
 	}
+	if v.Kind == VolumeServiceAccount {
+		return e.judgeAccountFile(r, v, name, claim)
+	}
 	f, ok := v.Files[name]
 	if !ok {
 		return nil, deny(FileUndeclared, claim, "a file", "only files that the policy declares")
@@ -98,7 +101,7 @@ func (e *Enforcer) locate(path string) (*Volume, string, *denial.Denial) {
 	}
 	volume, name, _ := strings.Cut(rest, "/")
 	v := e.policy.Volume(volume)
-	if v == nil || v.Kind != VolumeFiles {
+	if v == nil || v.Kind != VolumeFiles && v.Kind != VolumeServiceAccount {
 		return nil, "", deny(FileUndeclared, fmt.Sprintf("volumes[%s]", clip(volume)), path, "a volume of files that the policy declares")
 	}
 	return v, name, nil

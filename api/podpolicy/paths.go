@@ -17,7 +17,7 @@ const (
 // Path gives the volume's directory in the guest, as requests name it.
 func (v *Volume) Path() string {
 	switch {
-	case v.Kind == VolumeFiles:
+	case v.Kind == VolumeFiles || v.Kind == VolumeServiceAccount:
 		return SharedDir + "/" + v.Name
 	case v.Memory:
 		return EphemeralDir + "/" + v.Name

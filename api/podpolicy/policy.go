@@ -39,7 +39,14 @@ type Sandbox struct {
 	ResolvConf string            `json:"resolv_conf"`
 	Sysctls    map[string]string `json:"sysctls,omitempty"`
 	ShmBytes   int64             `json:"shm_bytes"`
+	Hosts      []HostAlias       `json:"hosts,omitempty"` // beside the guest's own lines in /etc/hosts
 	Resources  bool              `json:"allow_resource_updates,omitempty"`
+}
+
+// HostAlias is a line of /etc/hosts.
+type HostAlias struct {
+	IP    string   `json:"ip"`
+	Names []string `json:"names"`
 }
 
 // VolumeKind is what a volume is.
@@ -49,6 +56,9 @@ type VolumeKind string
 const (
 	VolumeFiles    VolumeKind = "files"     // ConfigMap or Secret files, each by content hash
 	VolumeEmptyDir VolumeKind = "empty-dir" // tmpfs inside the TEE
+	// VolumeServiceAccount holds the token and authorities that a cluster gives a
+	// pod, as the host delivers and renews them, each of a fixed grammar; or nothing.
+	VolumeServiceAccount VolumeKind = "service-account"
 )
 
 // Volume is a pod volume that containers mount by name.
@@ -72,6 +82,9 @@ type File struct {
 // Container is what one container may be.
 type Container struct {
 	Name string `json:"name"`
+	// Sidecar marks an init container that stays: the next container may start once
+	// it has been started.
+	Sidecar bool `json:"sidecar,omitempty"`
 	// Image is the reference the guest pulls: "registry/repository@sha256:...".
 	// ManifestDigest is the digest of the platform's manifest, IndexDigest of
 	// the index it was found in, if any.

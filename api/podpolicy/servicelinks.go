@@ -2,7 +2,6 @@ package podpolicy
 
 import (
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,7 +13,7 @@ const (
 )
 
 // serviceLinkRE are the names by which a kubelet tells a container of a service.
-var serviceLinkRE = regexp.MustCompile(`^[A-Z][A-Z0-9_]*?_(SERVICE_HOST|SERVICE_PORT|SERVICE_PORT_[A-Z0-9_]+|PORT|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)$`)
+var serviceLinkRE = compiled(`^[A-Z][A-Z0-9_]*?_(SERVICE_HOST|SERVICE_PORT|SERVICE_PORT_[A-Z0-9_]+|PORT|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)$`)
 
 // ServiceLinkVariable reports whether name is one by which a kubelet tells a
 // container of a service (Kubernetes, "Environment variables" of services).

@@ -71,6 +71,12 @@ func (e *Enforcer) mayCreate(s *slot) *denial.Denial {
 		if s.init && earlier.index >= s.index {
 			break
 		}
+		if earlier.spec.Sidecar {
+			if !earlier.started {
+				return deny(OutOfOrder, s.claim, "requested now", fmt.Sprintf("only after sidecar %s was started", earlier.spec.Name))
+			}
+			continue
+		}
 		if !earlier.done {
 			return deny(OutOfOrder, s.claim, "requested now", fmt.Sprintf("only after init container %s has exited with 0", earlier.spec.Name))
 		}

@@ -13,6 +13,7 @@ const (
 	maxFiles      = 4096
 	maxFileSize   = 64 << 20
 	maxList       = 4096
+	maxHosts      = 256
 	maxString     = 1 << 20
 	maxBytes      = 1 << 50
 
@@ -55,6 +56,9 @@ func (p *Policy) Validate() error {
 				return fmt.Errorf("%s[%d].name: %s twice", l.path, i, c.Name)
 			}
 			names[c.Name] = true
+			if c.Sidecar && l.path != "init_containers" {
+				return fmt.Errorf("%s[%s].sidecar: only an init container stays", l.path, c.Name)
+			}
 			if err := c.validate(volumes); err != nil {
 				return fmt.Errorf("%s[%s].%w", l.path, c.Name, err)
 			}
@@ -66,6 +70,22 @@ func (p *Policy) Validate() error {
 func (s *Sandbox) validate() error {
 	if s.ResolvConf != "host" && s.ResolvConf != "none" {
 		return fmt.Errorf("resolv_conf: %s is neither host nor none", clip(s.ResolvConf))
+	}
+	if len(s.Hosts) > maxHosts {
+		return fmt.Errorf("hosts: more than %d", maxHosts)
+	}
+	for i, a := range s.Hosts {
+		if ip, ok := hostAddr(a.IP); !ok || ip.IsUnspecified() {
+			return fmt.Errorf("hosts[%d].ip: %s is no address", i, clip(a.IP))
+		}
+		if len(a.Names) == 0 || len(a.Names) > maxHosts {
+			return fmt.Errorf("hosts[%d].names: 1 to %d belong here", i, maxHosts)
+		}
+		for _, n := range a.Names {
+			if !dnsNameRE.MatchString(n) {
+				return fmt.Errorf("hosts[%d].names: %s is no DNS name", i, clip(n))
+			}
+		}
 	}
 	if s.ShmBytes < 0 || s.ShmBytes > maxBytes {
 		return fmt.Errorf("shm_bytes: %d is out of range", s.ShmBytes)
@@ -113,6 +133,10 @@ func (v *Volume) validate() error {
 		}
 		if v.SizeLimit < 0 || v.SizeLimit > maxBytes {
 			return fmt.Errorf("size_limit: %d is out of range", v.SizeLimit)
+		}
+	case VolumeServiceAccount:
+		if len(v.Files) != 0 || v.SizeLimit != 0 || v.Memory || v.GID != nil {
+			return fmt.Errorf("kind: a service-account has no other member than its name")
 		}
 	case VolumeFiles:
 		if v.SizeLimit != 0 || v.Memory {
@@ -173,6 +197,8 @@ func (c *Container) validate(volumes map[string]*Volume) error {
 		return fmt.Errorf("image: its digest is not manifest_digest")
 	case !absClean(c.Cwd):
 		return fmt.Errorf("cwd: %s is not an absolute clean path", clip(c.Cwd))
+	case c.Sidecar && c.Restart != "Always":
+		return fmt.Errorf("sidecar: its restart is Always")
 	case c.ServiceLinks != "" && c.ServiceLinks != ServiceLinksAll && c.ServiceLinks != ServiceLinksKubernetes:
 		return fmt.Errorf("service_links: %s is unknown", clip(c.ServiceLinks))
 	case c.Seccomp != "unconfined" && c.Seccomp != "runtime-default" && !digestRE.MatchString(c.Seccomp):
@@ -322,6 +348,9 @@ func (c *Container) validateMounts(volumes map[string]*Volume) error {
 			return fmt.Errorf("mounts[%d].sub_path: %s is not a path below the volume's root", i, clip(m.SubPath))
 		}
 		dests[m.Destination] = true
+		if v.Kind == VolumeServiceAccount && (!m.ReadOnly || m.SubPath != "") {
+			return fmt.Errorf("mounts[%d]: a service-account is mounted whole and read-only", i)
+		}
 		if v.Kind == VolumeFiles {
 			if !m.ReadOnly {
 				return fmt.Errorf("mounts[%d].read_only: a volume of files is always read-only", i)

@@ -102,7 +102,7 @@ func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config,
 		if v == nil {
 			return nil, invalid("container %s: no volume %s", c.Name, m.Volume)
 		}
-		files := v.Kind == podpolicy.VolumeFiles
+		files := v.Kind != podpolicy.VolumeEmptyDir
 		cfg.Mounts = append(cfg.Mounts, container.Mount{
 			Source: v.Path(), SubPath: m.SubPath, Destination: m.Destination,
 			// Verified files stay what they are for every container of the pod.

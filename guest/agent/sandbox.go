@@ -78,6 +78,9 @@ func (s *Server) writeEtc() error {
 		hosts += p.Addr().String() + "\t" + host + "\n"
 	}
 	s.netMu.Unlock()
+	for _, a := range s.opt.Policy.Sandbox.Hosts {
+		hosts += a.IP + "\t" + strings.Join(a.Names, "\t") + "\n"
+	}
 	resolv := ""
 	for _, line := range s.dns {
 		resolv += strings.TrimSpace(line) + "\n"
@@ -149,6 +152,13 @@ func (s *Server) GetVolumeStats(ctx context.Context, _ *agentpb.VolumeStatsReque
 func (s *Server) openVolume(v *podpolicy.Volume) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if v.Kind == podpolicy.VolumeServiceAccount {
+		// A cluster may give the pod nothing, and renews what it gives.
+		if err := os.MkdirAll(v.Path(), 0o755); err != nil {
+			return fmt.Errorf("making volume %s: %w", v.Name, err)
+		}
+		return nil
+	}
 	if v.Kind != podpolicy.VolumeEmptyDir || s.volumes[v.Name] {
 		return nil
 	}

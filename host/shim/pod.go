@@ -48,6 +48,10 @@ type pod struct {
 
 	mu     sync.Mutex
 	copied map[string]bool // volumes whose files the guest has
+	// account is what the cluster gives the pod for its API; nil: nothing yet.
+	account *account
+
+	done chan struct{} // closed when the TEE has ended
 }
 
 // policyOf reads the pod policy from the pod's initdata annotation.
@@ -215,7 +219,7 @@ func (p *pod) dial(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case <-p.gone():
+	case <-p.done:
 		return p.endError()
 	case <-time.After(time.Second):
 	}
@@ -227,13 +231,6 @@ func (p *pod) health(ctx context.Context, conn net.Conn) error {
 	p.agent = agentpb.NewAgentServiceClient(p.client)
 	_, err := agentpb.NewHealthClient(p.client).Check(ctx, &agentpb.CheckRequest{})
 	return err
-}
-
-// gone is closed when the TEE has ended.
-func (p *pod) gone() <-chan struct{} {
-	done := make(chan struct{})
-	go func() { p.vm.Wait(); close(done) }()
-	return done
 }
 
 // endError says how the TEE ended, console and all.
@@ -275,7 +272,8 @@ func (p *pod) launch(ctx context.Context, spec *launchSpec, n *podnet.Network) e
 		}
 		return fmt.Errorf("launching the TEE: %w", err)
 	}
-	p.vm = vm
+	p.vm, p.done = vm, make(chan struct{})
+	go func() { vm.Wait(); close(p.done) }()
 	p.pid = uint32(vm.PIDs()["qemu"])
 	return nil
 }

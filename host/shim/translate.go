@@ -19,8 +19,6 @@ var ownMounts = []string{
 	"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/secrets",
 }
 
-const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
-
 // create makes the request for a container of the pod's policy from the bundle.
 // It starts from the form that the policy has and puts in what the host says
 // wherever the two speak of the same thing.
@@ -163,12 +161,16 @@ func mounts(form []*agentpb.Mount, policy *podpolicy.Policy, c *podpolicy.Contai
 		}
 		v := volumes[dest]
 		name, _, ok := volumeOf(m.Source)
+		if ok && v.Kind == podpolicy.VolumeServiceAccount {
+			ok, name = strings.HasPrefix(name, accountPrefix), v.Name // the API server makes the name up
+		}
+		delete(byDest, dest)
 		if !ok || name != v.Name {
 			out = append(out, &agentpb.Mount{Destination: dest, Source: m.Source, Type: m.Type, Options: m.Options})
 			continue
 		}
 		known = proto.CloneOf(known)
-		if v.Kind != podpolicy.VolumeFiles { // files are read-only in the guest whatever the pod says
+		if v.Kind == podpolicy.VolumeEmptyDir { // files are read-only in the guest whatever the pod says
 			mode := "rw"
 			if slices.Contains(m.Options, "ro") {
 				mode = "ro"
@@ -177,8 +179,16 @@ func mounts(form []*agentpb.Mount, policy *podpolicy.Policy, c *podpolicy.Contai
 		}
 		out = append(out, known)
 	}
+	for i, m := range form { // a cluster that gives no token has no such mount
+		if byDest[m.Destination] != nil && policy.Volume(c.Mounts[i].Volume).Kind == podpolicy.VolumeServiceAccount {
+			out = append(out, m)
+		}
+	}
 	return out
 }
+
+// accountPrefix begins the name of the volume that the API server adds to a pod.
+const accountPrefix = "kube-api-access-"
 
 // madeByGuest tells the mounts that every container has and the guest makes: the
 // system's, the pod's files of names, the termination message, VOLUMEs of the image.
@@ -186,8 +196,8 @@ func madeByGuest(m *specs.Mount, dest string, c *podpolicy.Container) bool {
 	if slices.Contains(ownMounts, dest) || slices.Contains(c.ImageVolumes, dest) {
 		return true
 	}
-	if dest == serviceAccountDir {
-		return true // see docs/kubernetes.md: a policy that knows it has a mount there
+	if dest == podpolicy.ServiceAccountDir {
+		return true // the owner does not want it: the pod goes without
 	}
 	_, ok := terminationFile(m.Source)
 	return ok

@@ -64,7 +64,7 @@ func bundle(pods string) *specs.Spec {
 			bind(dir+"/volumes/kubernetes.io~configmap/config", "/etc/app", "ro"),
 			bind(dir+"/volumes/kubernetes.io~empty-dir/scratch", "/data", "rw"),
 			bind(dir+"/volume-subpaths/scratch/app/2", "/logs", "rw"),
-			bind(dir+"/volumes/kubernetes.io~projected/kube-api-access-x", serviceAccountDir, "ro"),
+			bind(dir+"/volumes/kubernetes.io~projected/kube-api-access-x", podpolicy.ServiceAccountDir, "ro"),
 			bind(dir+"/etc-hosts", "/etc/hosts", "rw"), bind(dir+"/containers/app/9d2b", "/dev/termination-log", "rw"),
 			bind("/run/containerd/sandboxes/x/resolv.conf", "/etc/resolv.conf", "rw"), bind("/run/containerd/sandboxes/x/shm", "/dev/shm", "rw"),
 			bind("/var/lib/containerd/volumes/1", "/var/cache", "rw"),

@@ -26,6 +26,12 @@ func (p *pod) copyVolumes(ctx context.Context, c *podpolicy.Container, s *specs.
 		}
 	}
 	for _, v := range p.policy.VolumesOf(c) {
+		if v.Kind == podpolicy.VolumeServiceAccount {
+			if err := p.copyAccount(ctx, v, s); err != nil {
+				return fmt.Errorf("copying the service account's files: %w", err)
+			}
+			continue
+		}
 		if v.Kind != podpolicy.VolumeFiles || p.copied[v.Name] {
 			continue
 		}

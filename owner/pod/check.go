@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"regexp"
 	"slices"
@@ -52,6 +53,20 @@ func (p *Pod) check(ps *problems) {
 		ps.add("spec.containers", "missing: a pod has at least one container")
 	}
 	p.checkPodSecurity(ps)
+	for i, a := range s.HostAliases {
+		at := fmt.Sprintf("spec.hostAliases[%d]", i)
+		if ip, err := netip.ParseAddr(a.IP); err != nil || ip.Zone() != "" || ip.IsUnspecified() {
+			ps.add(at+".ip", "%q is no address", a.IP)
+		}
+		if len(a.Hostnames) == 0 {
+			ps.add(at+".hostnames", "missing")
+		}
+		for j, n := range a.Hostnames {
+			if !subdomainRE.MatchString(n) {
+				ps.add(fmt.Sprintf("%s.hostnames[%d]", at, j), "%q is no DNS name", n)
+			}
+		}
+	}
 	volumes := p.checkVolumes(ps)
 	names := map[string]bool{}
 	for _, c := range p.All() {
@@ -175,6 +190,7 @@ func (p *Pod) checkContainer(c Container, volumes map[string]*corev1.Volume, ps 
 		}
 		oneOf(ps, at+".protocol", string(port.Protocol), "TCP", "UDP")
 	}
+	p.checkCluster(c, ps)
 	p.checkResources(c, ps)
 	checkSecurity(c, ps)
 	proc := p.process(c, ps)

@@ -32,6 +32,8 @@ type Pod struct {
 	Secrets    map[string]*corev1.Secret
 	// Notes name what was accepted without effect, "path: reason", sorted.
 	Notes []string
+	// Cluster names what only a cluster does for the pod: coffer run cannot.
+	Cluster []Problem
 	// Source is the manifest as it was read.
 	Source []byte
 }
@@ -50,6 +52,16 @@ func (p *Pod) HostName() string {
 		name = strings.TrimRight(name[:63], "-.")
 	}
 	return name
+}
+
+// Volume gives the volume of that name; nil if there is none.
+func (p *Pod) Volume(name string) *corev1.Volume {
+	for i := range p.Spec.Volumes {
+		if p.Spec.Volumes[i].Name == name {
+			return &p.Spec.Volumes[i]
+		}
+	}
+	return nil
 }
 
 // All gives all containers, init containers first, with their paths.
@@ -100,8 +112,9 @@ func (e *Error) Error() string {
 
 // problems collects problems and notes.
 type problems struct {
-	list  []Problem
-	notes []string
+	list    []Problem
+	notes   []string
+	cluster []Problem
 }
 
 func (ps *problems) add(path, format string, args ...any) {

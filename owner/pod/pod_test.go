@@ -42,11 +42,8 @@ func TestRefusals(t *testing.T) {
 		{withSpec("restartpolicy: Never"), "spec.restartpolicy: unknown field, did you mean restartPolicy?"},
 		{withSpec("tolerashions: []"), "spec.tolerashions: unknown field, did you mean tolerations?"},
 		{withSpec("xyz: 1"), "spec.xyz: unknown field"},
-		{withSpec("activeDeadlineSeconds: 5"), "spec.activeDeadlineSeconds: the kubelet's work"},
-		{withSpec("hostAliases: [{ip: 1.2.3.4, hostnames: [a]}]"), "spec.hostAliases: not supported yet"},
 		{withSpec("hostname: Web"), "spec.hostname: \"Web\" is not a DNS label"},
 		{withSpec("terminationGracePeriodSeconds: ten"), "spec.terminationGracePeriodSeconds: a string where an integer belongs"},
-		{withSpec("initContainers: [{name: i, image: x, restartPolicy: Always}]"), "spec.initContainers[0].restartPolicy: a sidecar's restart is the kubelet's work"},
 		{withSpec("initContainers: [{name: app, image: x}]"), "spec.containers[0].name: \"app\" twice"},
 		{withSpec("securityContext: {sysctls: [{name: kernel.core_pattern, value: x}]}"), "spec.securityContext.sysctls[0].name"},
 		{withSpec("securityContext: {seccompProfile: {type: Localhost, localhostProfile: a}}"), "spec.securityContext.seccompProfile.localhostProfile: a file of the node"},
@@ -54,8 +51,6 @@ func TestRefusals(t *testing.T) {
 		{withSpec("securityContext: {seLinuxOptions: {level: s0}}"), "spec.securityContext.seLinuxOptions"},
 		{withSpec("imagePullSecrets: [{name: a}]"), "spec.imagePullSecrets: credentials"},
 
-		{withContainer("livenessProbe: {exec: {command: [a]}}"), "spec.containers[0].livenessProbe: the kubelet's work: run this pod on Kubernetes"},
-		{withContainer("lifecycle: {preStop: {exec: {command: [a]}}}"), "spec.containers[0].lifecycle: the kubelet's work"},
 		{withContainer("securityContext: {privileged: true}"), "spec.containers[0].securityContext.privileged"},
 		{withContainer("securityContext: {capabilities: {add: [ROOT]}}"), "spec.containers[0].securityContext.capabilities.add[0]: \"ROOT\" is no capability"},
 		{withContainer("securityContext: {procMount: Unmasked}"), "spec.containers[0].securityContext.procMount"},
@@ -66,7 +61,6 @@ func TestRefusals(t *testing.T) {
 		{withContainer("volumeMounts: [{name: v, mountPath: /m, subPath: ../x}]"), "spec.containers[0].volumeMounts[0].subPath: \"../x\" leaves the volume"},
 		{withContainer("volumeMounts: [{name: v, mountPath: /m, subPathExpr: $(NO)}]"), "spec.containers[0].volumeMounts[0].subPath: subPathExpr names a variable"},
 		{withContainer("volumeMounts: [{name: v, mountPath: /m, mountPropagation: Bidirectional}]"), "spec.containers[0].volumeMounts[0].mountPropagation"},
-		{withContainer("ports: [{containerPort: 80, hostPort: 80}]"), "spec.containers[0].ports[0].hostPort: use coffer run --publish"},
 		{withContainer("ports: [{containerPort: 80, protocol: SCTP}]"), "spec.containers[0].ports[0].protocol"},
 		{withContainer("ports: [{containerPort: 99999}]"), "spec.containers[0].ports[0].containerPort"},
 		{withContainer("resources: {limits: {nvidia.com/gpu: 1}}"), "spec.containers[0].resources.limits[nvidia.com/gpu]: only cpu and memory"},
@@ -85,6 +79,15 @@ func TestRefusals(t *testing.T) {
 		{withContainer("workingDir: tmp"), "spec.containers[0].workingDir"},
 		{withContainer("image: y"), "already set in map"},
 
+		{withContainer("restartPolicy: Always"), "spec.containers[0].restartPolicy: only an init container"},
+		{withSpec("initContainers: [{name: i, image: x, restartPolicy: Never}]"), "spec.initContainers[0].restartPolicy: \"Never\" is not Always"},
+		{withSpec("initContainers: [{name: i, image: x, livenessProbe: {exec: {command: [a]}}}]"), "spec.initContainers[0]: an init container has no probes"},
+		{withContainer("livenessProbe: {exec: {comand: [a]}}"), "spec.containers[0].livenessProbe.exec.comand: unknown field, did you mean command?"},
+		{withContainer("livenessProbe: {exec: {command: a}}"), "spec.containers[0].livenessProbe.exec.command: a string where a list belongs"},
+		{withContainer("lifecycle: {stopSignal: SIGUSR1}"), "spec.containers[0].lifecycle.stopSignal: not supported yet"},
+		{withContainer("terminationMessagePath: /tmp/x"), "spec.containers[0].terminationMessagePath: \"/tmp/x\" is not /dev/termination-log"},
+		{withSpec("hostAliases: [{ip: x, hostnames: [a]}]"), "spec.hostAliases[0].ip: \"x\" is no address"},
+		{withSpec("hostAliases: [{ip: 10.1.2.3, hostnames: [a_b/]}]"), "spec.hostAliases[0].hostnames[0]"},
 		{"", "the file holds no object"},
 		{"# nothing\n---\n", "the file holds no object"},
 		{"hello", "no mapping"},
@@ -113,14 +116,55 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestWhatOnlyAClusterDoes: a manifest may have it, and Cluster says so.
+func TestWhatOnlyAClusterDoes(t *testing.T) {
+	p, err := Parse([]byte(head + `
+  activeDeadlineSeconds: 60
+  dnsConfig: {nameservers: [10.96.0.10], options: [{name: ndots, value: "2"}]}
+  initContainers:
+  - {name: side, image: x, restartPolicy: Always, startupProbe: {exec: {command: [up]}}}
+  containers:
+  - name: app
+    image: x
+    ports: [{containerPort: 80, hostPort: 8080}]
+    livenessProbe: {exec: {command: [alive, now]}, periodSeconds: 5}
+    readinessProbe: {exec: {command: [alive, now]}}
+    startupProbe: {httpGet: {path: /, port: 80}}
+    lifecycle: {postStart: {exec: {command: [hello]}}, preStop: {sleep: {seconds: 1}}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, c := range p.Cluster {
+		paths = append(paths, c.Path)
+	}
+	slices.Sort(paths)
+	want := []string{
+		"spec.activeDeadlineSeconds", "spec.containers[0].lifecycle", "spec.containers[0].livenessProbe", "spec.containers[0].ports[0].hostPort",
+		"spec.containers[0].readinessProbe", "spec.containers[0].startupProbe", "spec.dnsConfig", "spec.initContainers[0].restartPolicy",
+		"spec.initContainers[0].startupProbe",
+	}
+	if !slices.Equal(paths, want) {
+		t.Errorf("got %q\nwant %q", paths, want)
+	}
+	all := p.All()
+	if !all[0].Sidecar() || all[1].Sidecar() {
+		t.Error("the init container that stays is the sidecar")
+	}
+	if got := fmt.Sprint(all[0].Commands(), all[1].Commands()); got != "[[up]] [[alive now] [hello]]" {
+		t.Errorf("commands %s", got)
+	}
+}
+
 func TestAllProblemsAtOnceAndSorted(t *testing.T) {
 	_, err := Parse([]byte(head + `
   hostPID: true
   containers:
-  - {name: a, image: x, livenessProbe: {}}
+  - {name: a, image: x, stdin: maybe}
 ` + strings.Repeat("  - {name: a, image: x}\n", 8) + `
   - {name: b, image: x, tty: maybe}
-  - {name: c, image: x, lifecycle: {}}
+  - {name: c, image: x, volumeDevices: [{}]}
   volumes: [{name: v, hostPath: {path: /}}]
 `))
 	var e *Error
@@ -131,7 +175,7 @@ func TestAllProblemsAtOnceAndSorted(t *testing.T) {
 	for _, p := range e.Problems {
 		paths = append(paths, p.Path)
 	}
-	want := []string{"spec.containers[0].livenessProbe", "spec.containers[9].tty", "spec.containers[10].lifecycle", "spec.hostPID", "spec.volumes[0].hostPath"}
+	want := []string{"spec.containers[0].stdin", "spec.containers[9].tty", "spec.containers[10].volumeDevices", "spec.hostPID", "spec.volumes[0].hostPath"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("got %q\nwant %q", paths, want)
 	}

@@ -68,6 +68,7 @@ func Parse(source []byte) (*Pod, error) {
 	}
 	slices.Sort(ps.notes)
 	p.Notes = slices.Compact(ps.notes)
+	p.Cluster = ps.cluster
 	return p, nil
 }
 

@@ -17,6 +17,7 @@ import (
 type walker struct {
 	label string // "ConfigMap x: ", or "" for the pod
 	ps    *problems
+	free  bool // below a field of state Cluster: only the types count
 }
 
 // Types with an encoding of their own: one value to the table.
@@ -53,6 +54,7 @@ func (w *walker) value(v any, t reflect.Type, path, row string) {
 	}
 	f, listed := fieldFor(row)
 	switch {
+	case w.free:
 	case !listed:
 		if !harmless(v) {
 			w.ps.add(w.label+path, "not supported")
@@ -68,6 +70,14 @@ func (w *walker) value(v any, t reflect.Type, path, row string) {
 			w.ps.note(w.label+path, f.Reason)
 		}
 		return
+	case f.State == Cluster:
+		if harmless(v) {
+			return
+		}
+		w.ps.cluster = append(w.ps.cluster, Problem{w.label + path, kubelet})
+		below := *w
+		below.free = true
+		w = &below
 	}
 	switch {
 	case leaves[t]:

@@ -23,6 +23,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/owner/pod"
 	"github.com/cofferproject/coffer/owner/spec"
 )
 
@@ -89,6 +90,9 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	p, err := loadPod(o.File)
 	if err != nil {
 		return 0, err
+	}
+	if len(p.Cluster) > 0 {
+		return 0, &InputError{&pod.Error{Problems: p.Cluster}}
 	}
 	pf, err := platformFor(&o.PodOptions)
 	if err != nil {

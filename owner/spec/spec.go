@@ -83,6 +83,9 @@ func Build(p *pod.Pod, images map[string]*ResolvedImage, opts Options) (*podpoli
 			b.policy.Sandbox.Sysctls[s.Name] = s.Value
 		}
 	}
+	for _, a := range p.Spec.HostAliases {
+		b.policy.Sandbox.Hosts = append(b.policy.Sandbox.Hosts, podpolicy.HostAlias{IP: a.IP, Names: a.Hostnames})
+	}
 	b.volumes()
 	for _, c := range p.All() {
 		img := images[c.Image]
@@ -115,6 +118,7 @@ type builder struct {
 	policy   *podpolicy.Policy
 	plan     *Plan
 	problems []pod.Problem
+	account  bool // the pod has what a cluster gives for its API
 }
 
 func (b *builder) problem(at, format string, args ...any) {
@@ -180,7 +184,15 @@ func (b *builder) volumes() {
 		}
 		b.policy.Volumes = append(b.policy.Volumes, out)
 	}
+	if a := b.pod.Spec.AutomountServiceAccountToken; a != nil && !*a || b.pod.Volume(accountVolume) != nil {
+		return
+	}
+	b.policy.Volumes = append(b.policy.Volumes, podpolicy.Volume{Name: accountVolume, Kind: podpolicy.VolumeServiceAccount})
+	b.account = true
 }
+
+// accountVolume is the policy's name of what a cluster gives a pod for its API.
+const accountVolume = "kube-api-access"
 
 func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Container {
 	proc, err := b.pod.Process(c)
@@ -214,6 +226,12 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 	if proc.SecretArgs {
 		b.plan.Notes = append(b.plan.Notes, c.Path+": a Secret's value is written into the command line, which is part of the policy and public")
 	}
+	for _, args := range c.Commands() { // the kubelet's own
+		if x := (podpolicy.Exec{Args: args}); !slices.ContainsFunc(out.Exec, func(e podpolicy.Exec) bool { return !e.Any && slices.Equal(e.Args, args) }) {
+			out.Exec = append(out.Exec, x)
+		}
+	}
+	out.Sidecar = c.Sidecar()
 	out.Env = b.env(c, proc, cfg)
 	out.User = b.user(c, cfg)
 	out.Capabilities = capabilities(c)
@@ -259,6 +277,10 @@ func (b *builder) mounts(c pod.Container, cfg *manifest.ContainerConfig, out *po
 		_, files := b.plan.content[m.Name]
 		out.Mounts = append(out.Mounts, podpolicy.Mount{Volume: m.Name, Destination: dest, SubPath: sub, ReadOnly: m.ReadOnly || files})
 	}
+	if b.account && !taken[podpolicy.ServiceAccountDir] {
+		taken[podpolicy.ServiceAccountDir] = true
+		out.Mounts = append(out.Mounts, podpolicy.Mount{Volume: accountVolume, Destination: podpolicy.ServiceAccountDir, ReadOnly: true})
+	}
 	for v := range cfg.Volumes {
 		if dest := path.Clean("/" + v); !taken[dest] {
 			taken[dest] = true
@@ -270,6 +292,9 @@ func (b *builder) mounts(c pod.Container, cfg *manifest.ContainerConfig, out *po
 
 func (b *builder) restart(c pod.Container) string {
 	policy := string(b.pod.Spec.RestartPolicy)
+	if c.Sidecar() {
+		return "Always"
+	}
 	if c.Init && policy == "Always" {
 		return "OnFailure" // an init container that succeeded is done
 	}

@@ -303,7 +303,7 @@ func TestSecurityAndResources(t *testing.T) {
 	if r := app.Resources; r != (podpolicy.Resources{MemoryBytes: 300 << 20, CPUQuota: 150000, CPUPeriod: 100000, CPUShares: 512}) {
 		t.Errorf("%+v", r)
 	}
-	if len(policy.Volumes) != 1 || !policy.Volumes[0].Memory || policy.Volumes[0].SizeLimit != 1<<30 || *policy.Volumes[0].GID != 2000 || app.Mounts[0].Destination != "/d" {
+	if len(policy.Volumes) != 2 || policy.Volumes[1].Kind != podpolicy.VolumeServiceAccount || !policy.Volumes[0].Memory || policy.Volumes[0].SizeLimit != 1<<30 || *policy.Volumes[0].GID != 2000 || app.Mounts[0].Destination != "/d" {
 		t.Errorf("%+v", policy.Volumes)
 	}
 	if plan.VCPUs != 3 || plan.MemoryMiB != 768 { // 400 + 128 + 30 for the image once
