@@ -56,6 +56,8 @@ var trusted = map[string]string{
 	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
+	"trustee/oidc.FuzzDiscovered":                      "the identity provider that the owner has named",
+	"trustee/oidc.FuzzIdentify":                        "the identity provider that the owner has named",
 	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
 }

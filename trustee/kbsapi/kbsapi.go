@@ -161,7 +161,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	case path[0] == resource.PluginResource && len(path) > 1:
 		c.resource(path[1:])
 	case path[0] == external && len(path) > 1 && h.cfg.Plugins.Has(path[1]):
-		c.ask(path[1], path[2:])
+		c.ask(asked{path[1], path[:2]}, path[2:])
+	case path[0] == PKCS11 && len(path) > 1 && h.cfg.Plugins.Has(PKCS11):
+		c.ask(asked{PKCS11, path[:1]}, path[1:])
 	case path[0] == provisioner.Name && h.cfg.Provisioner != nil:
 		c.provision(path[1:])
 	case path[0] == nebulaca.Name && h.cfg.Nebula != nil:
