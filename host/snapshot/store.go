@@ -11,6 +11,7 @@ import (
 
 	api "github.com/containerd/containerd/api/services/snapshots/v1"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -34,7 +35,7 @@ type store struct {
 
 func openStore(dir string, now func() time.Time) (*store, error) {
 	db, err := bolt.Open(filepath.Join(dir, "snapshots.db"), 0o600, &bolt.Options{Timeout: lockWait})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("opening the store in %s: another snapshotter has it", dir)
 	}
 	if err != nil {
