@@ -66,7 +66,11 @@ func DecodeChallenge(b []byte) (*Challenge, *ChallengeExtra, error) {
 // DecodeAttestation reads the body of POST /attest.
 func DecodeAttestation(b []byte) (*Attestation, error) {
 	a := new(Attestation)
-	if err := decode(b, MaxAttestation, a); err != nil {
+	err := bounded(b, MaxAttestation)
+	if err == nil {
+		err = decodeAttestation(b, a)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("attestation: %w", err)
 	}
 	switch {
@@ -90,11 +94,18 @@ func NonceBytes(nonce string) ([]byte, error) {
 }
 
 func decode(b []byte, limit int, v any) error {
+	if err := bounded(b, limit); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v) // nothing may come after the document
+}
+
+func bounded(b []byte, limit int) error {
 	if len(b) > limit {
 		return fmt.Errorf("%d bytes, at most %d", len(b), limit)
 	}
 	if !utf8.Valid(b) {
 		return errors.New("not UTF-8") // the decoder would replace what it cannot read
 	}
-	return json.Unmarshal(b, v) // nothing may come after the document
+	return nil
 }

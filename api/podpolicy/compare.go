@@ -123,6 +123,12 @@ func (c *Container) judgeEnv(got []string, claim string, tty bool) ([]string, *d
 		delete(values, "TERM")
 		out = append(out, termEnv)
 	}
+	for _, name := range sortedKeys(values) {
+		if value := values[name]; c.allowsLink(name, value) {
+			delete(values, name)
+			out = append(out, name+"="+value)
+		}
+	}
 	// The unexpected comes before the missing: an injected loader variable is
 	// the graver finding. Sorted, so that the same request has the same denial.
 	if extra := sortedKeys(values); len(extra) > 0 {

@@ -79,8 +79,11 @@ type Container struct {
 	ManifestDigest string `json:"manifest_digest"`
 	IndexDigest    string `json:"index_digest,omitempty"`
 
-	Args            []string  `json:"args"`
-	Env             []EnvVar  `json:"env"` // the whole environment; order does not matter, duplicates are denied
+	Args []string `json:"args"`
+	Env  []EnvVar `json:"env"` // the whole environment; order does not matter, duplicates are denied
+	// ServiceLinks lets the host add variables of services, by their fixed grammar:
+	// "" none, "kubernetes" of the cluster's API, "all" of the namespace's services.
+	ServiceLinks    string    `json:"service_links,omitempty"`
 	Cwd             string    `json:"cwd"`
 	User            User      `json:"user"`
 	Terminal        bool      `json:"terminal,omitempty"`
@@ -145,4 +148,17 @@ type Exec struct {
 	TTY   bool     `json:"tty,omitempty"`   // the host may ask for a terminal
 	Stdin bool     `json:"stdin,omitempty"` // the host may write to its standard input
 	Any   bool     `json:"any,omitempty"`
+}
+
+// Container gives the container of that name, init containers included; nil if
+// there is none.
+func (p *Policy) Container(name string) *Container {
+	for _, list := range [][]Container{p.InitContainers, p.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
 }

@@ -173,6 +173,8 @@ func (c *Container) validate(volumes map[string]*Volume) error {
 		return fmt.Errorf("image: its digest is not manifest_digest")
 	case !absClean(c.Cwd):
 		return fmt.Errorf("cwd: %s is not an absolute clean path", clip(c.Cwd))
+	case c.ServiceLinks != "" && c.ServiceLinks != ServiceLinksAll && c.ServiceLinks != ServiceLinksKubernetes:
+		return fmt.Errorf("service_links: %s is unknown", clip(c.ServiceLinks))
 	case c.Seccomp != "unconfined" && c.Seccomp != "runtime-default" && !digestRE.MatchString(c.Seccomp):
 		return fmt.Errorf("seccomp: %s is unknown", clip(c.Seccomp))
 	case !slices.Contains([]string{"Always", "OnFailure", "Never"}, c.Restart):

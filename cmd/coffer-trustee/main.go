@@ -28,6 +28,7 @@ Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
                        [--tls-cert FILE --tls-key FILE] [--first-admin FILE] [--admin-client-ca FILE] [--ask-client-certificate]
+                       [--admin-issuer URL --admin-issuer-audience NAME [--admin-issuer-claim NAME]... [--admin-issuer-keys URL] [--admin-issuer-ca FILE]]...
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
                        [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME] [--fetch-timeout TIME]
                        [--plugin NAME=ENDPOINT]... [--secret-store NAME=KIND:WHERE?OPTIONS]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
@@ -38,20 +39,21 @@ Usage:
   coffer-trustee new-envelope-key [--key-service SPEC] FILE
   coffer-trustee wrap-envelope-key --envelope-key FILE [--key-service SPEC] --to-key-service SPEC NEWFILE
   coffer-trustee rewrap --old-envelope-key FILE [--old-key-service SPEC] --envelope-key FILE [--key-service SPEC] [--state DIR] [--database URL] [--output text|json]
-  coffer-trustee import --from DIR [--state DIR] [--namespace NAME] [--dry-run] [--replace] [--output text|json]
+  coffer-trustee import --from DIR|URL [--from-password FILE] [--from-ca FILE] [--state DIR] [--database URL] [--envelope-key FILE] [--namespace NAME] [--dry-run] [--replace]
+                        [--output text|json]
   coffer-trustee backup [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee restore [--state DIR] [--database URL] [--envelope-key FILE] FILE
   coffer-trustee fetch [--rest URL] kbs:///REPOSITORY/TYPE/TAG FILE [kbs:///... FILE]...
 
 kbs, as and rvps are the parts of serve in processes of their own (docs/trustee/separate-services.md).
-import brings over the LocalFs or LocalJson stores of the existing services: secrets, appraisal policies, reference values.
+import brings over the LocalFs, LocalJson, Redis or PostgreSQL stores of the existing services: secrets, appraisal policies, reference values.
 fetch is for a trustee that runs in a TEE itself: it gets a secret from another trustee through the guest and keeps it in a file, such as the envelope key.
 When it is ready, serve prints one line of JSON: url, ca_pem, admin_key_path, state_dir, pid.
 `
 
 func main() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200) // a heap of a few MiB, collected half as often
+		debug.SetGCPercent(400) // a heap of some 10 MiB at rest, collected a quarter as often
 	}
 	err := run(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -102,7 +104,7 @@ func run(args []string) error {
 	c := server.Config{Role: role}
 	var san names
 	f.StringVar(&c.State, "state", "", "folder of all state (default $COFFER_STATE/trustee, or ~/.local/share/coffer/trustee)")
-	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML or JSON); --listen goes before its address")
+	config := f.String("config", "", "configuration file of the existing Key Broker Service (TOML, JSON or YAML); --listen goes before its address")
 	f.StringVar(&c.Listen, "listen", "", "address to listen on; port 0 takes a free one (default 127.0.0.1:0)")
 	f.Var(&san, "san", "further DNS name or IP address of the TLS certificate; may be repeated")
 	f.StringVar(&c.SimulatedNamespace, "simulated-namespace", "", "make this namespace, as simulated: it protects nothing")
@@ -119,18 +121,20 @@ func run(args []string) error {
 	f.StringVar(&c.FirstAdmin, "first-admin", "", "public key (PEM, Ed25519) of the administrator whom the first start registers (default: that makes a key, admin.key in --state)")
 	f.StringVar(&c.AdminClientCA, "admin-client-ca", "", "certificates (PEM) of who issues administrators' client certificates; peers are then asked for one")
 	f.BoolVar(&c.AskForCertificates, "ask-client-certificate", false, "ask peers for a client certificate, for administrators whose key is registered (docs/trustee/roles.md)")
+	issuerFlags(f, &c.AdminIssuers)
 	serviceFlags(f, &c, config)
 	c.Limits = limits.Defaults()
 	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
 	f.StringVar(&c.Operations.Listen, "ops-listen", "", "address of /metrics, /healthz and /readyz, without TLS: for operators alone (default: none)")
 	f.Float64Var(&c.Operations.PeerRate, "rate-peer", 0, "requests a second of one network address; 0 is 5000, below 0 no limit")
 	f.Float64Var(&c.Operations.NamespaceRate, "rate-namespace", 0, "requests a second to one namespace; 0 is 20000, below 0 no limit")
-	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is 5000")
+	f.IntVar(&c.Operations.PeerConns, "peer-connections", 0, "connections of one network address; 0 is half of all")
 	f.DurationVar(&c.Operations.DrainDelay, "drain-delay", 0, "how long to go on, not ready, after SIGTERM")
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
 	pluginFlags(f, &c.Plugins)
 	secretStoreFlags(f, &c.SecretStores)
+	insideFlags(f, &c)
 	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")
 	databaseFlags(f, &c)

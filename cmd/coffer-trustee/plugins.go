@@ -6,11 +6,31 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/server"
 )
 
 var errNoPlugin = errors.New("it comes after the --plugin that it is for")
+
+// insideFlags adds the flags of the plugins of this process.
+func insideFlags(f *flag.FlagSet, c *server.Config) {
+	f.IntVar(&c.ProvisionerKeyLength, "provisioner-key-length", 0, "serve the provisioner plugin, with keys of so many characters (published: 32); 0: do not")
+	f.Func("nebula-ca", "serve the nebula-ca plugin: default, or KEY=VALUE with one of the published settings of its authority (name, curve, duration, groups, ips, subnets) or version; may be repeated", func(s string) error {
+		if c.Nebula == nil {
+			c.Nebula = &nebulaca.Config{}
+		}
+		if s == "default" {
+			return nil
+		}
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return errors.New("write default or KEY=VALUE")
+		}
+		return c.Nebula.Set(key, value)
+	})
+}
 
 // pluginFlags adds the flags of external plugins. What --plugin-ca and its neighbours
 // say holds for the --plugin before them.

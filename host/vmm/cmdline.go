@@ -12,8 +12,17 @@ import (
 	"github.com/cofferproject/coffer/api/simhw"
 )
 
-// GuestMAC is the address of the guest's only network card.
+// GuestMAC is the address of the guest's network card under user-mode networking.
 const GuestMAC = "52:54:00:12:34:56"
+
+// NIC is a network card of the guest on a tap interface.
+type NIC struct {
+	FD  int    // the tap, opened with IFF_VNET_HDR
+	MAC string // the address that the guest's card has
+}
+
+// MaxNICs is how many network cards a guest may have: the machine's free slots.
+const MaxNICs = 16
 
 // Paths names what the launcher prepared for one VM, as QEMU sees it. All of it
 // is descriptors: the process can open no path of ours.
@@ -30,6 +39,10 @@ type Paths struct {
 	// Descriptors of block device images, added as fd sets; 0: absent.
 	Code, Vars, Initdata int
 	KVM                  int
+	// Taps says that NICs are the guest's whole network, none if empty; else the
+	// guest has one card under user-mode networking.
+	Taps bool
+	NICs []NIC
 }
 
 // Machine is what the launcher found out about QEMU and the host.
@@ -106,8 +119,7 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 		}
 		a.socket("agent", paths.Channel)
 		a.add("-device", "virtserialport,chardev=agent,nr=1,name="+channel.PortName)
-		a.add("-netdev", netdev(spec.Publish))
-		a.add("-device", "virtio-net-pci,netdev=net,addr=2,"+virtio+",mac="+GuestMAC)
+		a.network(spec, paths)
 		a.add("-object", "rng-builtin,id=rng")
 		a.add("-device", "virtio-rng-pci,rng=rng,addr=3,"+virtio)
 	}
@@ -170,6 +182,24 @@ func physBits(m Machine) string {
 		s += ",host-phys-bits=off"
 	}
 	return s
+}
+
+// network gives the guest's cards. The first has the slot of the user-mode card, so
+// that the kernel finds the devices of both in the same places.
+func (a *args) network(spec *launch.Spec, paths Paths) {
+	if !paths.Taps {
+		a.add("-netdev", netdev(spec.Publish))
+		a.add("-device", "virtio-net-pci,netdev=net,addr=2,"+virtio+",mac="+GuestMAC)
+		return
+	}
+	for i, n := range paths.NICs {
+		slot := 2
+		if i > 0 {
+			slot = 4 + i // 3 and 4 are taken
+		}
+		a.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d,vhost=off", i, n.FD))
+		a.add("-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,addr=0x%x,%s,mac=%s", i, slot, virtio, n.MAC))
+	}
 }
 
 // netdev is user-mode networking. The guest reaches what this process could

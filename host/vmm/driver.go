@@ -32,8 +32,21 @@ type Options struct {
 	BootTimeout time.Duration
 	// StartTimeout is how long QEMU may take to answer.
 	StartTimeout time.Duration
+	// Network is the guest's network; nil: user-mode networking.
+	Network *Network
 	// Machine overrides what Detect finds out; for benchmarks and tests.
 	Machine *Machine
+}
+
+// Network is a guest's network made of tap interfaces, for one launch: the driver
+// closes the taps.
+type Network struct{ Taps []Tap }
+
+// Tap is one interface: what is written to it the guest receives on a card with
+// the address MAC.
+type Tap struct {
+	File *os.File // opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR
+	MAC  string
 }
 
 // DefaultBootTimeout allows for a slow and busy machine: under TCG a guest with
@@ -83,10 +96,11 @@ func CacheDir() (string, error) {
 
 // Launch implements sandbox.Driver. The Sandbox is a *VM.
 func (d *Driver) Launch(ctx context.Context, id, dir string, spec *launch.Spec, progress func(string)) (sandbox.Sandbox, error) {
+	l := &launching{driver: d, spec: spec, dir: dir, progress: progress}
 	if err := d.check(spec); err != nil {
+		l.closeTaps()
 		return nil, err
 	}
-	l := &launching{driver: d, spec: spec, dir: dir, progress: progress}
 	vm, err := l.run(ctx)
 	if err != nil {
 		uerr := l.undo()
@@ -151,6 +165,14 @@ func (d *Driver) check(spec *launch.Spec) error {
 	if spec.TEE == launch.TPMSim {
 		if _, err := os.Stat(d.platform.SWTPM); err != nil {
 			return fmt.Errorf("swtpm is missing (%w): coffer guest build says which package has it", err)
+		}
+	}
+	if n := d.opt.Network; n != nil {
+		if len(n.Taps) > MaxNICs {
+			return fmt.Errorf("%d network interfaces, at most %d", len(n.Taps), MaxNICs)
+		}
+		if len(spec.Publish) > 0 {
+			return errors.New("launch spec: publish: ports are published by user-mode networking alone")
 		}
 	}
 	return checkPorts(spec.Publish)

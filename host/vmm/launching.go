@@ -119,6 +119,12 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 		}
 		in.paths.KVM = in.add(kvm)
 	}
+	if n := l.driver.opt.Network; n != nil {
+		in.paths.Taps = true
+		for _, t := range n.Taps {
+			in.paths.NICs = append(in.paths.NICs, NIC{FD: in.add(t.File), MAC: t.MAC})
+		}
+	}
 	log, err := os.OpenFile(filepath.Join(l.dir, nodeapi.ConsoleLog), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("capturing the console: %w", err)
@@ -188,6 +194,7 @@ func (l *launching) undo() error {
 	for _, f := range l.closers {
 		_ = f.Close()
 	}
+	l.closeTaps()
 	if l.console != nil {
 		waitFor(l.console.done, time.Second)
 	}
@@ -196,6 +203,15 @@ func (l *launching) undo() error {
 		return errors.Join(err, l.watcher.Close())
 	}
 	return errors.Join(err, removeMade(l.dir))
+}
+
+// closeTaps lets go of taps that QEMU has not got; a second close does nothing.
+func (l *launching) closeTaps() {
+	if n := l.driver.opt.Network; n != nil {
+		for _, t := range n.Taps {
+			_ = t.File.Close()
+		}
+	}
 }
 
 func (l *launching) tail() string {

@@ -45,6 +45,15 @@ func TestCommandLine(t *testing.T) {
 		{"snp-sim", Machine{QEMUMajor: 10}, launch.Spec{
 			TEE: launch.SNPSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 256, CPUModel: "EPYC-v4",
 		}, func(p Paths) Paths { p.TPM, p.Code, p.Vars, p.SimHW, p.SimQMP = 0, 0, 0, 15, 16; return p }},
+		{"taps", Machine{QEMUMajor: 10}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
+		}, func(p Paths) Paths {
+			p.Taps, p.NICs = true, []NIC{{FD: 17, MAC: "02:00:00:00:00:01"}, {FD: 18, MAC: "02:00:00:00:00:02"}}
+			return p
+		}},
+		{"no-network", Machine{QEMUMajor: 10}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
+		}, func(p Paths) Paths { p.Taps = true; return p }},
 		{"kvm", Machine{QEMUMajor: 10, KVM: true}, launch.Spec{
 			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 1, MemoryMiB: 256, CPUModel: "EPYC",
 		}, func(p Paths) Paths { p.KVM = 14; return p }},

@@ -73,7 +73,7 @@ var Fields = []Field{
 	{"spec.hostIPC", Refused, leavesTEE},
 	{"spec.hostUsers", Ignored, "no container shares users with the host"},
 	{"spec.shareProcessNamespace", Refused, notYet},
-	{"spec.enableServiceLinks", Ignored, oneMachine},
+	{"spec.enableServiceLinks", Supported, "a kubelet may add variables of services, by their fixed grammar; coffer run has none"},
 	{"spec.serviceAccountName", Ignored, "no service-account token is mounted: there is no cluster"},
 	{"spec.serviceAccount", Ignored, "no service-account token is mounted: there is no cluster"},
 	{"spec.automountServiceAccountToken", Ignored, "no service-account token is mounted: there is no cluster"},

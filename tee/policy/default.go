@@ -34,14 +34,14 @@ var compiled = struct {
 
 // Default gives the embedded default policy of a class, compiled once.
 func Default(class string) (*Policy, error) {
-	text, ok := DefaultText(class)
-	if !ok {
-		return nil, fmt.Errorf("policy: no default for devices of class %.40q", class)
-	}
 	compiled.Lock()
 	defer compiled.Unlock()
 	if p := compiled.m[class]; p != nil {
 		return p, nil
+	}
+	text, ok := DefaultText(class)
+	if !ok {
+		return nil, fmt.Errorf("policy: no default for devices of class %.40q", class)
 	}
 	p, err := Compile(Name(DefaultID, class), text)
 	if err != nil {

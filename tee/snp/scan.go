@@ -1,6 +1,7 @@
 package snp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,39 +142,66 @@ func (s *scanner) list(item func(i int) error) error {
 	}
 }
 
+// octets takes an array of plain numbers from 0 to 255 and appends them to dst, at
+// most limit of them. Evidence consists of little else, so it is read in one loop.
+func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
+	if err := s.take('['); err != nil {
+		return dst, err
+	}
+	if s.next() == ']' {
+		s.i++
+		return dst, nil
+	}
+	for n := 0; ; n++ {
+		if n == limit {
+			return dst, s.errorf("more than %d bytes", limit)
+		}
+		v, err := s.octet()
+		if err != nil {
+			return dst, err
+		}
+		dst = append(dst, v)
+		switch s.next() {
+		case ',':
+			s.i++
+		case ']':
+			s.i++
+			return dst, nil
+		default:
+			return dst, s.errorf("',' or ']' expected")
+		}
+	}
+}
+
+// octet takes a number from 0 to 255.
+func (s *scanner) octet() (byte, error) {
+	s.space()
+	start, v := s.i, 0
+	for s.i < len(s.b) && s.b[s.i]-'0' <= 9 {
+		if v = v*10 + int(s.b[s.i]-'0'); v > 255 {
+			return 0, s.errorf("number above 255")
+		}
+		s.i++
+	}
+	if n := s.i - start; n == 0 || n > 1 && s.b[start] == '0' {
+		return 0, s.errorf("an unsigned integer expected")
+	}
+	return byte(v), nil
+}
+
 // fixed takes an array of exactly len(dst) bytes.
 func (s *scanner) fixed(dst []byte) error {
-	n := 0
-	err := s.list(func(i int) error {
-		if i >= len(dst) {
-			return s.errorf("more than %d bytes", len(dst))
-		}
-		v, err := s.uint(255)
-		dst[i], n = byte(v), i+1
-		return err
-	})
-	if err == nil && n != len(dst) {
-		err = s.errorf("%d bytes, not %d", n, len(dst))
+	got, err := s.octets(dst[:0], len(dst))
+	if err == nil && len(got) != len(dst) {
+		err = s.errorf("%d bytes, not %d", len(got), len(dst))
 	}
 	return err
 }
 
 // bytes takes an array of at most limit bytes.
 func (s *scanner) bytes(limit int) ([]byte, error) {
-	end := s.i
-	for end < len(s.b) && s.b[end] != ']' {
-		end++
-	}
-	out := make([]byte, 0, min(limit, (end-s.i)/2+1))
-	err := s.list(func(int) error {
-		if len(out) == limit {
-			return s.errorf("more than %d bytes", limit)
-		}
-		v, err := s.uint(255)
-		out = append(out, byte(v))
-		return err
-	})
-	return out, err
+	end := bytes.IndexByte(s.b[s.i:], ']')
+	return s.octets(make([]byte, 0, max(0, min(limit, end/2+1))), limit)
 }
 
 // member is one member of an object. An optional one may be left out.

@@ -18,6 +18,7 @@ import (
 // peer, with where it comes from. Everything else gets the long time: a new
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
+	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
@@ -54,6 +55,9 @@ var trusted = map[string]string{
 	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
+	"trustee/oidc.FuzzDiscovered":                      "the identity provider that the owner has named",
+	"trustee/oidc.FuzzIdentify":                        "the identity provider that the owner has named",
+	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
 	"trustee/secretstore/vaultkv.FuzzAnswers":          "the administrator's own store",
 }

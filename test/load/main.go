@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 )
 
@@ -39,6 +40,7 @@ func main() {
 	flag.IntVar(&o.flood, "flood", 50_000, "further /auth requests, of which nothing comes")
 	flag.IntVar(&o.secrets, "secrets", 5_000, "secrets to store, against 100")
 	flag.Parse()
+	debug.SetGCPercent(800) // it shares its processors with the server
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, o); err != nil {

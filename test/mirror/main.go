@@ -7,7 +7,7 @@
 // serves, it prints one JSON line: {"address": "host:port", "registries": "..."},
 // the second being a registries.conf that leads every registry there is a
 // layout for, and registry.example, to this mirror. It speaks plain HTTP, since
-// it only ever listens on loopback. With --writable it takes pushes, whose
+// it only ever listens on loopback or in a private network. With --writable it takes pushes, whose
 // bytes land in that folder; without, it refuses them.
 //
 // Trust zone: tests only. It plays the untrusted registry.
@@ -49,8 +49,8 @@ func serve(layouts, writable, listen string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return fmt.Errorf("%s is not an address of loopback", listen)
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() && !ip.IsPrivate() {
+		return fmt.Errorf("%s is neither an address of loopback nor a private one", listen)
 	}
 	h, names, err := newMirror(layouts, writable)
 	if err != nil {

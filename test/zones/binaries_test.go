@@ -54,6 +54,10 @@ var binaries = map[string]binary{
 		zones:  []string{"host", "api"},
 		forbid: []rule{noCgo, noTest, noOPA},
 	},
+	"containerd-shim-coffer-v2": { // one process for each pod; gRPC comes with containerd's messages
+		zones:  []string{"host", "api"},
+		forbid: []rule{noCgo, noTest, noOPA},
+	},
 	"coffer-simhw": { // plays hardware, so it may know every TEE; it judges nothing
 		zones:  []string{"host", "api", "tee"},
 		forbid: []rule{noCgo, noTest, noOPA},

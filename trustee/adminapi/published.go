@@ -55,14 +55,14 @@ func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 }
 
 // PublishedPlugin has handle answer a request to a plugin that is an administrator's.
-func (h *Handler) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(context.Context) ([]byte, error)) {
+func (h *Handler) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(ctx context.Context, actor string) ([]byte, error)) {
 	actor, err := h.authenticatePublished(r, WriteSecrets, ns)
 	if err == nil {
 		err = h.record(r, ns, actor, r.Method+" /kbs/v0/"+short(path))
 	}
 	var b []byte
 	if err == nil {
-		b, err = handle(r.Context())
+		b, err = handle(r.Context(), actor)
 	}
 	if err != nil {
 		h.fail(w, r, err)

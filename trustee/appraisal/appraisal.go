@@ -202,10 +202,8 @@ func (p *prepared) policy(id, class string) (*policy.Policy, error) {
 	if c, ok := p.policies[name]; ok {
 		return c, nil
 	}
-	if id == policy.DefaultID {
-		if _, ok := policy.DefaultText(class); ok {
-			return policy.Default(class)
-		}
+	if id == policy.DefaultID && slices.Contains(policy.Classes, class) {
+		return policy.Default(class)
 	}
 	return nil, &denial.Denial{
 		Reason: ReasonPolicyUnknown, Component: Component, Claim: "appraisal policy", Measured: fmt.Sprintf("%.80q", name),

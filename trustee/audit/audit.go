@@ -275,9 +275,14 @@ func (l *Log) Close() error {
 // laterWait is how long a record of AppendLater waits for company.
 const laterWait = time.Second
 
+// gatherFor is how long a group waits for more where somebody waited in the one
+// before together with others: a sync costs the same for one record and for many.
+const gatherFor = time.Millisecond
+
 func (l *Log) writeLoop() {
 	defer close(l.done)
 	var later []*pending
+	last := 0
 	timer := time.NewTimer(laterWait)
 	defer timer.Stop()
 	for {
@@ -296,6 +301,9 @@ func (l *Log) writeLoop() {
 			timer.Reset(laterWait)
 			continue
 		}
+		if len(now) > 0 && last > 1 {
+			time.Sleep(gatherFor)
+		}
 	gather:
 		for len(now) < maxGroup && len(later) < maxGroup {
 			select {
@@ -307,6 +315,9 @@ func (l *Log) writeLoop() {
 			default:
 				break gather
 			}
+		}
+		if len(now) > 0 {
+			last = len(now)
 		}
 		if len(now) > 0 || len(later) >= maxGroup {
 			later = l.commit(later, now)

@@ -122,6 +122,10 @@ func WriteBodyError(w http.ResponseWriter, err error) {
 	}
 }
 
+// firstBuffer is what a body costs before it has sent anything. Of 10,000 slow ones that
+// must leave most of the Budget to others.
+const firstBuffer = 2 << 10
+
 // Budget bounds the memory of all bodies together. A body takes from it as it
 // arrives, so that a slow client holds no more than it has sent.
 type Budget struct {
@@ -150,7 +154,7 @@ func (b *Budget) Read(w http.ResponseWriter, r *http.Request, limit int64) (body
 		}
 	}()
 	src := http.MaxBytesReader(w, r.Body, limit)
-	size := int64(16 << 10)
+	size := int64(firstBuffer)
 	if r.ContentLength > 0 {
 		size = min(size, r.ContentLength+1)
 	}
@@ -176,7 +180,11 @@ func (b *Budget) Read(w http.ResponseWriter, r *http.Request, limit int64) (body
 			return nil, nil, err
 		}
 		if len(buf) == cap(buf) {
-			bigger := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
+			grown := min(2*int64(cap(buf)), limit+1)
+			if r.ContentLength > int64(len(buf)) { // the peer's word, which saves the last step
+				grown = min(grown, r.ContentLength+1)
+			}
+			bigger := make([]byte, len(buf), grown)
 			copy(bigger, buf)
 			buf = bigger
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/session"
-	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -72,7 +71,11 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		return err
 	}
 	res.Describe(&c.rec)
-	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, func(tx store.Tx) error { return record.Put(tx, &c.rec) })
+	keep, err := record.Prepare(&c.rec)
+	if err != nil {
+		return err
+	}
+	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, keep)
 	if err != nil {
 		return err
 	}
@@ -154,7 +157,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed: session"
 	case release.ReasonTokenExpired, release.ReasonTokenInvalid, release.ReasonNamespace:
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
-	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, respolicy.ReasonDenied:
+	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, release.ReasonNamed, release.ReasonPluginRefused, respolicy.ReasonDenied:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired, release.ReasonUnversioned:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"

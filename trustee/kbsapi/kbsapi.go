@@ -26,7 +26,9 @@ import (
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
+	"github.com/cofferproject/coffer/trustee/provisioner"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/session"
@@ -48,7 +50,7 @@ type AdminResources interface {
 	// path[0]; false: there is no such path or method.
 	PublishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) bool
 	// PublishedPlugin has handle answer an administrator's request to a plugin.
-	PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(context.Context) ([]byte, error))
+	PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(ctx context.Context, actor string) ([]byte, error))
 }
 
 // Appraiser judges evidence: appraisal.Service, or one that has another process do
@@ -71,8 +73,12 @@ type Config struct {
 	Admin    AdminResources
 	// Plugins are asked over gRPC; nil: there are none.
 	Plugins *plugin.Host
-	Bodies  *httpio.Budget
-	Log     *slog.Logger
+	// Provisioner makes keys of disks; nil: it does not.
+	Provisioner *provisioner.Plugin
+	// Nebula makes credentials of overlay networks; nil: it does not.
+	Nebula *nebulaca.CA
+	Bodies *httpio.Budget
+	Log    *slog.Logger
 	// Soon says when the cause of a denial may be gone; nil, or 0: nobody knows.
 	Soon func(*denial.Denial) time.Duration
 	// JWKS gives a namespace's key set.
@@ -148,14 +154,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "auth":
 		c.rec.Kind = "auth"
-		c.limited(c.auth)
+		c.auth()
 	case r.Method == http.MethodPost && len(path) == 1 && path[0] == "attest":
 		c.rec.Kind = "attest"
 		c.attest()
 	case path[0] == resource.PluginResource && len(path) > 1:
 		c.resource(path[1:])
 	case path[0] == external && len(path) > 1 && h.cfg.Plugins.Has(path[1]):
-		c.ask(path[1], path[2:])
+		c.ask(asked{path[1], path[:2]}, path[2:])
+	case path[0] == PKCS11 && len(path) > 1 && h.cfg.Plugins.Has(PKCS11):
+		c.ask(asked{PKCS11, path[:1]}, path[1:])
+	case path[0] == provisioner.Name && h.cfg.Provisioner != nil:
+		c.provision(path[1:])
+	case path[0] == nebulaca.Name && h.cfg.Nebula != nil:
+		c.nebula(path[1:])
 	case h.cfg.Admin.PublishedTrust(w, r, c.ns, path):
 	default:
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypePlugin, fmt.Sprintf("plugin %.60q not found", path[0]))
@@ -191,12 +203,17 @@ func (c *call) body(limit int64) ([]byte, func(), bool) {
 	return b, done, true
 }
 
-func (c *call) auth() error {
+// auth reads the request before it takes a slot, so that slow clients hold none.
+func (c *call) auth() {
 	b, done, ok := c.body(kbs.MaxRequest)
 	if !ok {
-		return nil
+		return
 	}
 	defer done()
+	c.limited(func() error { return c.challenge(b) })
+}
+
+func (c *call) challenge(b []byte) error {
 	req, err := kbs.DecodeRequest(b)
 	if err != nil {
 		return httpio.BadRequest(httpio.TypeAttestation, "RCAR handshake Auth failed: "+err.Error())
@@ -258,7 +275,7 @@ func (c *call) resource(path []string) {
 	}
 	switch c.r.Method {
 	case http.MethodGet:
-		if err := c.read(u.Name()); err != nil {
+		if err := c.read(release.Request{Resource: u.Name()}); err != nil {
 			c.fail(err)
 		}
 	case http.MethodPost, http.MethodDelete:
@@ -268,7 +285,8 @@ func (c *call) resource(path []string) {
 	}
 }
 
-func (c *call) read(name string) error {
+// read releases the secret that req names; what every read has is filled in here.
+func (c *call) read(req release.Request) error {
 	ctx := c.r.Context()
 	token, err := c.token(ctx)
 	if err != nil {
@@ -285,9 +303,9 @@ func (c *call) read(name string) error {
 	if v.Wait > 0 {
 		c.patient(v.Wait)
 	}
-	out, err := c.h.cfg.Gate.Await(ctx, release.Request{
-		Namespace: c.ns, Resource: name, Token: token, Peer: c.r.RemoteAddr, Version: v.Version, After: v.After, Query: parameters(c.r),
-	}, v.Wait)
+	req.Namespace, req.Token, req.Peer, req.Query = c.ns, token, c.r.RemoteAddr, parameters(c.r)
+	req.Version, req.After = v.Version, v.After
+	out, err := c.h.cfg.Gate.Await(ctx, req, v.Wait)
 	switch {
 	case errors.Is(err, release.ErrNotNewer):
 		c.w.WriteHeader(http.StatusNotModified)

@@ -1,5 +1,5 @@
 // Package kbsconfig reads the configuration file of the existing Key Broker Service
-// (TOML or JSON; shared facts: trustee section 3.12) and says what it means for this
+// (TOML, JSON or YAML; shared facts: trustee section 3.12) and says what it means for this
 // trustee.
 //
 // Invariants: an unknown key is refused by its name; so is a setting that is
@@ -27,6 +27,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cofferproject/coffer/trustee/adminjwt"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
@@ -61,6 +62,13 @@ type Config struct {
 	ACLs      []adminjwt.ACL
 	// Plugins are the backends of the external plugin.
 	Plugins []plugin.Backend
+	// ProvisionerKeyLength is the length of the provisioner plugin's keys, in characters;
+	// 0: it is not there.
+	ProvisionerKeyLength int
+	// Nebula is the nebula-ca plugin; nil: it is not there.
+	Nebula *nebulaca.Config
+	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
+	PKCS11 bool
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
 }
@@ -72,7 +80,7 @@ type Provider struct {
 	KeyFile, KeysFile string
 }
 
-// Read reads a file; the format is by its suffix (.toml, .json).
+// Read reads a file; the format is by its suffix (.toml, .json, .yaml, .yml).
 func Read(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -89,8 +97,10 @@ func Read(path string) (*Config, error) {
 		c, err = ParseTOML(b)
 	case ".json":
 		c, err = ParseJSON(b)
+	case ".yaml", ".yml":
+		c, err = ParseYAML(b)
 	default:
-		err = fmt.Errorf("suffix %q is neither .toml nor .json", ext)
+		err = fmt.Errorf("suffix %q is none of .toml, .json, .yaml, .yml", ext)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

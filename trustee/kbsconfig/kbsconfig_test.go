@@ -2,14 +2,17 @@ package kbsconfig
 
 import (
 	"crypto/tls"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cofferproject/coffer/test/vectors"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
@@ -115,7 +118,14 @@ func TestRefused(t *testing.T) {
 		"[[plugins]]\nname = \"external\"":                                                                                "plugins[0].backends",
 		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\" }]":                                                 "plugins[0].backends[0]",
 		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\", endpoint = \"http://127.0.0.1:1\", pin = \"1\" }]": "plugins[0].backends[0].pin",
-		"[[plugins]]\nname = \"nebula-ca\"":                                                                               "plugins[0]",
+		"[[plugins]]\nname = \"nebula-ca\"\nca_config = { curve = \"P384\" }":                                             "plugins[0].ca_config.curve",
+		"[[plugins]]\nname = \"nebula-ca\"\nca_config = { encrypt = true }":                                               "plugins[0].ca_config.encrypt: unknown key",
+		"[[plugins]]\nname = \"nebula-ca\"\nca_config = 1":                                                                "plugins[0].ca_config",
+		"[[plugins]]\nname = \"nebula-ca\"\nworkdir = \"/x\"":                                                             "plugins[0].workdir: unknown key",
+		"[[plugins]]\nname = \"provisioner\"\nkey_length = -1":                                                            "plugins[0].key_length",
+		"[[plugins]]\nname = \"provisioner\"\nlength = 32":                                                                "plugins[0].length: unknown key",
+		"[[plugins]]\nname = \"pkcs11\"\nso_pin = \"s3cret\"":                                                             "plugins[0].so_pin: unknown key",
+		"[[plugins]]\nname = \"sample\"":                                                                                  "plugins[0]",
 		"plugin = 1":                                                                                                      "unknown key",
 	} {
 		_, err := ParseTOML([]byte(good + add))
@@ -145,12 +155,12 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%q: %v", doc, err)
 		}
 	}
-	p := filepath.Join(t.TempDir(), "kbs-config.yaml")
+	p := filepath.Join(t.TempDir(), "kbs-config.ini")
 	if err := os.WriteFile(p, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Read(p); err == nil {
-		t.Error("took YAML")
+		t.Error("took a file of an unknown form")
 	}
 }
 
@@ -248,12 +258,13 @@ as_addr = "https://as:50004"
 // FuzzParse: no file panics, and what is taken has an address.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte("http_server:\n  sockets: [\"127.0.0.1:1\"]\nadmin:\n  authorization_mode: DenyAll\n"))
 	f.Add([]byte(providers))
 	f.Add([]byte(`{"http_server":{},"admin":{"authorization_mode":"DenyAll"},"plugins":[{"name":"resource"}]}`))
 	f.Add([]byte(`{"rvps_config":{"type":"GrpcRemote","address":"127.0.0.1:50003"},"storage":{"storage_type":"LocalJson"}}`))
 	f.Add([]byte("[http_server]\ntls_ciphers = \":\"\n[admin]\nplugins = 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, parse := range []func([]byte) (*Config, error){ParseTOML, ParseJSON} {
+		for _, parse := range []func([]byte) (*Config, error){ParseTOML, ParseJSON, ParseYAML} {
 			if c, err := parse(b); err == nil && c.Listen == "" {
 				t.Error("no address")
 			}
@@ -279,5 +290,40 @@ backends = [{ name = "a", endpoint = "https://plugin.example:50051", ca_cert_pat
 	want := []plugin.Backend{{Name: "a", Endpoint: "https://plugin.example:50051", CAFile: "ca.pem", Timeout: 1500 * time.Millisecond}, {Name: "b", Endpoint: "http://127.0.0.1:2"}}
 	if err != nil || !slices.Equal(c.Plugins, want) {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestPluginsInside(t *testing.T) {
+	c, err := ParseTOML([]byte(`
+[http_server]
+[admin]
+authorization_mode = "DenyAll"
+[[plugins]]
+name = "provisioner"
+[[plugins]]
+name = "nebula-ca"
+work_dir = "/opt/nebula"
+nebula_cert_bin_path = "/usr/bin/nebula-cert"
+[plugins.ca_config]
+name = "mesh"
+curve = "P256"
+duration = "24h"
+groups = "web, db"
+ips = "10.0.0.0/8"
+subnets = "192.168.0.0/16"
+argon_memory = 1024
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &nebulaca.Config{
+		Name: "mesh", Curve: "P256", Duration: 24 * time.Hour, Groups: []string{"web", "db"}, Folder: "/opt/nebula",
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Subnets: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
+	}
+	if !reflect.DeepEqual(c.Nebula, want) || c.ProvisionerKeyLength != 32 || len(c.Notes) != 4 {
+		t.Errorf("%+v, %d, %q", c.Nebula, c.ProvisionerKeyLength, c.Notes)
+	}
+	if c, err := ParseTOML([]byte(good)); err != nil || c.Nebula != nil || c.ProvisionerKeyLength != 0 {
+		t.Errorf("plugins that nobody named: %+v, %v", c, err)
 	}
 }

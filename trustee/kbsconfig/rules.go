@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"time"
-
-	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
 // rule says what a setting means.
@@ -73,8 +70,8 @@ func init() {
 		"storage_backend.storage_type":                                storage,
 		"storage_backend.backends.local_fs.dir_path":                  noted("nothing is read from there while serving: coffer-trustee import --from it once"),
 		"storage_backend.backends.local_json.file_dir_path":           noted("nothing is read from there while serving: coffer-trustee import --from it once"),
-		"storage_backend.backends.postgres":                           refused("the state is in the folder --state: leave it out"),
-		"storage_backend.backends.redis":                              refused("the state is in the folder --state: leave it out"),
+		"storage_backend.backends.postgres":                           refused(elsewhere),
+		"storage_backend.backends.redis":                              refused(elsewhere),
 		"session_storage_type":                                        noted("sessions are in this trustee's own store, and survive a restart"),
 		"attestation_service.storage_backend":                         noted(rvps),
 		"attestation_service.rvps_config.storage_backend":             noted(rvps),
@@ -83,6 +80,9 @@ func init() {
 		"attestation_service.attestation_token_broker.type":           brokerType,
 	}
 }
+
+// elsewhere is what becomes of a store on another machine.
+const elsewhere = "nothing is read from there while serving: bring it over once with coffer-trustee import --from, and leave this out; the state is in --state, or in --database"
 
 func noRule(*reader, string, any) {}
 
@@ -211,97 +211,9 @@ func storage(r *reader, name string, v any) {
 	case "localfs", "localjson":
 		r.note(name, "the state is in the folder --state; bring over what is there with coffer-trustee import")
 	case "postgres", "redis":
-		r.refuse(name, "the state is in the folder --state: leave it out")
+		r.refuse(name, elsewhere)
 	default:
 		r.refuse(name, fmt.Sprintf("%.40q is no storage type of the existing service", t))
-	}
-}
-
-// plugins takes the resource plugin with its own store; every other one is refused,
-// since what clients ask it for would be missing.
-func (r *reader) plugins(v any) {
-	if v == nil {
-		return
-	}
-	var l []map[string]any
-	switch t := v.(type) {
-	case []map[string]any:
-		l = t
-	case []any:
-		for _, e := range t {
-			m, _ := e.(map[string]any)
-			l = append(l, m)
-		}
-	default:
-		r.refuse("plugins", "not a list of tables")
-	}
-	for i, p := range l {
-		at := fmt.Sprintf("plugins[%d]", i)
-		name, _ := p["name"].(string)
-		if name == "external" {
-			r.external(at, p)
-			continue
-		}
-		if name != "resource" {
-			r.refuse(at, fmt.Sprintf("plugin %.40q is not there: leave it out", name))
-			continue
-		}
-		for k, v := range p {
-			switch {
-			case k == "name":
-			case k == "storage_backend_type" && v == "kvstorage":
-			case k == "storage_backend_type":
-				r.refuse(at+"."+k, fmt.Sprintf("%.40v: secrets are in this trustee's own store: kvstorage", v))
-			default:
-				r.refuse(at+"."+k, "unknown key")
-			}
-		}
-	}
-}
-
-// external takes the backends of the plugin that others serve over gRPC.
-func (r *reader) external(at string, p map[string]any) {
-	for k := range p {
-		if k != "name" && k != "backends" {
-			r.refuse(at+"."+k, "unknown key")
-		}
-	}
-	var l []map[string]any
-	switch t := p["backends"].(type) {
-	case []map[string]any:
-		l = t
-	case []any:
-		for _, e := range t {
-			m, _ := e.(map[string]any)
-			l = append(l, m)
-		}
-	}
-	if len(l) == 0 {
-		r.refuse(at+".backends", "not a list of tables")
-	}
-	for i, m := range l {
-		here := fmt.Sprintf("%s.backends[%d]", at, i)
-		var b plugin.Backend
-		for k, v := range m {
-			switch k {
-			case "name":
-				b.Name = r.text(here+"."+k, v)
-			case "endpoint":
-				b.Endpoint = r.text(here+"."+k, v)
-			case "ca_cert_path":
-				b.CAFile = r.text(here+"."+k, v)
-			case "timeout_ms":
-				if n, ok := r.number(here+"."+k, v); ok {
-					b.Timeout = time.Duration(n) * time.Millisecond
-				}
-			default:
-				r.refuse(here+"."+k, "unknown key")
-			}
-		}
-		if b.Name == "" || b.Endpoint == "" {
-			r.refuse(here, "name and endpoint are needed")
-		}
-		r.c.Plugins = append(r.c.Plugins, b)
 	}
 }
 

@@ -1,18 +1,22 @@
 // Package migrate brings over what the existing Key Broker, Attestation and
-// Reference Value Provider Services keep in files (their stores LocalFs and
-// LocalJson; shared facts: trustee section 3.11): secrets, appraisal policies and
+// Reference Value Provider Services keep (their stores LocalFs, LocalJson, Redis and
+// PostgreSQL; shared facts: trustee section 3.11): secrets, appraisal policies and
 // reference values.
 //
-// Invariants: nothing is written that Plan did not list; what is there already is
-// left alone unless the caller says otherwise; no report holds a secret; an
-// import makes no binding, so that nobody gets a new secret until its owner says
-// who may. The source is read within its own folder, and is not changed.
+// Invariants: a source is read to its end before anything is written, and is not
+// changed; what is there already is left alone unless the caller says otherwise;
+// each entry is written whole or not at all, and an import that was cut off may be
+// run again and makes the same of it; no report holds a secret; an import makes no
+// binding, so that nobody gets a new secret until its owner says who may.
 //
-// Trust zone: trustee. The files are the data owner's, and still bounded.
+// Trust zone: trustee. The sources are the data owner's, and still bounded.
 package migrate
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +39,8 @@ const (
 	storeValues   = "reference_value"
 	storeKBS      = "kbs"
 	storeSessions = "kbs_protocol_session"
+
+	storeProvisioner = "provisioner"
 )
 
 // Action is what becomes of one entry.
@@ -71,12 +77,15 @@ type Report struct {
 type Target interface {
 	// Secrets lists the names that are there.
 	Secrets(ctx context.Context) ([]string, error)
+	// IsSecret reports whether the newest version of a secret is this.
+	IsSecret(ctx context.Context, name string, secret []byte) (bool, error)
 	PutSecret(ctx context.Context, name string, secret []byte) error
 	// Policy gives the text that is registered under a name; "": none is.
 	Policy(ctx context.Context, name string) (string, error)
 	PutPolicy(ctx context.Context, name, text string) error
-	// Bundles lists the names of registered reference values.
-	Bundles(ctx context.Context) ([]string, error)
+	// Bundles gives the names of registered reference values, with the SHA-256 (hex) of
+	// the document of each.
+	Bundles(ctx context.Context) (map[string]string, error)
 	PutBundle(ctx context.Context, name string, doc []byte) error
 }
 
@@ -88,13 +97,20 @@ type Options struct {
 	Now     time.Time
 }
 
+// Source gives every entry of a store of the existing services, or none and an error.
+type Source func(ctx context.Context) ([]Item, error)
+
 // Run brings a source over. Entries that are refused do not stop the others; a
-// fault of the target does.
-func Run(ctx context.Context, dir string, t Target, o Options) (*Report, error) {
-	items, err := read(dir)
+// fault of the target does, and what was brought over by then stays.
+func Run(ctx context.Context, from Source, t Target, o Options) (*Report, error) {
+	items, err := from(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading store: %w", err)
 	}
+	if len(items) == 0 {
+		return nil, errors.New("reading store: nothing is there")
+	}
+	slices.SortFunc(items, func(a, b Item) int { return cmp.Or(cmp.Compare(a.Store, b.Store), cmp.Compare(a.Key, b.Key)) })
 	r := &run{ctx: ctx, target: t, Options: o, report: &Report{DryRun: o.DryRun, Counts: map[Action]int{}}}
 	if err := r.all(items); err != nil {
 		return nil, err
@@ -175,9 +191,19 @@ func (r *run) secret(it *Item) error {
 	case len(it.data) > kbs.MaxResource:
 		it.refuse(fmt.Sprintf("%d bytes, at most %d", len(it.data), kbs.MaxResource))
 		return nil
-	case slices.Contains(r.secrets, u.Name()) && !r.Replace:
-		it.refuse("a secret of this name is there already: --replace makes this one its next version")
-		return nil
+	}
+	if slices.Contains(r.secrets, u.Name()) {
+		same, err := r.target.IsSecret(r.ctx, u.Name(), it.data)
+		switch {
+		case err != nil:
+			return err
+		case same:
+			it.Action, it.As = Present, "secret "+u.Name()
+			return nil
+		case !r.Replace:
+			it.refuse("another secret of this name is there already: --replace makes this one its next version")
+			return nil
+		}
 	}
 	it.Action, it.As, it.Why = Import, "secret "+u.Name(), "goes to whom its binding names: without one to nobody"
 	if r.DryRun {
@@ -261,29 +287,35 @@ func (r *run) values(items []*Item) error {
 		return err
 	}
 	for name, b := range bundles {
-		if err := r.bundle(name, b, members[name], slices.Contains(have, name)); err != nil {
+		if err := r.bundle(name, b, members[name], have[name]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *run) bundle(name string, b *refvalue.Bundle, members []*Item, present bool) error {
+func (r *run) bundle(name string, b *refvalue.Bundle, members []*Item, present string) error {
 	doc, err := b.Encode()
-	why := ""
+	sum := sha256.Sum256(doc)
+	why, same := "", false
 	switch {
 	case err != nil:
 		why = err.Error()
-	case present && !r.Replace:
-		why = "a bundle of this name is there already: --replace takes its place"
+	case present == hex.EncodeToString(sum[:]):
+		same = true
+	case present != "" && !r.Replace:
+		why = "another bundle of this name is there already: --replace takes its place"
 	}
 	for _, it := range members {
 		it.Why = "ends " + b.Expires.Format(time.DateOnly)
-		if why != "" {
+		switch {
+		case why != "":
 			it.refuse(why)
+		case same:
+			it.Action = Present
 		}
 	}
-	if why != "" || r.DryRun {
+	if why != "" || same || r.DryRun {
 		return nil
 	}
 	err = r.target.PutBundle(r.ctx, name, doc)

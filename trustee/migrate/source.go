@@ -2,7 +2,7 @@ package migrate
 
 import (
 	"bytes"
-	"cmp"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/kbs"
@@ -25,18 +24,22 @@ const (
 	maxTotal = 1 << 30   // bytes of one store, which is held in memory
 )
 
-// read gives every entry of a source, sorted. A store is a folder with one file
+// Folder is a source in files. A store is a folder with one file
 // for each key (LocalFs, where "/" in a key is written \x2F) or one JSON object of
 // keys and base64 (LocalJson, with or without .json behind its name).
-func read(dir string) ([]Item, error) {
+func Folder(dir string) Source {
+	return func(context.Context) ([]Item, error) { return readFiles(dir) }
+}
+
+func readFiles(dir string) ([]Item, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reading store: %w", err)
+		return nil, err
 	}
 	defer root.Close()
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return nil, fmt.Errorf("reading store %s: %w", dir, err)
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	var out []Item
 	seen := map[string]bool{}
@@ -46,12 +49,12 @@ func read(dir string) ([]Item, error) {
 		}
 		name := strings.TrimSuffix(e.Name(), ".json")
 		if seen[name] {
-			return nil, fmt.Errorf("reading store %s: %s is there as a file and as a folder, or with and without .json", dir, name)
+			return nil, fmt.Errorf("%s: %s is there as a file and as a folder, or with and without .json", dir, name)
 		}
 		seen[name] = true
 		st, err := root.Stat(e.Name())
 		if err != nil {
-			return nil, fmt.Errorf("reading store %s: %w", dir, err)
+			return nil, fmt.Errorf("%s: %w", dir, err)
 		}
 		var items []Item
 		switch {
@@ -63,16 +66,12 @@ func read(dir string) ([]Item, error) {
 			err = fmt.Errorf("%s is neither a file nor a folder", e.Name())
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading store %s: %w", dir, err)
+			return nil, fmt.Errorf("%s: %w", dir, err)
 		}
 		if out = append(out, items...); len(out) > maxItems {
-			return nil, fmt.Errorf("reading store %s: more than %d entries", dir, maxItems)
+			return nil, fmt.Errorf("%s: more than %d entries", dir, maxItems)
 		}
 	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("reading store %s: nothing is there", dir)
-	}
-	slices.SortFunc(out, func(a, b Item) int { return cmp.Or(cmp.Compare(a.Store, b.Store), cmp.Compare(a.Key, b.Key)) })
 	return out, nil
 }
 

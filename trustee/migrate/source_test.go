@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,7 +39,17 @@ func (s *shop) PutPolicy(_ context.Context, n, text string) error {
 	s.policies[n] = text
 	return nil
 }
-func (s *shop) Bundles(context.Context) ([]string, error) { return names(s.bundles), nil }
+func (s *shop) IsSecret(_ context.Context, n string, b []byte) (bool, error) {
+	return s.secrets[n] == string(b), nil
+}
+func (s *shop) Bundles(context.Context) (map[string]string, error) {
+	out := map[string]string{}
+	for n, doc := range s.bundles {
+		sum := sha256.Sum256([]byte(doc))
+		out[n] = hex.EncodeToString(sum[:])
+	}
+	return out, nil
+}
 func (s *shop) PutBundle(_ context.Context, n string, doc []byte) error {
 	s.bundles[n] = string(doc)
 	return nil
@@ -104,7 +116,7 @@ func TestRun(t *testing.T) {
 	}
 	s := newShop()
 	for _, dry := range []bool{true, false} {
-		r, err := Run(t.Context(), dir, s, Options{DryRun: dry, Now: now})
+		r, err := Run(t.Context(), Folder(dir), s, Options{DryRun: dry, Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,17 +147,17 @@ func TestRun(t *testing.T) {
 
 	// Once more: nothing that is there is touched, unless that is wanted.
 	s.secrets["one/two/three"] = "newer"
-	r, err := Run(t.Context(), dir, s, Options{Now: now})
+	r, err := Run(t.Context(), Folder(dir), s, Options{Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := actions(r); got["repository/one/two/three"] != Refuse || got["attestation_service_policy/default_cpu.rego"] != Present || got["reference_value/svn"] != Refuse {
+	if got := actions(r); got["repository/one/two/three"] != Refuse || got["attestation_service_policy/default_cpu.rego"] != Present || got["reference_value/svn"] != Present {
 		t.Errorf("%v", got)
 	}
 	if s.secrets["one/two/three"] != "newer" {
 		t.Error("a newer secret was replaced")
 	}
-	if r, err = Run(t.Context(), dir, s, Options{Now: now, Replace: true}); err != nil || r.Counts[Import] != 4 || s.secrets["one/two/three"] != "hunter2" {
+	if r, err = Run(t.Context(), Folder(dir), s, Options{Now: now, Replace: true}); err != nil || r.Counts[Import] != 1 || s.secrets["one/two/three"] != "hunter2" {
 		t.Errorf("%v %v", err, r)
 	}
 }
@@ -157,7 +169,7 @@ func TestLocalJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := newShop()
-		r, err := Run(t.Context(), dir, s, Options{Now: now})
+		r, err := Run(t.Context(), Folder(dir), s, Options{Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +202,7 @@ func TestSourceRefused(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		make(dir)
-		if r, err := Run(t.Context(), dir, newShop(), Options{Now: now}); err == nil {
+		if r, err := Run(t.Context(), Folder(dir), newShop(), Options{Now: now}); err == nil {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
@@ -200,11 +212,11 @@ func TestSourceRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newShop()
-	r, err := Run(t.Context(), dir, s, Options{Now: now})
+	r, err := Run(t.Context(), Folder(dir), s, Options{Now: now})
 	if err != nil || actions(r)["repository/x/y/z"] != Refuse || len(s.secrets) != 1 {
 		t.Errorf("%v %v %q", err, r, s.secrets)
 	}
-	if _, err := Run(t.Context(), filepath.Join(dir, "none"), s, Options{Now: now}); err == nil {
+	if _, err := Run(t.Context(), Folder(filepath.Join(dir, "none")), s, Options{Now: now}); err == nil {
 		t.Error("read a folder that is not there")
 	}
 }

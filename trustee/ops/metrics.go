@@ -38,6 +38,7 @@ type Metrics struct {
 	witness   *metrics.Counter
 	spans     *metrics.Counter
 	refused   *metrics.Counter
+	shed      *metrics.Counter
 	fetches   *metrics.Counter
 	inFlight  atomic.Int64
 }
@@ -66,6 +67,7 @@ func NewMetrics(version string, started time.Time) *Metrics {
 		fetches: s.Counter(prefix+"collateral_fetches_total", "Requests to vendors for collateral.", metrics.Label{Name: "vendor", Values: fetch.VendorNames()},
 			metrics.Label{Name: "outcome", Values: fetch.Outcomes}),
 		refused: s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
+		shed:    s.Counter(prefix+"connections_shed_total", "Connections of slow peers that were closed to make room."),
 	}
 	s.Gauge(prefix+"requests_in_flight", "Requests that are being answered.", func() float64 { return float64(m.inFlight.Load()) })
 	s.Gauge(prefix+"goroutines", "Goroutines.", func() float64 { return float64(runtime.NumGoroutine()) })
@@ -108,6 +110,9 @@ func (m *Metrics) Fetched(vendor, outcome string) { m.fetches.Inc(vendor, outcom
 
 // Refused counts a connection above its peer's share.
 func (m *Metrics) Refused() { m.refused.Inc() }
+
+// Shed counts a connection that was closed to make room.
+func (m *Metrics) Shed() { m.shed.Inc() }
 
 // Gauge adds a value that a part of the server knows.
 func (m *Metrics) Gauge(name, help string, value func() float64) {

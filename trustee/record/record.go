@@ -10,6 +10,7 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -134,9 +135,27 @@ func (b *Book) remember(r *trusteeapi.Record) {
 
 // Put keeps a record in a transaction and drops the oldest one too many.
 func Put(tx store.Tx, r *trusteeapi.Record) error {
+	raw, err := encode(r)
+	if err != nil {
+		return err
+	}
+	return put(tx, r, raw)
+}
+
+// Prepare gives what Put does as a function of the transaction alone: the record is
+// encoded before, since everybody's updates wait for a transaction.
+func Prepare(r *trusteeapi.Record) (func(store.Tx) error, error) {
+	raw, err := encode(r)
+	if err != nil {
+		return nil, err
+	}
+	return func(tx store.Tx) error { return put(tx, r, raw) }, nil
+}
+
+func encode(r *trusteeapi.Record) ([]byte, error) {
 	raw, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("record: %w", err)
+		return nil, fmt.Errorf("record: %w", err)
 	}
 	if len(raw) > maxRecord {
 		short := *r
@@ -146,9 +165,13 @@ func Put(tx store.Tx, r *trusteeapi.Record) error {
 			raw, err = json.Marshal(short)
 		}
 		if err != nil {
-			return fmt.Errorf("record: %w", err)
+			return nil, fmt.Errorf("record: %w", err)
 		}
 	}
+	return raw, nil
+}
+
+func put(tx store.Tx, r *trusteeapi.Record, raw []byte) error {
 	bucket, meta := tenant.Bucket(r.Namespace, "records"), tenant.Bucket(r.Namespace, "meta")
 	n := uint64(0)
 	if v, err := tx.Get(meta, "records"); err != nil {
@@ -161,12 +184,16 @@ func Put(tx store.Tx, r *trusteeapi.Record) error {
 		return err
 	}
 	if n > keep {
-		old, ok, err := store.GetJSON[trusteeapi.Record](tx, bucket, key(n-keep))
+		old, err := tx.Get(bucket, key(n-keep))
 		if err != nil {
 			return err
 		}
-		if ok {
-			if err := errors.Join(tx.Delete(index, old.ID), tx.Delete(bucket, key(n-keep))); err != nil {
+		if old != nil {
+			id, err := idOf(old)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(tx.Delete(index, id), tx.Delete(bucket, key(n-keep))); err != nil {
 				return err
 			}
 		}
@@ -175,6 +202,27 @@ func Put(tx store.Tx, r *trusteeapi.Record) error {
 		return err
 	}
 	return tx.Put(index, r.ID, []byte(r.Namespace+"/"+key(n)))
+}
+
+// idOf gives the id of an encoded record, which is its first member; the rest, some
+// KiB, is not read where that is so.
+func idOf(raw []byte) (string, error) {
+	d := json.NewDecoder(bytes.NewReader(raw[:min(len(raw), 256)]))
+	brace, err := d.Token()
+	if name, nerr := d.Token(); err == nil && nerr == nil && brace == json.Delim('{') && name == "id" {
+		if id, err := d.Token(); err == nil {
+			if s, ok := id.(string); ok {
+				return s, nil
+			}
+		}
+	}
+	var r struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return "", fmt.Errorf("record: %w", err)
+	}
+	return r.ID, nil
 }
 
 func withoutReferences(all []trusteeapi.Appraisal) []trusteeapi.Appraisal {

@@ -32,6 +32,8 @@ func (g *Gate) Delivered(out *Released, err error) {
 func undelivered(err error) denial.Reason {
 	var n net.Error
 	switch {
+	case errors.Is(err, ErrRefused):
+		return ReasonPluginRefused
 	case errors.Is(err, errPlugin):
 		return ReasonPlugin
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &n) && n.Timeout():

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
@@ -16,6 +17,32 @@ import (
 
 // ReasonPlugin says that a plugin did not give what was asked for.
 const ReasonPlugin denial.Reason = "plugin-failed"
+
+// ReasonPluginRefused says that a plugin of this process may not give what was asked
+// for.
+const ReasonPluginRefused denial.Reason = "plugin-refused"
+
+// ErrRefused is, or is wrapped by, the error of a plugin that may not give what was
+// asked for, whoever asks.
+var ErrRefused = errors.New("refused")
+
+// in checks the entry in what the verified initdata of a result says. A document that
+// was not there, or whose entry was too long for a token, has no such entry.
+func (n *Named) in(s *ear.Submod) error {
+	if n == nil {
+		return nil
+	}
+	data, _ := s.Evidence["init_data_claims"].(map[string]any)
+	got, ok := data[n.Key].(string)
+	if ok && got == n.Value {
+		return nil
+	}
+	d := &denial.Denial{Reason: ReasonNamed, Component: Component, Claim: "initdata " + n.Key, Measured: "nothing", Expected: n.Value, Source: "path of the request"}
+	if ok {
+		d.Measured = got
+	}
+	return d
+}
 
 // Use has a plugin answer an attested guest under the rules of a stored secret:
 // req.Resource is the name under which the plugin is bound. What leaves is recorded
@@ -56,8 +83,12 @@ func (g *Gate) use(ctx context.Context, req Request, r *trusteeapi.Record, call 
 	body, encrypted, err := call(ctx)
 	if err != nil {
 		g.Delivered(out, fmt.Errorf("%w: %w", errPlugin, err))
+		reason := ReasonPlugin
+		if errors.Is(err, ErrRefused) {
+			reason = ReasonPluginRefused
+		}
 		return nil, nil, &denial.Denial{
-			Reason: ReasonPlugin, Component: Component, Claim: "plugin", Measured: err.Error(), Expected: "an answer", Source: req.Resource,
+			Reason: reason, Component: Component, Claim: "plugin", Measured: err.Error(), Expected: "an answer", Source: req.Resource,
 		}
 	}
 	defer clear(body)

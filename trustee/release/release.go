@@ -47,6 +47,7 @@ const (
 	ReasonNamespace    denial.Reason = "token-namespace"
 	ReasonNoInitdata   denial.Reason = "initdata-unbound"
 	ReasonUnbound      denial.Reason = "secret-unbound"
+	ReasonNamed        denial.Reason = "initdata-names-another"
 	ReasonStatus       denial.Reason = "status-unacceptable"
 	ReasonAbsent       denial.Reason = "secret-absent"
 	ReasonDeleted      denial.Reason = "secret-deleted"
@@ -131,7 +132,14 @@ type Request struct {
 	Plugin string
 	Path   []string
 	Method string // "": GET
+	// Named, if set, must be among what the guest's initdata says.
+	Named *Named
+	// NeedPolicy, if set, says what only a resource policy can allow.
+	NeedPolicy string
 }
+
+// Named is an entry of the data of an initdata document.
+type Named struct{ Key, Value string }
 
 // Released is one secret on its way out.
 type Released struct {
@@ -205,6 +213,9 @@ func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record
 		if a.seal, err = g.bound(tx, *req, a.sub.Coffer.Initdata); err != nil {
 			return err
 		}
+		if err := req.Named.in(a.sub); err != nil {
+			return err
+		}
 		if err := acceptable(n, a.claims.Submods); err != nil {
 			return explained(tx, err, a.claims.ID)
 		}
@@ -218,7 +229,12 @@ func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record
 	}
 	// Policies can only narrow what the rules above allow, and have their say before
 	// anybody hears whether there is a secret.
-	a.asked, err = g.ask(ctx, policies, req, a.claims)
+	if a.asked, err = g.ask(ctx, policies, req, a.claims); err == nil && a.asked == "" && req.NeedPolicy != "" {
+		err = &denial.Denial{
+			Reason: respolicy.ReasonDenied, Component: Component, Claim: req.Resource, Measured: "no resource policy selects it",
+			Expected: "one that allows " + req.NeedPolicy, Source: "resource policies of namespace " + req.Namespace,
+		}
+	}
 	return a, err
 }
 

@@ -30,11 +30,16 @@ const (
 	databaseEnv = "COFFER_TEST_TRUSTEE_DATABASE"
 	auditEnv    = "COFFER_TEST_TRUSTEE_AUDIT_IN_STORE"
 	envelopeEnv = "COFFER_TEST_TRUSTEE_ENVELOPE_KEY"
+	filesEnv    = "COFFER_TEST_TRUSTEE_OPEN_FILES"
 )
 
 // TestMain also is the server that TestKillNine kills, and each of TestReplicas.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
+		if err := limitFiles(os.Getenv(filesEnv)); err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
 		s, err := Start(context.Background(), apartFrom(os.Getenv(apartEnv), Config{
 			State: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: time.Now,
 			Verifiers: map[string]appraisal.Factory{fakeTEE: fakeFactory},

@@ -21,10 +21,10 @@ import (
 // importActor is who the audit log names: whoever can write to the state.
 const importActor = "coffer-trustee import"
 
-// Import brings over the files of the existing services into a namespace of the
+// Import brings over a store of the existing services into a namespace of the
 // state, which no server may have open. A dry run of a state that is not there yet
 // makes none.
-func Import(ctx context.Context, c Config, dir, ns string, o migrate.Options) (*migrate.Report, error) {
+func Import(ctx context.Context, c Config, from migrate.Source, ns string, o migrate.Options) (*migrate.Report, error) {
 	if c.State == "" || c.Log == nil || c.Now == nil {
 		return nil, errors.New("import: a part of the configuration is missing")
 	}
@@ -35,18 +35,18 @@ func Import(ctx context.Context, c Config, dir, ns string, o migrate.Options) (*
 		c.Limits = limits.Defaults()
 	}
 	o.Now = c.Now()
-	if _, err := os.Stat(filepath.Join(c.State, "trustee.db")); o.DryRun && errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(c.State, "trustee.db")); c.Database == "" && o.DryRun && errors.Is(err, os.ErrNotExist) {
 		if ns != trusteeapi.DefaultNamespace {
 			return nil, fmt.Errorf("namespace %s: %w", ns, tenant.ErrNotFound)
 		}
-		return migrate.Run(ctx, dir, nothing{}, o)
+		return migrate.Run(ctx, from, nothing{}, o)
 	}
 	s := &Server{cfg: c}
-	r, err := s.importInto(ctx, dir, ns, o)
+	r, err := s.importInto(ctx, from, ns, o)
 	return r, errors.Join(err, s.closeState())
 }
 
-func (s *Server) importInto(ctx context.Context, dir, ns string, o migrate.Options) (*migrate.Report, error) {
+func (s *Server) importInto(ctx context.Context, from migrate.Source, ns string, o migrate.Options) (*migrate.Report, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (s *Server) importInto(ctx context.Context, dir, ns string, o migrate.Optio
 	if err != nil {
 		return nil, err
 	}
-	return migrate.Run(ctx, dir, &target{s, registry, gate, ns}, o)
+	return migrate.Run(ctx, from, &target{s, registry, gate, ns}, o)
 }
 
 // target is one namespace of the state.
@@ -91,6 +91,11 @@ func (t *target) Secrets(ctx context.Context) ([]string, error) {
 		out = append(out, r.Name)
 	}
 	return out, err
+}
+
+// IsSecret implements migrate.Target.
+func (t *target) IsSecret(ctx context.Context, name string, secret []byte) (bool, error) {
+	return t.gate.Same(ctx, t.ns, name, secret)
 }
 
 // PutSecret implements migrate.Target.
@@ -124,11 +129,11 @@ func (t *target) PutPolicy(ctx context.Context, name, text string) error {
 }
 
 // Bundles implements migrate.Target.
-func (t *target) Bundles(ctx context.Context) ([]string, error) {
+func (t *target) Bundles(ctx context.Context) (map[string]string, error) {
 	l, err := t.registry.ReferenceValues(ctx, t.ns)
-	var out []string
+	out := map[string]string{}
 	for _, b := range l {
-		out = append(out, b.Name)
+		out[b.Name] = b.ID
 	}
 	return out, err
 }
@@ -145,11 +150,12 @@ func (t *target) PutBundle(ctx context.Context, name string, doc []byte) error {
 // nothing is a state that is not there yet, for a dry run.
 type nothing struct{}
 
-func (nothing) Secrets(context.Context) ([]string, error)       { return nil, nil }
-func (nothing) Policy(context.Context, string) (string, error)  { return "", nil }
-func (nothing) Bundles(context.Context) ([]string, error)       { return nil, nil }
-func (nothing) PutSecret(context.Context, string, []byte) error { return errDry }
-func (nothing) PutPolicy(context.Context, string, string) error { return errDry }
-func (nothing) PutBundle(context.Context, string, []byte) error { return errDry }
+func (nothing) Secrets(context.Context) ([]string, error)              { return nil, nil }
+func (nothing) Policy(context.Context, string) (string, error)         { return "", nil }
+func (nothing) Bundles(context.Context) (map[string]string, error)     { return nil, nil }
+func (nothing) IsSecret(context.Context, string, []byte) (bool, error) { return false, nil }
+func (nothing) PutSecret(context.Context, string, []byte) error        { return errDry }
+func (nothing) PutPolicy(context.Context, string, string) error        { return errDry }
+func (nothing) PutBundle(context.Context, string, []byte) error        { return errDry }
 
 var errDry = errors.New("import: a dry run changes nothing")

@@ -25,7 +25,7 @@ type Operations struct {
 	// IPv6 /64) and to one namespace; twice as many may come at once. Below 0: no
 	// limit.
 	PeerRate, NamespaceRate float64
-	// PeerConns is how many connections one network address may have.
+	// PeerConns is how many connections one network address may have; 0: half of all.
 	PeerConns int
 	// DrainDelay is how long the server goes on, not ready, before it stops to
 	// listen, so that what balances the load can notice.
@@ -37,11 +37,10 @@ type Operations struct {
 const (
 	defaultPeerRate      = 5000
 	defaultNamespaceRate = 20_000
-	defaultPeerConns     = maxConns / 2
 
 	rememberPeers = 20_000 // buckets; twice that at most
 	opsConns      = 64
-	spareDisk     = 1 << 20 // bytes without which the audit log counts as full
+	spareDisk     = 1 << 20 // bytes without which a disk counts as full
 )
 
 func limiter(rate, byDefault float64, now func() time.Time) (*ratelimit.Limiter, error) {
@@ -77,24 +76,31 @@ func (s *Server) readiness() *ops.Ready {
 			if _, ok := s.store.(store.Health); ok {
 				return s.Healthy() // a database that replicas share knows by itself
 			}
-			return s.store.Update(ctx, func(tx store.Tx) error {
+			if err := s.store.Update(ctx, func(tx store.Tx) error {
 				return tx.Put("health", "checked", []byte(s.cfg.Now().UTC().Format(time.RFC3339)))
-			})
+			}); err != nil {
+				return err
+			}
+			return roomAt(s.cfg.State) // this little may have fitted into what the file has free
 		}},
 		ops.Check{Name: "audit log", Do: func(ctx context.Context) error {
 			if err := s.audit.Check(ctx); err != nil || s.cfg.Audit.InStore {
 				return err
 			}
-			var fs unix.Statfs_t
-			dir := filepath.Join(s.cfg.State, "audit")
-			if err := unix.Statfs(dir, &fs); err != nil {
-				return fmt.Errorf("free space: %w", err)
-			}
-			if free := fs.Bavail * uint64(fs.Bsize); free < spareDisk {
-				return fmt.Errorf("free space: %d bytes, less than %d", free, spareDisk)
-			}
-			return nil
+			return roomAt(filepath.Join(s.cfg.State, "audit"))
 		}})
+}
+
+// roomAt reports a disk that is full, or about to be.
+func roomAt(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("free space: %w", err)
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < spareDisk {
+		return fmt.Errorf("free space: %d bytes, less than %d", free, spareDisk)
+	}
+	return nil
 }
 
 // listenOps opens the operators' listener.
@@ -111,7 +117,8 @@ func (s *Server) listenOps(ctx context.Context) error {
 		Handler: ops.Handler(s.metrics, s.ready), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
-	go func() { _ = s.opsHTTP.Serve(newLimited(ln, opsConns, 0, nil)) }()
+	attend(s.opsHTTP)
+	go func() { _ = s.opsHTTP.Serve(newLimited(ln, opsConns, 0, nil, func() {})) }()
 	return nil
 }
 

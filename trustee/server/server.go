@@ -34,6 +34,8 @@ import (
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
+	"github.com/cofferproject/coffer/trustee/nebulaca"
+	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
@@ -90,6 +92,11 @@ type Config struct {
 	Plugins []plugin.Backend
 	// SecretStores have secrets that namespaces map to them.
 	SecretStores []*secretstore.Spec
+	// ProvisionerKeyLength is how many characters the keys of the provisioner plugin have;
+	// 0: it is not served.
+	ProvisionerKeyLength int
+	// Nebula has the nebula-ca plugin served; nil: it is not.
+	Nebula *nebulaca.Config
 	// FirstAdmin is a file with the public key (PEM, Ed25519) of the administrator whom
 	// the first start registers; "": that makes a key.
 	FirstAdmin string
@@ -101,6 +108,8 @@ type Config struct {
 	DenyPublishedAdmin bool
 	// PublishedAdmin takes administrators of identity providers there; nil: none.
 	PublishedAdmin *adminjwt.Config
+	// AdminIssuers are OpenID Connect providers whose tokens say who an administrator is.
+	AdminIssuers []oidc.Config
 	// Services are the published services beside the KBS.
 	Services Services
 	// Role is what of the trustee this process serves; "": all of it.
@@ -150,6 +159,7 @@ type Server struct {
 	opsLn    net.Listener
 	opsHTTP  *http.Server
 	admin    string // path of the admin key
+	conns    int    // connections of each listener
 	ln       net.Listener
 	http     *http.Server
 	cert     atomic.Pointer[tls.Certificate]
@@ -196,6 +206,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 		h, err = s.front(h)
 	}
 	if err == nil {
+		err = s.boundConnections()
+	}
+	if err == nil {
 		err = s.listen(ctx, h)
 	}
 	if err == nil {
@@ -214,6 +227,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.secrets.Start(run, func(store, what string, err error) {
 		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
 	})
+	s.providers.Start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
 	go s.rvps.serve(s.served)
@@ -328,8 +342,8 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
-		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
+		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -347,8 +361,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if s.plugins, err = plugin.New(c.Plugins); err != nil {
 		return nil, err
 	}
+	inside, err := s.pluginsInside(ctx, gate)
+	if err != nil {
+		return nil, err
+	}
 	kbs, err := kbsapi.New(kbsapi.Config{
-		Plugins: s.plugins,
+		Plugins: s.plugins, Provisioner: inside.provisioner, Nebula: inside.nebula,
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
@@ -396,9 +414,9 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	}
 	share := s.cfg.Operations.PeerConns
 	if share == 0 {
-		share = defaultPeerConns
+		share = s.conns / 2
 	}
-	conns := newLimited(ln, maxConns, share, s.metrics.Refused)
+	conns := newLimited(ln, s.conns, share, s.metrics.Refused, s.metrics.Shed)
 	s.metrics.Gauge("connections", "Open connections.", func() float64 { return float64(conns.open()) })
 	s.ln = conns
 	conf := &tls.Config{
@@ -412,6 +430,7 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: conf,
 	}
+	attend(s.http)
 	return nil
 }
 
@@ -529,6 +548,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}

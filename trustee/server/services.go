@@ -130,11 +130,12 @@ func (s *Server) listenService(ctx context.Context, addr string, h http.Handler,
 	if err != nil {
 		return nil, err
 	}
-	v := &service{ln: newLimited(ln, maxConns, 0, nil), secure: clients != nil, http: &http.Server{
+	v := &service{ln: newLimited(ln, s.conns, 0, nil, s.metrics.Shed), secure: clients != nil, http: &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 128 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: asapi.Slots},
 	}}
+	attend(v.http)
 	v.http.Protocols.SetHTTP1(true)
 	if !v.secure {
 		v.http.Protocols.SetUnencryptedHTTP2(true)

@@ -53,8 +53,8 @@ func parse(c Config) (*pgxpool.Config, error) {
 	if c.Log == nil {
 		return nil, errors.New("postgres: logger missing")
 	}
-	if strings.Contains(c.URL, "password=") || hasURLPassword(c.URL) {
-		return nil, errors.New("postgres: the connection string holds a password, which others can read where it is: put it into a password file (PGPASSFILE)")
+	if err := noPassword(c.URL); err != nil {
+		return nil, err
 	}
 	p, err := pgxpool.ParseConfig(c.URL)
 	if err != nil {
@@ -82,6 +82,8 @@ func parse(c Config) (*pgxpool.Config, error) {
 	p.ConnConfig.AfterConnect = durable
 	return p, nil
 }
+
+func hasPassword(s string) bool { return strings.Contains(s, "password=") || hasURLPassword(s) }
 
 func hasURLPassword(s string) bool {
 	scheme, rest, ok := strings.Cut(s, "://")

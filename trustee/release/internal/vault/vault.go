@@ -10,8 +10,10 @@ package vault
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -123,6 +125,29 @@ func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte, o PutOp
 // Open decrypts what Sealed gave.
 func (v *Vault) Open(ctx context.Context, ns, name string, version uint64, box []byte) ([]byte, error) {
 	return keyring.Decrypt(ctx, v.kek, place(ns, name, version), box)
+}
+
+// Same reports whether the newest version that can be had of a secret is this.
+func (v *Vault) Same(ctx context.Context, ns, name string, secret []byte) (bool, error) {
+	var x *trusteeapi.SecretVersion
+	var box []byte
+	err := v.store.View(ctx, func(tx store.Tx) (err error) {
+		x, box, err = v.Sealed(tx, ns, name, Want{})
+		box = slices.Clone(box)
+		return err
+	})
+	if errors.Is(err, ErrAbsent) || errors.Is(err, ErrDeleted) || errors.Is(err, ErrExpired) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	have, err := v.Open(ctx, ns, name, x.Version, box)
+	if err != nil {
+		return false, err
+	}
+	defer clear(have)
+	return subtle.ConstantTimeCompare(have, secret) == 1, nil
 }
 
 // Delete removes a secret with all its versions and its binding.

@@ -12,9 +12,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cofferproject/coffer/trustee/store"
 )
+
+// gather is how long a group waits for more where the one before had several: a
+// commit costs the same for one update and for many, in time of the processor too,
+// and who comes alone waits for nobody.
+const gather = time.Millisecond
 
 // Committer runs updates in groups.
 type Committer struct {
@@ -74,22 +80,31 @@ func (c *Committer) Close() {
 
 func (c *Committer) loop() {
 	defer close(c.done)
+	last := 0
 	for u := range c.queue {
-		group := []*update{u}
-	gather:
-		for len(group) < c.most {
-			select {
-			case n, ok := <-c.queue:
-				if !ok {
-					break gather
-				}
-				group = append(group, n)
-			default:
-				break gather
-			}
+		if last > 1 {
+			time.Sleep(gather)
 		}
+		group := c.queued([]*update{u})
+		last = len(group)
 		c.commit(group)
 	}
+}
+
+// queued adds what is in the queue.
+func (c *Committer) queued(group []*update) []*update {
+	for len(group) < c.most {
+		select {
+		case u, ok := <-c.queue:
+			if !ok {
+				return group
+			}
+			group = append(group, u)
+		default:
+			return group
+		}
+	}
+	return group
 }
 
 // commit runs a group in one transaction. An update that fails takes its changes

@@ -1,0 +1,58 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cofferproject/coffer/api/launch"
+)
+
+type launchSpec = launch.Spec
+
+// guestError is the guest agent's answer in its own words.
+type guestError struct{ st *status.Status }
+
+func (e *guestError) Error() string              { return e.st.Message() }
+func (e *guestError) GRPCStatus() *status.Status { return e.st }
+
+// plainErrors takes the wire's words off errors, which people read.
+func plainErrors(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	if err := invoke(ctx, req, resp); err != nil {
+		return err
+	}
+	if st := status.FromProto(resp.GetStatus()); st.Code() != codes.OK {
+		return &guestError{st}
+	}
+	return nil
+}
+
+// call asks the guest within a time and drops what it answers.
+func call[Q, A any](ctx context.Context, timeout time.Duration, f func(context.Context, Q) (A, error), q Q) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := f(ctx, q)
+	return err
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)
+	}
+	return b, nil
+}

@@ -1,0 +1,94 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/cofferproject/coffer/api/launch"
+)
+
+// maxConfig is the largest configuration, in bytes.
+const maxConfig = 64 << 10
+
+// Config is what the node's administrator says of one runtime handler, as TOML:
+// in containerd's configuration under the handler's options, or in the file that
+// ConfigPath names there. A pod's author cannot change any of it.
+type Config struct {
+	// TEE is the kind of TEE of this handler's pods: "tpm-sim", "snp-sim", ...
+	TEE launch.TEE `toml:"tee"`
+	// Platform is platform.json, made by coffer guest build.
+	Platform string `toml:"platform"`
+	// Variant is the guest image's; "": the one of the TEE, "sim" or "release".
+	Variant string `toml:"variant"`
+	// Bin is the folder of coffer-node and coffer-simhw; "": the shim's own.
+	Bin string `toml:"bin"`
+	// Cache keeps what can be made again; "": /var/cache/coffer.
+	Cache string `toml:"cache"`
+	// RunDir holds a folder for each running pod; "": /run/coffer/shim.
+	RunDir string `toml:"run_dir"`
+	// MemoryMiB and VCPUs size the VM of a pod that carries no size and has no
+	// limits; 0: the smallest that Coffer's guest is used with.
+	MemoryMiB int `toml:"memory_mib"`
+	VCPUs     int `toml:"vcpus"`
+}
+
+// Defaults of Config.
+const (
+	DefaultRunDir = "/run/coffer/shim"
+	defaultCache  = "/var/cache/coffer"
+)
+
+// ParseConfig reads a configuration. Unknown keys are errors.
+func ParseConfig(b []byte) (*Config, error) {
+	if len(b) > maxConfig {
+		return nil, fmt.Errorf("longer than %d bytes", maxConfig)
+	}
+	c := new(Config)
+	md, err := toml.Decode(string(b), c)
+	if err != nil {
+		return nil, err
+	}
+	if un := md.Undecoded(); len(un) > 0 {
+		return nil, fmt.Errorf("%s: no such key", un[0])
+	}
+	switch {
+	case c.TEE == "":
+		return nil, errors.New("tee: missing")
+	case !slices.Contains(launch.SimulatedTEEs, c.TEE):
+		return nil, fmt.Errorf("tee: %q is none that this build launches %v", c.TEE, launch.SimulatedTEEs)
+	case !filepath.IsAbs(c.Platform):
+		return nil, fmt.Errorf("platform: %q is no absolute path", c.Platform)
+	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs:
+		return nil, errors.New("memory_mib or vcpus: out of range")
+	}
+	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}} {
+		if p.path != "" && !filepath.IsAbs(p.path) {
+			return nil, fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
+		}
+	}
+	if c.Variant == "" {
+		c.Variant = "release"
+		if c.TEE.Simulated() {
+			c.Variant = "sim"
+		}
+	}
+	if c.Cache == "" {
+		c.Cache = defaultCache
+	}
+	if c.RunDir == "" {
+		c.RunDir = DefaultRunDir
+	}
+	if c.Bin == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		c.Bin = filepath.Dir(self)
+	}
+	return c, nil
+}

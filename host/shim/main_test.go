@@ -1,0 +1,117 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+func TestAnswerToStart(t *testing.T) {
+	boot, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: "x", Namespace: "k8s.io", ContainerdVersion: "v2.4.2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	options, err := proto.Marshal(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{1, 2, 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		said     []byte
+		document bool
+	}{"containerd 2.3 and later": {boot, true}, "containerd 1.7": {options, false}, "nothing": {nil, false}, "garbage": {[]byte("\xff\xff\xff"), false}} {
+		var b bytes.Buffer
+		if err := answer(&b, "unix:///run/x", readsJSON(c.said)); err != nil {
+			t.Fatal(err)
+		}
+		var doc struct {
+			Version           int
+			Address, Protocol string
+		}
+		switch err := json.Unmarshal(b.Bytes(), &doc); {
+		case c.document && (err != nil || doc.Version != 3 || doc.Address != "unix:///run/x" || doc.Protocol != "ttrpc"):
+			t.Errorf("%s: %s", name, b.String())
+		case !c.document && b.String() != "unix:///run/x":
+			t.Errorf("%s: %s", name, b.String())
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	good := "tee = \"tpm-sim\"\nplatform = \"/p.json\"\n"
+	options := func(body string) *anypb.Any {
+		b, err := proto.Marshal(&runtimeoptions.Options{ConfigBody: []byte(body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &anypb.Any{Value: b}
+	}
+	c, err := configOf(options(good))
+	if err != nil || c.Variant != "sim" || c.RunDir != DefaultRunDir || c.Cache == "" || c.Bin == "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for body, want := range map[string]string{
+		"platform = \"/p\"":                      "tee: missing",
+		"tee = \"snp-simm\"\nplatform = \"/p\"":  "tee:",
+		"tee = \"tpm-sim\"\nplatform = \"p\"":    "platform:",
+		good + "qemu = \"/bin/sh\"":              "qemu: no such key",
+		good + "vcpus = 1000":                    "vcpus",
+		good + "cache = \"x\"":                   "cache:",
+		good + strings.Repeat("# \n", maxConfig): "longer than",
+		"tee = ":                                 "",
+	} {
+		if _, err := configOf(options(body)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: %v, want %q", body, err, want)
+		}
+	}
+	if _, err := configOf(nil); err == nil {
+		t.Error("no options passed")
+	}
+}
+
+func TestRoles(t *testing.T) {
+	for _, c := range []struct {
+		annotations map[string]string
+		sandbox     string
+		is, fails   bool
+	}{
+		{map[string]string{criType: "sandbox"}, "me", true, false},
+		{map[string]string{criType: "container", criSandbox: "pod"}, "pod", false, false},
+		{map[string]string{crioType: "sandbox"}, "me", true, false},
+		{map[string]string{crioType: "container", crioSandbox: "pod"}, "pod", false, false},
+		{map[string]string{criType: "container"}, "", false, true},
+		{nil, "", false, true},
+	} {
+		id, is, err := role(&specs.Spec{Annotations: c.annotations}, "me")
+		if (err != nil) != c.fails || id != c.sandbox || is != c.is {
+			t.Errorf("%v: %q %v %v", c.annotations, id, is, err)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for _, c := range []struct {
+		annotations map[string]string
+		mib, cpus   int
+	}{
+		{nil, 512, 2},
+		{map[string]string{criMemory: "268435456", criCPUQuota: "350000", criCPUPeriod: "100000"}, 768, 4},
+		{map[string]string{annotationMiB: "384", annotationVCPUs: "3", criMemory: "268435456"}, 384, 3},
+	} {
+		mib, cpus, err := size(&Config{}, c.annotations)
+		if err != nil || mib != c.mib || cpus != c.cpus {
+			t.Errorf("%v: %d MiB, %d vCPUs, %v", c.annotations, mib, cpus, err)
+		}
+	}
+	for _, bad := range []map[string]string{{annotationMiB: "lots"}, {annotationVCPUs: "65"}, {annotationMiB: "99999999999"}, {annotationVCPUs: "-1"}} {
+		if mib, cpus, err := size(&Config{}, bad); err == nil {
+			t.Errorf("%v: %d MiB, %d vCPUs", bad, mib, cpus)
+		}
+	}
+}

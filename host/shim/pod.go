@@ -1,0 +1,308 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/channel"
+	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/host/podnet"
+	"github.com/cofferproject/coffer/host/sandbox"
+	"github.com/cofferproject/coffer/host/vmm"
+)
+
+// Deadlines of calls to the guest: it is not the host's, and may not answer.
+const (
+	callTimeout   = 30 * time.Second
+	bootTimeout   = 120 * time.Second
+	createTimeout = 20 * time.Minute // CreateContainer pulls the image
+)
+
+// pod is the running TEE.
+type pod struct {
+	id     string
+	dir    string // the run directory
+	config *Config
+	policy *podpolicy.Policy
+	vm     sandbox.Sandbox
+	pid    uint32
+	log    *slog.Logger
+
+	client *ttrpc.Client
+	agent  agentpb.AgentServiceService
+
+	mu     sync.Mutex
+	copied map[string]bool // volumes whose files the guest has
+}
+
+// policyOf reads the pod policy from the pod's initdata annotation.
+func policyOf(annotations map[string]string) (*podpolicy.Policy, []byte, error) {
+	text := annotations[initdata.AnnotationKey]
+	if text == "" {
+		return nil, nil, fmt.Errorf("the pod has no annotation %s, so its guest would start nothing: seal it with coffer seal, and let containerd pass the annotation on (pod_annotations of the runtime handler)", initdata.AnnotationKey)
+	}
+	plain, err := initdata.DecodeAnnotation(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("annotation %s: %w", initdata.AnnotationKey, err)
+	}
+	doc, err := initdata.Parse(plain)
+	if err != nil {
+		return nil, nil, fmt.Errorf("annotation %s: %w", initdata.AnnotationKey, err)
+	}
+	raw, ok := doc.Data[podpolicy.DataKey]
+	if !ok {
+		return nil, nil, fmt.Errorf("annotation %s: no %s: Coffer's guest starts nothing without a pod policy", initdata.AnnotationKey, podpolicy.DataKey)
+	}
+	p, err := podpolicy.Parse([]byte(raw))
+	if err != nil {
+		return nil, nil, fmt.Errorf("annotation %s: %s: %w", initdata.AnnotationKey, podpolicy.DataKey, err)
+	}
+	return p, plain, nil
+}
+
+// launchPod starts the TEE of a sandbox bundle and prepares it for containers. On
+// error nothing is left behind.
+func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *slog.Logger) (_ *pod, err error) {
+	policy, document, err := policyOf(s.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	mib, vcpus, err := size(c, s.Annotations)
+	if err != nil {
+		return nil, fmt.Errorf("sizing the VM: %w", err)
+	}
+	pf, err := platform.Load(c.Platform)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := pf.Spec(c.TEE, c.Variant, mib, vcpus)
+	if err != nil {
+		return nil, err
+	}
+	spec.Initdata = document
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	p := &pod{id: id, config: c, policy: policy, log: log, copied: map[string]bool{}}
+	if p.dir, err = makeRunDir(c.RunDir, id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.destroy())
+		}
+	}()
+	network := &podnet.Network{}
+	if ns := networkNamespace(s); ns != "" {
+		if network, err = podnet.Connect(ns); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.launch(ctx, spec, network); err != nil {
+		return nil, err
+	}
+	return p, p.prepare(ctx, s, network)
+}
+
+func networkNamespace(s *specs.Spec) string {
+	if s.Linux == nil {
+		return ""
+	}
+	for _, ns := range s.Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			return ns.Path
+		}
+	}
+	return ""
+}
+
+// prepare makes the guest ready for its first container.
+func (p *pod) prepare(ctx context.Context, s *specs.Spec, n *podnet.Network) error {
+	began := time.Now()
+	if err := p.dial(ctx); err != nil {
+		return err
+	}
+	p.log.Info("guest agent answered", "duration", time.Since(began))
+	for _, i := range n.Interfaces {
+		in := &agentpb.Interface{Name: i.Name, HwAddr: i.MAC, Mtu: uint64(i.MTU)}
+		for _, a := range i.Addresses {
+			family := agentpb.IPFamily_v4
+			if a.Addr().Is6() {
+				family = agentpb.IPFamily_v6
+			}
+			in.IPAddresses = append(in.IPAddresses, &agentpb.IPAddress{Family: family, Address: a.Addr().String(), Mask: fmt.Sprint(a.Bits())})
+		}
+		if err := call(ctx, callTimeout, p.agent.UpdateInterface, &agentpb.UpdateInterfaceRequest{Interface: in}); err != nil {
+			return fmt.Errorf("giving the guest its interface %s: %w", i.Name, err)
+		}
+	}
+	if len(n.Routes) > 0 {
+		if err := call(ctx, callTimeout, p.agent.UpdateRoutes, &agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{Routes: n.Routes}}); err != nil {
+			return fmt.Errorf("giving the guest its routes: %w", err)
+		}
+	}
+	if len(n.Neighbors) > 0 {
+		if err := call(ctx, callTimeout, p.agent.AddARPNeighbors, &agentpb.AddARPNeighborsRequest{Neighbors: &agentpb.ARPNeighbors{ARPNeighbors: n.Neighbors}}); err != nil {
+			return fmt.Errorf("giving the guest its neighbours: %w", err)
+		}
+	}
+	dns, err := resolvConf(s, p.policy)
+	if err != nil {
+		return err
+	}
+	if err := call(ctx, callTimeout, p.agent.CreateSandbox, p.policy.CreateSandboxRequest(p.id, dns)); err != nil {
+		return fmt.Errorf("preparing the guest: %w", err)
+	}
+	return nil
+}
+
+// resolvConf reads the lines of the file that containerd has made for the pod.
+func resolvConf(s *specs.Spec, policy *podpolicy.Policy) ([]string, error) {
+	if policy.Sandbox.ResolvConf != "host" {
+		return nil, nil
+	}
+	i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/etc/resolv.conf" })
+	if i < 0 {
+		return nil, nil
+	}
+	b, err := readBounded(s.Mounts[i].Source, maxResolvConf)
+	if err != nil {
+		return nil, fmt.Errorf("reading the pod's resolv.conf: %w", err)
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		words := strings.Fields(line)
+		if len(words) < 2 || !slices.Contains([]string{"nameserver", "search", "options"}, words[0]) {
+			continue
+		}
+		if words[0] == "search" {
+			words = slices.DeleteFunc(words, func(w string) bool { return w == "." })
+			if len(words) < 2 {
+				continue
+			}
+		}
+		out = append(out, strings.Join(words, " "))
+	}
+	return out, nil
+}
+
+const maxResolvConf = 64 << 10
+
+// dial connects to the guest agent and waits for its first answer.
+func (p *pod) dial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	conn, err := p.vm.Dial(ctx, byte(channel.KindTTRPC))
+	if err == nil {
+		err = p.health(ctx, conn)
+	}
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-p.gone():
+		return p.endError()
+	case <-time.After(time.Second):
+	}
+	return fmt.Errorf("waiting for the guest agent: %w", err)
+}
+
+func (p *pod) health(ctx context.Context, conn net.Conn) error {
+	p.client = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(plainErrors))
+	p.agent = agentpb.NewAgentServiceClient(p.client)
+	_, err := agentpb.NewHealthClient(p.client).Check(ctx, &agentpb.CheckRequest{})
+	return err
+}
+
+// gone is closed when the TEE has ended.
+func (p *pod) gone() <-chan struct{} {
+	done := make(chan struct{})
+	go func() { p.vm.Wait(); close(done) }()
+	return done
+}
+
+// endError says how the TEE ended, console and all.
+func (p *pod) endError() error {
+	e := p.vm.Wait()
+	msg := "the TEE ended: " + e.Reason
+	if e.Detail != "" {
+		msg += ": " + e.Detail
+	}
+	if e.Console != "" {
+		msg += "\nconsole, last lines:\n" + e.Console
+	}
+	return errors.New(msg)
+}
+
+func (p *pod) launch(ctx context.Context, spec *launchSpec, n *podnet.Network) error {
+	network := &vmm.Network{}
+	for _, i := range n.Interfaces {
+		network.Taps = append(network.Taps, vmm.Tap{File: i.Tap, MAC: i.MAC})
+	}
+	pf, err := platform.Load(p.config.Platform)
+	if err != nil {
+		n.Close()
+		return err
+	}
+	driver, err := vmm.New(pf, vmm.Options{
+		CacheDir: p.config.Cache, Supervisor: []string{filepath.Join(p.config.Bin, "coffer-node"), "supervise"},
+		SimHW: filepath.Join(p.config.Bin, "coffer-simhw"), Parent: os.Getpid(), BootTimeout: bootTimeout, Network: network,
+	})
+	if err != nil {
+		n.Close()
+		return err
+	}
+	vm, err := driver.Launch(ctx, p.id, p.dir, spec, func(m string) { p.log.Info("launching", "step", m) })
+	if err != nil {
+		var c interface{ ConsoleTail() string }
+		if errors.As(err, &c) && c.ConsoleTail() != "" {
+			err = fmt.Errorf("%w\nconsole, last lines:\n%s", err, c.ConsoleTail())
+		}
+		return fmt.Errorf("launching the TEE: %w", err)
+	}
+	p.vm = vm
+	p.pid = uint32(vm.PIDs()["qemu"])
+	return nil
+}
+
+// destroy ends the TEE and removes what launchPod made.
+func (p *pod) destroy() error {
+	var errs []error
+	if p.client != nil {
+		_ = p.client.Close()
+	}
+	if p.vm != nil {
+		errs = append(errs, p.vm.Destroy())
+	}
+	if err := os.Remove(p.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("removing the run directory: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// makeRunDir makes the private folder of one pod.
+func makeRunDir(root, id string) (string, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", fmt.Errorf("making the run directory: %w", err)
+	}
+	dir := filepath.Join(root, id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("making the run directory: %w", err)
+	}
+	return dir, nil
+}

@@ -1,0 +1,515 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cofferproject/coffer/api/agentpb"
+)
+
+// Service is the task API for one pod.
+type Service struct {
+	id     string // of the sandbox
+	events *publisher
+	log    *slog.Logger
+	stop   func() // ends the process, once nothing is left
+
+	mu         sync.Mutex
+	pod        *pod // nil until the sandbox is created
+	containers map[string]*container
+}
+
+var _ api.TTRPCTaskService = (*Service)(nil)
+
+func newService(id string, ev *publisher, stop func(), log *slog.Logger) *Service {
+	return &Service{id: id, events: ev, stop: stop, log: log, containers: map[string]*container{}}
+}
+
+func notFound(format string, args ...any) error {
+	return status.Errorf(codes.NotFound, format, args...)
+}
+
+// find gives a task and the pod that it is in.
+func (s *Service) find(id string) (*container, *pod, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil {
+		return nil, nil, notFound("no task %s", id)
+	}
+	return c, s.pod, nil
+}
+
+// process gives one process of a task.
+func (s *Service) process(id, execID string) (*container, *proc, *pod, error) {
+	c, p, err := s.find(id)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if execID == "" {
+		return c, c.proc, p, nil
+	}
+	x := c.exec(execID)
+	if x == nil {
+		return nil, nil, nil, notFound("no process %s in task %s", execID, id)
+	}
+	return c, x.proc, p, nil
+}
+
+// Create makes the sandbox (launches the TEE) or a container in it (the guest
+// pulls the image).
+func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
+	spec, err := readSpec(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	_, isSandbox, err := role(spec, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{
+		proc: newProc(stdio{r.Stdin, r.Stdout, r.Stderr, r.Terminal}), id: r.ID, bundle: r.Bundle, sandbox: isSandbox, execs: map[string]*exec{},
+	}
+	began := time.Now()
+	if isSandbox {
+		err = s.createSandbox(ctx, r, spec)
+	} else {
+		err = s.createContainer(ctx, c, spec)
+	}
+	if err != nil {
+		s.log.Error("create failed", "task", r.ID, "error", err)
+		return nil, err
+	}
+	s.mu.Lock()
+	s.containers[r.ID] = c
+	pid := s.pod.pid
+	s.mu.Unlock()
+	s.log.Info("created", "task", r.ID, "sandbox", isSandbox, "duration", time.Since(began))
+	s.events.send(&events.TaskCreate{
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: pid,
+		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+	return &api.CreateTaskResponse{Pid: pid}, nil
+}
+
+func (s *Service) createSandbox(ctx context.Context, r *api.CreateTaskRequest, spec *specs.Spec) error {
+	s.mu.Lock()
+	have := s.pod != nil
+	s.mu.Unlock()
+	if have {
+		return status.Error(codes.AlreadyExists, "this shim has its pod")
+	}
+	cfg, err := configOf(r.Options)
+	if err != nil {
+		return err
+	}
+	p, err := launchPod(ctx, r.ID, cfg, spec, s.log)
+	if err != nil {
+		return err
+	}
+	// Where the shim's own delete finds the folder after a crash.
+	if err := os.WriteFile(filepath.Join(r.Bundle, runDirFile), []byte(cfg.RunDir), 0o600); err != nil {
+		return errors.Join(fmt.Errorf("recording the run directory: %w", err), p.destroy())
+	}
+	s.mu.Lock()
+	s.pod = p
+	s.mu.Unlock()
+	go s.watchVM(p)
+	go s.watchOOM(context.WithoutCancel(ctx), p) // as long as the TEE
+	return nil
+}
+
+// watchVM ends every task when the TEE has ended.
+func (s *Service) watchVM(p *pod) {
+	exit := p.vm.Wait()
+	s.log.Info("the TEE ended", "reason", exit.Reason, "detail", exit.Detail)
+	if exit.Console != "" {
+		s.log.Info("console, last lines", "text", exit.Console)
+	}
+	s.mu.Lock()
+	var all []*container
+	var box *container
+	for _, c := range s.containers {
+		if c.sandbox {
+			box = c
+			continue
+		}
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		c.execMu.Lock()
+		for id, x := range c.execs {
+			s.exited(c, id, x.proc, killed)
+		}
+		c.execMu.Unlock()
+		s.exited(c, "", c.proc, killed)
+	}
+	if box != nil {
+		s.exited(box, "", box.proc, killed)
+	}
+}
+
+// watchOOM passes on which containers the guest's kernel has killed for memory.
+func (s *Service) watchOOM(ctx context.Context, p *pod) {
+	for {
+		ev, err := p.agent.GetOOMEvent(ctx, &agentpb.GetOOMEventRequest{})
+		if err != nil {
+			return // the TEE ended
+		}
+		s.mu.Lock()
+		c := s.containers[ev.GetContainerId()]
+		s.mu.Unlock()
+		if c == nil {
+			continue
+		}
+		s.events.send(&events.TaskOOM{ContainerID: c.id})
+		// CRI-O looks for this file.
+		if err := os.WriteFile(filepath.Join(c.bundle, "oom"), nil, 0o600); err != nil {
+			s.log.Warn("recording an OOM kill", "error", err)
+		}
+	}
+}
+
+// exited records a process's end, once, and tells containerd.
+func (s *Service) exited(c *container, execID string, p *proc, code uint32) {
+	if !p.ended(code) {
+		return
+	}
+	if p.streams != nil {
+		p.streams.close()
+	}
+	id := execID
+	if id == "" {
+		id = c.id
+	}
+	_, at := p.result()
+	s.events.send(&events.TaskExit{ContainerID: c.id, ID: id, Pid: s.pidOf(), ExitStatus: code, ExitedAt: timestamppb.New(at)})
+}
+
+func (s *Service) pidOf() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pod == nil {
+		return 0
+	}
+	return s.pod.pid
+}
+
+func (s *Service) createContainer(ctx context.Context, c *container, spec *specs.Spec) error {
+	s.mu.Lock()
+	p := s.pod
+	_, twice := s.containers[c.id]
+	s.mu.Unlock()
+	switch {
+	case p == nil:
+		return status.Error(codes.FailedPrecondition, "the pod's sandbox is not there yet")
+	case twice:
+		return status.Errorf(codes.AlreadyExists, "task %s exists", c.id)
+	}
+	name := containerName(spec)
+	if c.policy = p.policy.Container(name); c.policy == nil {
+		return status.Errorf(codes.PermissionDenied, "the pod's policy has no container %q: it was sealed for others", name)
+	}
+	for i := range spec.Mounts {
+		if f, ok := terminationFile(spec.Mounts[i].Source); ok {
+			c.termination = f
+		}
+	}
+	if err := p.copyVolumes(ctx, c.policy, spec); err != nil {
+		return err
+	}
+	req, err := create(p.policy, c.policy, spec, c.id, p.id)
+	if err != nil {
+		return err
+	}
+	if err := call(ctx, createTimeout, p.agent.CreateContainer, req); err != nil {
+		return fmt.Errorf("creating container %s: %w", name, err)
+	}
+	return nil
+}
+
+// Start starts a created process.
+func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if !p.move(task.Status_CREATED, task.Status_RUNNING) {
+		return nil, status.Errorf(codes.FailedPrecondition, "it is not waiting for its start")
+	}
+	if !c.sandbox {
+		if err := s.startProcess(ctx, c, p, pod, r.ExecID); err != nil {
+			p.move(task.Status_RUNNING, task.Status_CREATED)
+			return nil, err
+		}
+	}
+	if r.ExecID == "" {
+		s.events.send(&events.TaskStart{ContainerID: c.id, Pid: pod.pid})
+	} else {
+		s.events.send(&events.TaskExecStarted{ContainerID: c.id, ExecID: r.ExecID, Pid: pod.pid})
+	}
+	if !c.sandbox {
+		go s.wait(context.WithoutCancel(ctx), c, p, pod, r.ExecID)
+	}
+	return &api.StartResponse{Pid: pod.pid}, nil
+}
+
+func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *pod, execID string) error {
+	// The streams outlive this call.
+	st, err := openStreams(context.WithoutCancel(ctx), pod.agent, c.id, execID, p.io)
+	if err != nil {
+		return err
+	}
+	if execID == "" {
+		err = call(ctx, callTimeout, pod.agent.StartContainer, &agentpb.StartContainerRequest{ContainerId: c.id})
+	} else {
+		err = call(ctx, callTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, c.exec(execID).spec, c.id, execID))
+	}
+	if err != nil {
+		st.close()
+		return err
+	}
+	p.streams = st
+	st.start(context.WithoutCancel(ctx), p.io.terminal, func(what string, err error) {
+		s.log.Warn(what, "task", c.id, "exec", execID, "error", err)
+	})
+	return nil
+}
+
+// outputGrace is how long the output of an ended process may take to be copied:
+// containerd may be away, and a child may hold the stream open.
+const outputGrace = 10 * time.Second
+
+// wait sees a process to its end.
+func (s *Service) wait(ctx context.Context, c *container, p *proc, pod *pod, execID string) {
+	w, err := pod.agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: c.id, ExecId: execID})
+	if err != nil {
+		return // the TEE ended: watchVM says so of every process
+	}
+	drained, cancel := context.WithTimeout(ctx, outputGrace)
+	p.streams.finish(drained.Done())
+	cancel()
+	if execID == "" && c.termination != "" {
+		s.terminationMessage(ctx, c, pod)
+	}
+	s.exited(c, execID, p, uint32(w.GetStatus()))
+}
+
+// maxTermination is the kubelet's bound of a termination message.
+const maxTermination = 4096
+
+// terminationMessage brings the container's last words to where the kubelet reads
+// them. The policy may forbid it: then there are none.
+func (s *Service) terminationMessage(ctx context.Context, c *container, pod *pod) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	d, err := pod.agent.GetDiagnosticData(ctx, &agentpb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: c.id})
+	if err != nil {
+		s.log.Info("no termination message", "task", c.id, "error", err)
+		return
+	}
+	text := []byte(d.GetData())
+	if err := os.WriteFile(c.termination, text[:min(len(text), maxTermination)], 0o666); err != nil {
+		s.log.Warn("writing the termination message", "task", c.id, "error", err)
+	}
+}
+
+// State tells of a process.
+func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.StateResponse{
+		ID: c.id, Bundle: c.bundle, Pid: pod.pid, Status: p.state(), Stdin: p.io.in, Stdout: p.io.out, Stderr: p.io.err, Terminal: p.io.terminal, ExecID: r.ExecID,
+	}
+	if out.Status == task.Status_STOPPED {
+		code, at := p.result()
+		out.ExitStatus, out.ExitedAt = code, timestamppb.New(at)
+	}
+	return out, nil
+}
+
+// Wait waits for a process's end.
+func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
+	_, p, _, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	code, at := p.result()
+	return &api.WaitResponse{ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
+}
+
+// Kill signals a process. The sandbox has none: any signal that ends a process
+// ends the TEE.
+func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p.state() == task.Status_STOPPED {
+		return nil, notFound("the process has ended")
+	}
+	if c.sandbox {
+		if r.Signal != 9 && r.Signal != 15 && r.Signal != 2 {
+			return &emptypb.Empty{}, nil
+		}
+		if err := pod.vm.Destroy(); err != nil {
+			return nil, err
+		}
+		s.exited(c, "", c.proc, killed)
+		return &emptypb.Empty{}, nil
+	}
+	if p.state() == task.Status_CREATED { // nothing runs yet: only its removal ends it
+		s.exited(c, r.ExecID, p, killed)
+		return &emptypb.Empty{}, nil
+	}
+	err = call(ctx, callTimeout, pod.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: r.ExecID, Signal: r.Signal})
+	if err != nil && p.state() != task.Status_STOPPED {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Delete forgets an ended process and removes what it had.
+func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	switch p.state() {
+	case task.Status_STOPPED:
+	case task.Status_CREATED:
+		s.exited(c, r.ExecID, p, killed)
+	default:
+		return nil, status.Error(codes.FailedPrecondition, "the process runs: it must be killed first")
+	}
+	code, at := p.result()
+	out := &api.DeleteResponse{Pid: pod.pid, ExitStatus: code, ExitedAt: timestamppb.New(at)}
+	if r.ExecID != "" {
+		c.execMu.Lock()
+		delete(c.execs, r.ExecID)
+		c.execMu.Unlock()
+		return out, nil
+	}
+	if c.sandbox {
+		if err := pod.destroy(); err != nil {
+			s.log.Error("destroying the pod", "error", err)
+		}
+	} else {
+		err := call(ctx, callTimeout, pod.agent.RemoveContainer, &agentpb.RemoveContainerRequest{ContainerId: c.id})
+		if err != nil {
+			s.log.Warn("removing a container", "task", c.id, "error", err) // it goes with the TEE
+		}
+	}
+	s.mu.Lock()
+	delete(s.containers, c.id)
+	s.mu.Unlock()
+	s.events.send(&events.TaskDelete{ContainerID: c.id, Pid: pod.pid, ExitStatus: code, ExitedAt: timestamppb.New(at)})
+	return out, nil
+}
+
+// Exec registers a further process; Start starts it.
+func (s *Service) Exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, _, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if c.sandbox {
+		return nil, status.Error(codes.FailedPrecondition, "the sandbox has no processes")
+	}
+	spec := new(specs.Process)
+	if err := json.Unmarshal(r.Spec.GetValue(), spec); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "reading the process: %v", err)
+	}
+	spec.Terminal = r.Terminal
+	x := &exec{proc: newProc(stdio{r.Stdin, r.Stdout, r.Stderr, r.Terminal}), spec: spec}
+	c.execMu.Lock()
+	_, twice := c.execs[r.ExecID]
+	if !twice {
+		c.execs[r.ExecID] = x
+	}
+	c.execMu.Unlock()
+	if twice {
+		return nil, status.Errorf(codes.AlreadyExists, "process %s exists", r.ExecID)
+	}
+	s.events.send(&events.TaskExecAdded{ContainerID: c.id, ExecID: r.ExecID})
+	return &emptypb.Empty{}, nil
+}
+
+// ResizePty sets the size of a terminal.
+func (s *Service) ResizePty(ctx context.Context, r *api.ResizePtyRequest) (*emptypb.Empty, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if c.sandbox || p.state() != task.Status_RUNNING {
+		return &emptypb.Empty{}, nil
+	}
+	err = call(ctx, callTimeout, pod.agent.TtyWinResize, &agentpb.TtyWinResizeRequest{ContainerId: c.id, ExecId: r.ExecID, Row: r.Height, Column: r.Width})
+	return &emptypb.Empty{}, err
+}
+
+// CloseIO ends a process's input.
+func (s *Service) CloseIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, _, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin && p.streams != nil {
+		p.streams.closeInput()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Pids names the one process that the host sees.
+func (s *Service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
+	_, pod, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &api.PidsResponse{Processes: []*task.ProcessInfo{{Pid: pod.pid}}}, nil
+}
+
+// Connect tells containerd, after its restart, of the shim.
+func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
+	return &api.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.pidOf(), Version: ""}, nil
+}
+
+// Shutdown ends the process when no task is left.
+func (s *Service) Shutdown(_ context.Context, _ *api.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	left := len(s.containers)
+	s.mu.Unlock()
+	if left == 0 {
+		s.stop()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Checkpoint would copy a TEE's memory to the host.
+func (s *Service) Checkpoint(context.Context, *api.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "a checkpoint would take the TEE's memory to the host")
+}

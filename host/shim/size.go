@@ -1,0 +1,68 @@
+package shim
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/cofferproject/coffer/api/launch"
+)
+
+// What a VM has beside the containers' limits, where the owner's tool has not
+// put the VM's size on the pod: as owner/spec counts, with a guess for images,
+// whose size the host does not know.
+const (
+	overheadMiB  = 128
+	unlimitedMiB = 128
+	imagesMiB    = 256
+)
+
+// size chooses the VM. The annotations that coffer seal writes decide, since the
+// measurement of some TEEs depends on them; else the pod's limits.
+func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err error) {
+	number := func(key string) (int64, error) {
+		s := annotations[key]
+		if s == "" {
+			return 0, nil
+		}
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < -1 || n > 1<<50 {
+			return 0, fmt.Errorf("annotation %s: %.64q is no number in range", key, s)
+		}
+		return n, nil
+	}
+	values := map[string]int64{}
+	for _, key := range []string{annotationMiB, annotationVCPUs, criMemory, criCPUQuota, criCPUPeriod} {
+		if values[key], err = number(key); err != nil {
+			return 0, 0, err
+		}
+	}
+	mib := values[annotationMiB]
+	if mib == 0 {
+		mib = int64(c.MemoryMiB)
+	}
+	if mib == 0 {
+		mib = overheadMiB + imagesMiB
+		if m := values[criMemory]; m > 0 {
+			mib += (m + 1<<20 - 1) >> 20
+		} else {
+			mib += unlimitedMiB
+		}
+	}
+	if memoryMiB, err = launch.RungFor(int(min(mib, 1<<30))); err != nil {
+		return 0, 0, err
+	}
+	cpus := values[annotationVCPUs]
+	if cpus == 0 {
+		cpus = int64(c.VCPUs)
+	}
+	if cpus == 0 {
+		cpus = launch.DefaultVCPUs
+		if q, p := values[criCPUQuota], values[criCPUPeriod]; q > 0 && p > 0 {
+			cpus = max(cpus, (q+p-1)/p)
+		}
+	}
+	if cpus < 1 || cpus > launch.MaxVCPUs {
+		return 0, 0, fmt.Errorf("%d vCPUs are not between 1 and %d", cpus, launch.MaxVCPUs)
+	}
+	return memoryMiB, int(cpus), nil
+}

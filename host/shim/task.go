@@ -1,0 +1,90 @@
+package shim
+
+import (
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/types/task"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+// killed is the status of a process that a SIGKILL has ended.
+const killed = 128 + 9
+
+// proc is one process that containerd knows: the sandbox itself, a container's
+// first one, or one exec'd in it.
+type proc struct {
+	mu       sync.Mutex
+	status   task.Status
+	exit     uint32
+	exitedAt time.Time
+	done     chan struct{} // closed after the exit
+	io       stdio
+	streams  *streams
+}
+
+func newProc(io stdio) *proc {
+	return &proc{status: task.Status_CREATED, done: make(chan struct{}), io: io}
+}
+
+func (p *proc) state() task.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+// move changes the status from one to another and reports whether it was that.
+func (p *proc) move(from, to task.Status) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status != from {
+		return false
+	}
+	p.status = to
+	return true
+}
+
+// ended records the exit, once.
+func (p *proc) ended(code uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status == task.Status_STOPPED {
+		return false
+	}
+	p.status, p.exit, p.exitedAt = task.Status_STOPPED, code, time.Now()
+	close(p.done)
+	return true
+}
+
+func (p *proc) result() (uint32, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exit, p.exitedAt
+}
+
+// exec is a further process of a container.
+type exec struct {
+	*proc
+	spec *specs.Process
+}
+
+// container is one task.
+type container struct {
+	*proc
+	id, bundle string
+	sandbox    bool
+	policy     *podpolicy.Container // nil: the sandbox
+	// termination is the kubelet's file for the termination message; "": none.
+	termination string
+
+	execMu sync.Mutex
+	execs  map[string]*exec
+}
+
+func (c *container) exec(id string) *exec {
+	c.execMu.Lock()
+	defer c.execMu.Unlock()
+	return c.execs[id]
+}

@@ -1,0 +1,27 @@
+#!/bin/bash
+# Builds Kubernetes, etcd and containerd from their Go modules into $B/bin, and the
+# pause image. What is there already stays: the go command says whether it is current.
+set -eu
+. "$(dirname "$0")/env.sh"
+KV=$(sed -n 's#^\trequire k8s.io/kubernetes \(v.*\)#\1#p; s#^\tk8s.io/kubernetes \(v.*\)#\1#p' "$KUBE_SRC/tools/k8s/go.mod" | head -1)
+mm=${KV#v}; maj=${mm%%.*}; min=${mm#*.}; min=${min%%.*}
+LD="-s -w"
+for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+  LD="$LD -X $p.gitVersion=$KV -X $p.gitMajor=$maj -X $p.gitMinor=$min -X $p.gitTreeState=clean"
+done
+say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+cd "$KUBE_SRC/tools/k8s"
+say "Kubernetes $KV: control plane, kubelet, kubectl"
+go build -trimpath -ldflags "$LD" -o "$B/bin/" k8s.io/kubernetes/cmd/{kube-apiserver,kubelet,kube-controller-manager,kube-scheduler,kubectl,kube-proxy}
+cd "$KUBE_SRC/tools/etcd"
+say etcd
+go build -trimpath -ldflags "-s -w" -o "$B/bin/etcd" go.etcd.io/etcd/server/v3
+cd "$KUBE_SRC/tools/containerd"
+CV=$(sed -n 's#.*github.com/containerd/containerd/v2 \(v[^ ]*\).*#\1#p' go.mod | head -1)
+say "containerd $CV"
+go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_blockfile no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$CV" \
+  -o "$B/bin/" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+cd "$KUBE_SRC/../.."
+say "pause image"
+go run ./test/kube/pause build "$B/images/pause.tar"
+say done
