@@ -36,7 +36,7 @@ func AccountFileRequest(v *Volume, name string, content []byte) *agentpb.CopyFil
 // token in the form of a JWT, certificates, the namespace's name. Whoever runs the
 // cluster makes all three up anyway; the grammar keeps them from being anything else.
 func (e *Enforcer) judgeAccountFile(r *agentpb.CopyFileRequest, v *Volume, name, claim string) (*Grant, *denial.Denial) {
-	ok := false
+	var ok bool
 	switch name {
 	case "token":
 		ok = len(r.Data) <= maxToken && tokenRE.MatchString(string(r.Data))
