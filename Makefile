@@ -108,6 +108,16 @@ e2e-full: deps build runsc guest standins ## the tests that boot VMs, uncached a
 	COFFER_E2E=1 COFFER_E2E_FULL=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
 	  $(GO) test -count=1 -timeout 120m -p 1 -parallel $(E2E_PARALLEL) -v $(E2E_PACKAGES)
 
+.PHONY: kube
+kube: ## build Kubernetes, etcd and containerd from their modules, for e2e-kube (about 8 minutes on two cores, once)
+	@scripts/deps.sh kube
+	bash test/kube/build.sh
+
+.PHONY: e2e-kube
+e2e-kube: deps build guest standins kube ## sealed pods on a Kubernetes of its own (test/kube); not in CI yet
+	cd test/kube && COFFER_KUBE_TEST=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
+	  $(GO) test -count=1 -timeout 60m -v .
+
 .PHONY: race
 race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...

@@ -36,6 +36,9 @@ case ${VERSION_CODENAME:-} in
   *) need+=(postgresql-17) ;;
 esac
 
+# Beside those: what a Kubernetes of its own needs (make kube).
+if [ "${1:-}" = kube ]; then need+=(bc containernetworking-plugins iptables openssl runc util-linux); fi
+
 missing=()
 for p in "${need[@]}"; do have "$p" || missing+=("$p"); done
 
