@@ -35,6 +35,10 @@ type Config struct {
 	// limits; 0: the smallest that Coffer's guest is used with.
 	MemoryMiB int `toml:"memory_mib"`
 	VCPUs     int `toml:"vcpus"`
+	// MaxMemoryMiB and MaxVCPUs bound what a pod's annotations may ask for, since
+	// the scheduler does not see them; 0: no bound.
+	MaxMemoryMiB int `toml:"max_memory_mib"`
+	MaxVCPUs     int `toml:"max_vcpus"`
 }
 
 // Defaults of Config.
@@ -63,8 +67,8 @@ func ParseConfig(b []byte) (*Config, error) {
 		return nil, fmt.Errorf("tee: %q is none that this build launches %v", c.TEE, launch.SimulatedTEEs)
 	case !filepath.IsAbs(c.Platform):
 		return nil, fmt.Errorf("platform: %q is no absolute path", c.Platform)
-	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs:
-		return nil, errors.New("memory_mib or vcpus: out of range")
+	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0:
+		return nil, errors.New("memory_mib, vcpus, max_memory_mib or max_vcpus: out of range")
 	}
 	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}} {
 		if p.path != "" && !filepath.IsAbs(p.path) {

@@ -111,6 +111,9 @@ func TestSize(t *testing.T) {
 			t.Errorf("%v: %d MiB, %d vCPUs, %v", c.annotations, mib, cpus, err)
 		}
 	}
+	if mib, cpus, err := size(&Config{MaxMemoryMiB: 512, MaxVCPUs: 2}, map[string]string{launch.AnnotationMemory: "768"}); err == nil {
+		t.Errorf("%d MiB, %d vCPUs beyond the bound", mib, cpus)
+	}
 	for _, bad := range []map[string]string{{launch.AnnotationMemory: "lots"}, {launch.AnnotationVCPUs: "65"}, {launch.AnnotationMemory: "99999999999"}, {launch.AnnotationVCPUs: "-1"}} {
 		if mib, cpus, err := size(&Config{}, bad); err == nil {
 			t.Errorf("%v: %d MiB, %d vCPUs", bad, mib, cpus)

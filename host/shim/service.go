@@ -192,8 +192,8 @@ func (s *Service) exited(c *container, execID string, p *proc, code uint32) {
 	if !p.ended(code) {
 		return
 	}
-	if p.streams != nil {
-		p.streams.close()
+	if st := p.copying(); st != nil {
+		st.close()
 	}
 	id := execID
 	if id == "" {
@@ -228,7 +228,7 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 		return status.Errorf(codes.PermissionDenied, "the pod's policy has no container %q: it was sealed for others", name)
 	}
 	for i := range spec.Mounts {
-		if f, ok := terminationFile(spec.Mounts[i].Source); ok {
+		if f, ok := terminationFile(&spec.Mounts[i]); ok {
 			c.termination = f
 		}
 	}
@@ -286,7 +286,7 @@ func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *
 		st.close()
 		return err
 	}
-	p.streams = st
+	p.copy(st)
 	st.start(context.WithoutCancel(ctx), p.io.terminal, func(what string, err error) {
 		s.log.Warn(what, "task", c.id, "exec", execID, "error", err)
 	})
@@ -304,7 +304,7 @@ func (s *Service) wait(ctx context.Context, c *container, p *proc, pod *pod, exe
 		return // the TEE ended: watchVM says so of every process
 	}
 	drained, cancel := context.WithTimeout(ctx, outputGrace)
-	p.streams.finish(drained.Done())
+	p.copying().finish(drained.Done())
 	cancel()
 	if execID == "" && c.termination != "" {
 		s.terminationMessage(ctx, c, pod)
@@ -478,8 +478,8 @@ func (s *Service) CloseIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Em
 	if err != nil {
 		return nil, err
 	}
-	if r.Stdin && p.streams != nil {
-		p.streams.closeInput()
+	if st := p.copying(); r.Stdin && st != nil {
+		st.closeInput()
 	}
 	return &emptypb.Empty{}, nil
 }

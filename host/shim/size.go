@@ -61,6 +61,9 @@ func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err e
 			cpus = max(cpus, (q+p-1)/p)
 		}
 	}
+	if c.MaxMemoryMiB > 0 && memoryMiB > c.MaxMemoryMiB || c.MaxVCPUs > 0 && cpus > int64(c.MaxVCPUs) {
+		return 0, 0, fmt.Errorf("%d MiB and %d vCPUs are more than this runtime handler gives a pod (%d MiB, %d vCPUs; 0 is no bound)", memoryMiB, cpus, c.MaxMemoryMiB, c.MaxVCPUs)
+	}
 	if cpus < 1 || cpus > launch.MaxVCPUs {
 		return 0, 0, fmt.Errorf("%d vCPUs are not between 1 and %d", cpus, launch.MaxVCPUs)
 	}

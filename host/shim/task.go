@@ -22,7 +22,20 @@ type proc struct {
 	exitedAt time.Time
 	done     chan struct{} // closed after the exit
 	io       stdio
-	streams  *streams
+	streams  *streams // nil until it is started
+}
+
+// copying gives the process's streams; nil before its start.
+func (p *proc) copying() *streams {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.streams
+}
+
+func (p *proc) copy(s *streams) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.streams = s
 }
 
 func newProc(io stdio) *proc {

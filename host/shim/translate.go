@@ -199,20 +199,23 @@ func madeByGuest(m *specs.Mount, dest string, c *podpolicy.Container) bool {
 	if dest == podpolicy.ServiceAccountDir {
 		return true // the owner does not want it: the pod goes without
 	}
-	_, ok := terminationFile(m.Source)
+	_, ok := terminationFile(m)
 	return ok
 }
 
 // terminationFile recognises the kubelet's file for a container's termination
-// message: .../pods/UID/containers/NAME/FILE.
-func terminationFile(source string) (string, bool) {
-	parts := strings.Split(filepath.Clean(source), "/")
+// message, .../pods/UID/containers/NAME/FILE, at the one place where the guest has it.
+func terminationFile(m *specs.Mount) (string, bool) {
+	source := filepath.Clean(m.Source)
+	parts := strings.Split(source, "/")
 	n := len(parts)
-	if n >= 5 && parts[n-3] == "containers" && parts[n-5] == "pods" {
+	if filepath.Clean(m.Destination) == terminationPath && n >= 5 && parts[n-3] == "containers" && parts[n-5] == "pods" {
 		return source, true
 	}
 	return "", false
 }
+
+const terminationPath = "/dev/termination-log"
 
 // volumeOf reads the kubelet's paths of volumes, .../pods/UID/volumes/PLUGIN/NAME
 // and .../pods/UID/volume-subpaths/NAME/CONTAINER/INDEX, and gives the volume's
