@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// crowd runs work on n clients at once until the time is over or stop clients have
-// said errEnough.
+// crowd runs work on n clients at once until the time is over.
 func crowd(ctx context.Context, p *pod, n int, d time.Duration, work func(context.Context, *client) error) (done int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
