@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -30,8 +31,12 @@ const usage = `coffer-pkcs11 lets coffer-trustee wrap its envelope key with a ke
 Usage:
   coffer-pkcs11 serve --module FILE --token LABEL --pin-file FILE --key LABEL --listen SOCKET
   coffer-pkcs11 make-key --module FILE --token LABEL --pin-file FILE --key LABEL
+  coffer-pkcs11 plugin --module FILE --token LABEL --pin-file FILE --listen SOCKET [--key LABEL [--mechanism NAME]] [--objects]
+  coffer-pkcs11 make-rsa-key --module FILE --token LABEL --pin-file FILE --key LABEL [--bits N]
 
-make-key makes an AES-256 key that cannot leave the token.
+make-key makes an AES-256 key that cannot leave the token, make-rsa-key an RSA key pair
+whose private half cannot. plugin is the published pkcs11 plugin, a process of its own:
+wrap-key with the RSA key --key, and with --objects secrets that are objects of the token.
 
   softhsm2-util --init-token --free --label coffer --so-pin 5678 --pin 1234   # a token in software, to try it
   coffer-pkcs11 make-key --module /usr/lib/softhsm/libsofthsm2.so --token coffer --pin-file pin --key envelope
@@ -52,22 +57,30 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) == 0 || args[0] != "serve" && args[0] != "make-key" {
+	if len(args) == 0 || !slices.Contains([]string{"serve", "plugin", "make-key", "make-rsa-key"}, args[0]) {
 		fmt.Fprint(os.Stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return nil
 		}
-		return errors.New("no command given: serve or make-key")
+		return errors.New("no command given: serve, plugin, make-key or make-rsa-key")
 	}
 	var c config
 	f := flag.NewFlagSet("coffer-pkcs11 "+args[0], flag.ContinueOnError)
 	f.StringVar(&c.module, "module", "", "library of the security module (PKCS #11)")
 	f.StringVar(&c.token, "token", "", "label of the token")
 	f.StringVar(&c.pinFile, "pin-file", "", "file with the user's PIN, readable by its owner alone")
-	f.StringVar(&c.key, "key", "", "label of the AES key")
-	listen := ""
-	if args[0] == "serve" {
+	f.StringVar(&c.key, "key", "", "label of the key: of an RSA key pair for plugin and make-rsa-key, else of an AES key")
+	listen, mechanism, objects, bits := "", "", false, 0
+	serving := args[0] == "serve" || args[0] == "plugin"
+	if serving {
 		f.StringVar(&listen, "listen", "", "Unix socket to make")
+	}
+	switch args[0] {
+	case "plugin":
+		f.StringVar(&mechanism, "mechanism", oaepSHA256, "RsaPkcsOaep (SHA-256), or RsaPkcsTest (SHA-1, for modules that have no other)")
+		f.BoolVar(&objects, "objects", false, "read, write and delete secrets that are objects of the token")
+	case "make-rsa-key":
+		f.IntVar(&bits, "bits", 3072, "length of the modulus")
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return err
@@ -75,9 +88,11 @@ func run(args []string) error {
 	switch {
 	case f.NArg() > 0:
 		return fmt.Errorf("%s takes no arguments, got %q", args[0], f.Args())
-	case c.module == "" || c.token == "" || c.pinFile == "" || c.key == "":
+	case c.module == "" || c.token == "" || c.pinFile == "" || c.key == "" && args[0] != "plugin":
 		return errors.New("--module, --token, --pin-file and --key are needed")
-	case args[0] == "serve" && listen == "":
+	case c.key == "" && !objects && args[0] == "plugin":
+		return errors.New("--key, --objects or both are needed")
+	case serving && listen == "":
 		return errors.New("--listen is needed")
 	}
 	t, err := open(&c)
@@ -85,27 +100,41 @@ func run(args []string) error {
 		return err
 	}
 	defer t.close()
-	if args[0] == "make-key" {
+	var p pluginpb.KbsPluginServer
+	switch args[0] {
+	case "make-key":
 		return t.makeKey()
-	}
-	if err := t.find(); err != nil {
-		return err
+	case "make-rsa-key":
+		return t.makeRSA(c.key, bits)
+	case "plugin":
+		own := &published{token: t, objects: objects}
+		if c.key != "" {
+			if own.key, err = t.openRSA(c.key, mechanism); err != nil {
+				return err
+			}
+		}
+		p = own
+	default:
+		if err := t.find(); err != nil {
+			return err
+		}
+		p = &plugin{token: t}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return serve(ctx, t, listen)
+	return serve(ctx, p, listen)
 }
 
 // maxMessage is far above a wrapped key.
 const maxMessage = 256 << 10
 
-func serve(ctx context.Context, t *token, socket string) error {
+func serve(ctx context.Context, p pluginpb.KbsPluginServer, socket string) error {
 	ln, err := listenUnix(ctx, socket)
 	if err != nil {
 		return err
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(16), grpc.ConnectionTimeout(10*time.Second))
-	pluginpb.RegisterKbsPluginServer(s, &plugin{token: t})
+	pluginpb.RegisterKbsPluginServer(s, p)
 	stop := context.AfterFunc(ctx, s.GracefulStop)
 	defer stop()
 	fmt.Printf("{\"socket\":%q,\"pid\":%d}\n", socket, os.Getpid())

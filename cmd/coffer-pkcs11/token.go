@@ -113,13 +113,19 @@ func (t *token) close() {
 }
 
 func (t *token) objects() ([]pkcs11.ObjectHandle, error) {
-	if err := t.p.FindObjectsInit(t.session, []*pkcs11.Attribute{
+	return t.matching(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, t.cfg.key),
-	}); err != nil {
+	)
+}
+
+// matching gives some of the objects that have all these attributes: more than one, if
+// there are.
+func (t *token) matching(like ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	if err := t.p.FindObjectsInit(t.session, like); err != nil {
 		return nil, err
 	}
-	found, _, err := t.p.FindObjects(t.session, 2)
+	found, _, err := t.p.FindObjects(t.session, 16)
 	return found, errors.Join(err, t.p.FindObjectsFinal(t.session))
 }
 

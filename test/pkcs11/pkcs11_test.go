@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/pem"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -61,6 +62,10 @@ func newHSM(t *testing.T) *hsm {
 	return h
 }
 
+func pemText(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -87,7 +92,13 @@ func (h *hsm) makeKey() {
 
 func (h *hsm) serve() {
 	h.t.Helper()
-	h.helper = exec.Command(h.bin, append([]string{"serve", "--listen", h.socket}, h.helperFlags...)...)
+	h.start("serve", "--listen", h.socket, "--key", "envelope")
+}
+
+// start starts a command of the helper that serves.
+func (h *hsm) start(command string, flags ...string) {
+	h.t.Helper()
+	h.helper = exec.Command(h.bin, append(append([]string{command}, h.where()...), flags...)...)
 	h.helper.Env = h.env
 	h.helper.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer

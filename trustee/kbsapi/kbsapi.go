@@ -161,7 +161,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	case path[0] == resource.PluginResource && len(path) > 1:
 		c.resource(path[1:])
 	case path[0] == external && len(path) > 1 && h.cfg.Plugins.Has(path[1]):
-		c.ask(path[1], path[2:])
+		c.ask(asked{path[1], path[:2]}, path[2:])
+	case path[0] == PKCS11 && len(path) > 1 && h.cfg.Plugins.Has(PKCS11):
+		c.ask(asked{PKCS11, path[:1]}, path[1:])
 	case path[0] == provisioner.Name && h.cfg.Provisioner != nil:
 		c.provision(path[1:])
 	case path[0] == nebulaca.Name && h.cfg.Nebula != nil:
@@ -317,7 +319,9 @@ func (c *call) read(req release.Request) error {
 	}
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
-	c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
+	if out.Version != 0 {
+		c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
+	}
 	c.h.cfg.Gate.Delivered(out, c.deliver(out.JWE))
 	return nil
 }

@@ -67,6 +67,8 @@ type Config struct {
 	ProvisionerKeyLength int
 	// Nebula is the nebula-ca plugin; nil: it is not there.
 	Nebula *nebulaca.Config
+	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
+	PKCS11 bool
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
 }

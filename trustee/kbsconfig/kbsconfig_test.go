@@ -124,6 +124,7 @@ func TestRefused(t *testing.T) {
 		"[[plugins]]\nname = \"nebula-ca\"\nworkdir = \"/x\"":                                                             "plugins[0].workdir: unknown key",
 		"[[plugins]]\nname = \"provisioner\"\nkey_length = -1":                                                            "plugins[0].key_length",
 		"[[plugins]]\nname = \"provisioner\"\nlength = 32":                                                                "plugins[0].length: unknown key",
+		"[[plugins]]\nname = \"pkcs11\"\nso_pin = \"s3cret\"":                                                             "plugins[0].so_pin: unknown key",
 		"[[plugins]]\nname = \"sample\"":                                                                                  "plugins[0]",
 		"plugin = 1":                                                                                                      "unknown key",
 	} {

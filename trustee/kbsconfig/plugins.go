@@ -30,6 +30,8 @@ func (r *reader) plugins(v any) {
 			r.provisioner(at, p)
 		case nebulaca.Name:
 			r.nebula(at, p)
+		case "pkcs11":
+			r.pkcs11(at, p)
 		default:
 			r.refuse(at, fmt.Sprintf("plugin %.40q is not there: leave it out", name))
 		}
@@ -155,5 +157,19 @@ func (r *reader) external(at string, p map[string]any) {
 			r.refuse(here, "name and endpoint are needed")
 		}
 		r.c.Plugins = append(r.c.Plugins, b)
+	}
+}
+
+// pkcs11 is another process here, since it loads the module's library.
+func (r *reader) pkcs11(at string, p map[string]any) {
+	r.c.PKCS11 = true
+	for k := range p {
+		switch k {
+		case "name":
+		case "module", "slot_index", "pin", "rsa_mechanism", "lookup_label":
+			r.note(at+"."+k, "coffer-pkcs11 plugin has it as a flag, and is another process: --plugin pkcs11=unix:///...")
+		default:
+			r.refuse(at+"."+k, "unknown key")
+		}
 	}
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
+	"github.com/cofferproject/coffer/trustee/plugin"
 )
 
 // documentNaming is an initdata document that names a resource, as the published
@@ -220,5 +222,51 @@ func TestPluginsThatAreNotServed(t *testing.T) {
 		if a := c.do("GET", path, nil); a.status != 404 || !strings.Contains(a.err.Detail, "not found") {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
+	}
+}
+
+// TestPKCS11Plugin serves the published plugin's paths through an external one of that
+// name, and binds each object by itself.
+func TestPKCS11Plugin(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	e, _ := serveEcho(t, "unix", socket)
+	w := newWorld(t, func(c *Config) { c.Plugins = []plugin.Backend{{Name: "pkcs11", Endpoint: "unix://" + socket}} })
+	doc := document(t, "pod a")
+	c := w.client("")
+	c.handshake(doc)
+	ask := func(path string) *answer { return c.do("GET", path, nil) }
+	for _, path := range []string{"/pkcs11/wrap-key", "/pkcs11/resource/a/b/c", "/external/pkcs11/resource/a/b/c"} {
+		denied(t, w, ask(path), 403, "secret-unbound")
+	}
+	// Whoever is bound to the plugin can unwrap, and has no object by that.
+	w.admin.must("POST", "/namespaces/default/bindings/external/pkcs11/plugin", bindTo(doc))
+	if a := ask("/pkcs11/wrap-key"); a.status != 200 || string(c.open(a.body)) != "GET wrap-key map[] " {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	asked := e.handled.Load()
+	for _, path := range []string{"/pkcs11/resource/a/b/c", "/external/pkcs11/resource/a/b/c", "/pkcs11/resource/a/b/d"} {
+		denied(t, w, ask(path), 403, "secret-unbound")
+	}
+	if e.handled.Load() != asked {
+		t.Error("the plugin was asked for nobody")
+	}
+	w.admin.must("POST", "/namespaces/default/bindings/pkcs11.a/b/c", bindTo(doc))
+	for _, path := range []string{"/pkcs11/resource/a/b/c", "/external/pkcs11/resource/a/b/c"} {
+		if a := ask(path); a.status != 200 || string(c.open(a.body)) != "GET resource/a/b/c map[] " {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+	denied(t, w, ask("/pkcs11/resource/a/b/d"), 403, "secret-unbound")
+	w.admin.resourcePolicy("p", "pkcs11.a", `allow if { data.plugin == "pkcs11"; data["resource-path"] == ["resource", "a", "b", "c"] }`, "GET")
+	if a := ask("/pkcs11/resource/a/b/c"); a.status != 200 {
+		t.Errorf("allowed by a policy: %d %s", a.status, a.body)
+	}
+	denied(t, w, ask("/external/pkcs11/resource/a/b/c"), 403, "resource-policy-denied")
+	a := w.client("").do("POST", "/pkcs11/wrap-key", []byte("key"), "Authorization", "Bearer "+w.admin.token("POST", "/kbs/v0/pkcs11/wrap-key"))
+	if a.status != 200 || string(a.body) != "POST wrap-key map[] key" {
+		t.Errorf("an administrator: %d %s", a.status, a.body)
+	}
+	if a := c.do("POST", "/pkcs11/resource/a/b/c", []byte("x")); a.status != 401 {
+		t.Errorf("a guest writes: %d %s", a.status, a.body)
 	}
 }

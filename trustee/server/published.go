@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
@@ -14,7 +16,9 @@ import (
 	"github.com/cofferproject/coffer/trustee/adminapi"
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
+	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
 )
 
@@ -29,6 +33,9 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	}
 	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
 	c.Plugins = append(c.Plugins, f.Plugins...)
+	if f.PKCS11 && !slices.ContainsFunc(c.Plugins, func(b plugin.Backend) bool { return b.Name == kbsapi.PKCS11 }) {
+		return errors.New("the file names the plugin pkcs11: start coffer-pkcs11 plugin, and say where it listens (--plugin pkcs11=unix:///...)")
+	}
 	if c.ProvisionerKeyLength == 0 {
 		c.ProvisionerKeyLength = f.ProvisionerKeyLength
 	}
