@@ -74,7 +74,6 @@ func TestNamespaceIsDeleted(t *testing.T) {
 		}
 	}
 	owner := w.admin.credential(grant(trusteeapi.RoleOwner, "tenant-a"))
-	both := w.admin.credential(grant(trusteeapi.RoleOwner, "tenant-a"), grant(trusteeapi.RoleReader, "tenant-b"))
 
 	ask := func(ns string, d trusteeapi.NamespaceDeletion) (int, trusteeapi.NamespaceDeletion, string) {
 		t.Helper()
@@ -120,7 +119,7 @@ func TestNamespaceIsDeleted(t *testing.T) {
 	refused("tenant-a", request{Confirm: first.Confirm, DestroySecrets: true}, 409)
 	a.handshake(doc) // its session has ended meanwhile
 	b.handshake(doc)
-	both = w.admin.credential(grant(trusteeapi.RoleOwner, "tenant-a"), grant(trusteeapi.RoleReader, "tenant-b"))
+	both := w.admin.credential(grant(trusteeapi.RoleOwner, "tenant-a"), grant(trusteeapi.RoleReader, "tenant-b"))
 	_, first, _ = ask("tenant-a", request{})
 	if first.Secrets != 2 {
 		t.Errorf("%+v", first)
