@@ -51,7 +51,15 @@ const (
 	prefixAttested = "a1."
 )
 
-const expiryBucket = "session-expiry"
+const (
+	expiryBucket = "session-expiry"
+
+	sessionsBucket = "sessions"
+	usedNonces     = "used-nonces"
+)
+
+// Buckets are those of a namespace, to be emptied when it is deleted.
+func Buckets() []string { return []string{sessionsBucket, usedNonces} }
 
 // Open is a session that waits for evidence.
 type Open struct {
@@ -162,7 +170,7 @@ func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) 
 }
 
 func unused(tx store.Tx, o *Open) error {
-	v, err := tx.Get(tenant.Bucket(o.Namespace, "used-nonces"), o.Nonce)
+	v, err := tx.Get(tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
 	if err != nil {
 		return err
 	}
@@ -176,7 +184,7 @@ func unused(tx store.Tx, o *Open) error {
 // transaction. It gives the cookie of the attested session.
 func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
 	cookie := newCookie(m.now())
-	sessions, used := tenant.Bucket(o.Namespace, "sessions"), tenant.Bucket(o.Namespace, "used-nonces")
+	sessions, used := tenant.Bucket(o.Namespace, sessionsBucket), tenant.Bucket(o.Namespace, usedNonces)
 	key, err := keyOf(cookie)
 	if err != nil {
 		return "", err
@@ -258,7 +266,7 @@ func (m *Manager) Token(ctx context.Context, ns, cookie string) (string, error) 
 	}
 	var a *attested
 	err = m.store.View(ctx, func(tx store.Tx) error {
-		v, err := tx.Get(tenant.Bucket(ns, "sessions"), key)
+		v, err := tx.Get(tenant.Bucket(ns, sessionsBucket), key)
 		if err != nil || v == nil {
 			return err
 		}

@@ -100,7 +100,7 @@ func TestSessionsLieInTheirOrder(t *testing.T) {
 	}
 	var got []string
 	if err := s.View(t.Context(), func(tx store.Tx) error {
-		return tx.Scan(tenant.Bucket("ns", "sessions"), "", func(_ string, v []byte) (bool, error) {
+		return tx.Scan(tenant.Bucket("ns", sessionsBucket), "", func(_ string, v []byte) (bool, error) {
 			a, err := decodeAttested(v)
 			if err == nil {
 				got = append(got, a.Token)
@@ -128,7 +128,7 @@ func TestCookieWithoutTime(t *testing.T) {
 	sum := sha256.Sum256([]byte(cookie))
 	k := hex.EncodeToString(sum[:])
 	if err := s.Update(t.Context(), func(tx store.Tx) error {
-		return store.PutJSON(tx, tenant.Bucket("ns", "sessions"), k, attested{"token", c.at.Add(time.Minute).Unix()})
+		return store.PutJSON(tx, tenant.Bucket("ns", sessionsBucket), k, attested{"token", c.at.Add(time.Minute).Unix()})
 	}); err != nil {
 		t.Fatal(err)
 	}
