@@ -216,6 +216,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.remote.start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
 	go s.rvps.serve(s.served)
@@ -533,6 +534,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.remote.wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}
