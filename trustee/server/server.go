@@ -35,6 +35,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
+	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
@@ -103,6 +104,8 @@ type Config struct {
 	DenyPublishedAdmin bool
 	// PublishedAdmin takes administrators of identity providers there; nil: none.
 	PublishedAdmin *adminjwt.Config
+	// AdminIssuers are OpenID Connect providers whose tokens say who an administrator is.
+	AdminIssuers []oidc.Config
 	// Services are the published services beside the KBS.
 	Services Services
 	// Role is what of the trustee this process serves; "": all of it.
@@ -217,6 +220,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
 	s.remote.start(run)
+	s.providers.Start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
 	go s.rvps.serve(s.served)
@@ -328,8 +332,8 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
-		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
+		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -535,6 +539,7 @@ func (s *Server) Close(ctx context.Context) error {
 	<-s.tasks
 	s.fetcher.Wait()
 	s.remote.wait()
+	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}
