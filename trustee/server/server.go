@@ -153,6 +153,7 @@ type Server struct {
 	secrets     *secretstore.Set
 
 	gate     *release.Gate
+	registry *tenant.Registry
 	bodies   *httpio.Budget
 	metrics  *ops.Metrics
 	ready    *ops.Ready
@@ -343,12 +344,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.gate = gate
+	s.gate, s.registry = gate, registry
 	var published kbsapi.AdminResources = admin
 	if c.DenyPublishedAdmin {
 		published = denyAll{book}
@@ -475,6 +476,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
+			err = errors.Join(err, s.purge(ctx))
 		case <-refresh.C:
 			err = errors.Join(s.shelf.Refresh(ctx), s.tokens.Refresh(ctx), s.tlsFiles(ctx))
 			if errors.Is(err, store.ErrUnavailable) {
