@@ -64,6 +64,7 @@ var trusted = map[string]string{
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
 	"trustee/cloud/aws.FuzzMetadata":                   "the administrator's own machine",
 	"trustee/cloud/azure.FuzzToken":                    "the administrator's own cloud",
+	"trustee/keyservice/azurekms.FuzzParse":            "the owner's own envelope key file",
 	"trustee/secretstore/aliyunkms.FuzzAnswer":         "the administrator's own store",
 	"trustee/secretstore/awssm.FuzzAnswer":             "the administrator's own store",
 	"trustee/secretstore/azurekv.FuzzAnswer":           "the administrator's own store",
