@@ -30,6 +30,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/trustauthority"
 )
 
 // MaxSize of a file, in bytes.
@@ -68,6 +69,9 @@ type Config struct {
 	ProvisionerKeyLength int
 	// Nebula is the nebula-ca plugin; nil: it is not there.
 	Nebula *nebulaca.Config
+	// TrustAuthority is Intel Trust Authority, which judges evidence; without a URL it
+	// does not.
+	TrustAuthority trustauthority.Options
 	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
 	PKCS11 bool
 	// SecretStores are where the resource plugin has its secrets, if not here.
