@@ -63,7 +63,7 @@ func Open(_ context.Context, spec string) (keyservice.Service, error) {
 		return nil, err
 	}
 	if !keyPath.MatchString(u.Path) {
-		return nil, errors.New("write https://NAME.vault.azure.net/keys/KEY/VERSION?tenant-id=...")
+		return nil, errors.New("write https://NAME.vault.azure.net/keys/KEY/VERSION and the options tenant-id and others")
 	}
 	s := &service{id: u.String(), from: &azure.Source{}}
 	ca := ""
