@@ -225,6 +225,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.remote.start(run)
 	s.secrets.Start(run, func(store, what string, err error) {
 		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
 	})
@@ -550,6 +551,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.remote.wait()
 	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
