@@ -20,6 +20,11 @@ import (
 // what some TEEs measure depends on it. Zero members are not written.
 type Size struct{ MemoryMiB, VCPUs int }
 
+// handlerAnnotation tells containerd by which handler's snapshotter to pull the
+// pod's images: the kubelet does not say that yet (Kubernetes' gate
+// RuntimeClassInImageCriApi). Coffer's handlers have the names of their classes.
+const handlerAnnotation = "io.containerd.cri.runtime-handler"
+
 // Annotate gives the manifest with the annotations of initdata and size in its
 // Pod. All other bytes stay: comments, order, flow or block style. The result is
 // read again and compared, so that a text that cannot be edited so is an error.
@@ -34,6 +39,9 @@ func Annotate(p *pod.Pod, document []byte, size Size) ([]byte, error) {
 	}
 	if size.MemoryMiB > 0 {
 		notes = append(notes, [2]string{launch.AnnotationMemory, strconv.Itoa(size.MemoryMiB)})
+	}
+	if class := p.Spec.RuntimeClassName; class != nil && *class != "" {
+		notes = append(notes, [2]string{handlerAnnotation, *class})
 	}
 	out := p.Source
 	want := p.Pod.DeepCopy()
