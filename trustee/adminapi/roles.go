@@ -28,6 +28,7 @@ const (
 	ReadAuditLog     Permission = "audit-log:read" // the whole
 	MakeBackup       Permission = "backup:make"
 	RotateKeys       Permission = "keys:rotate"
+	WriteIdentities  Permission = "identities:write"
 	ReadCredentials  Permission = "credentials:read"
 	WriteCredentials Permission = "credentials:write"
 )
@@ -41,11 +42,11 @@ const (
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
 		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, WriteCollateral,
-		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, ReadCredentials, WriteCredentials,
+		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
 		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
-		RotateKeys, ReadCredentials, WriteCredentials,
+		RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleSecretWriter: {ReadInfo, ReadTenant, WriteSeals, WriteBindings, WriteSecrets},
 	trusteeapi.RolePolicyAdmin:  {ReadInfo, ReadTenant, WriteTrust, ReadRecords},
