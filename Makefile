@@ -30,14 +30,23 @@ help: ## list the targets
 
 ##### what a user calls
 
+# The simulated TEE of the demo. sgx-sim is a process: it takes no guest image, no
+# QEMU and no Debian package.
+DEMO_TEE ?= tpm-sim
+DEMO_LAYOUTS := $(if $(filter sgx-sim,$(DEMO_TEE)),$(CACHE)/standins/demo,$(LAYOUTS))
+
 .PHONY: demo
-demo: build guest standins ## show the main job: a sealed pod in a simulated TEE, and three refusals
-	$(GO) run ./test/demo --bin bin --platform $(PLATFORM) --layouts $(LAYOUTS)
+demo: $(if $(filter sgx-sim,$(DEMO_TEE)),build runsc demo-image,build guest standins) ## show the main job: a sealed pod in a simulated TEE (DEMO_TEE=tpm-sim), and three refusals
+	$(GO) run ./test/demo --bin bin --tee $(DEMO_TEE) --platform $(PLATFORM) --layouts $(DEMO_LAYOUTS)
+
+.PHONY: demo-image
+demo-image:
+	$(GO) run ./test/standins build --only registry.example/coffer/demo:plain --out $(CACHE)/standins/demo
 
 .PHONY: test
 test: ## everything that CI tests, on this machine (packages, builds, unit tests, VMs)
 	@scripts/part.sh "packages (test)" 180 $(MAKE) deps
-	@scripts/part.sh "builds" 300 $(MAKE) build guest standins
+	@scripts/part.sh "builds" 480 $(MAKE) build runsc guest standins
 	@scripts/part.sh "unit tests" 420 $(MAKE) unit
 	@scripts/part.sh "VM tests" 420 $(MAKE) e2e
 
@@ -51,6 +60,11 @@ build: ## build all binaries into bin/
 	$(BUILD) -o bin/ ./cmd/...
 	$(BUILD) -o bin/test-mirror ./test/mirror
 	@if command -v gcc >/dev/null; then $(MAKE) coffer-pkcs11; else echo "no gcc: coffer-pkcs11, which needs cgo, is left out"; fi
+
+.PHONY: runsc
+runsc: ## build coffer-runsc, the library OS of process TEEs (a module of its own: gVisor)
+	@mkdir -p bin
+	cd host/libos/runsc && $(BUILD) -ldflags="-s -w -buildid=" -o ../../../bin/coffer-runsc .
 
 .PHONY: coffer-pkcs11
 coffer-pkcs11: ## build the trustee's way to hardware security modules (needs gcc: the one binary with cgo)
@@ -90,7 +104,7 @@ e2e: ## tests that boot VMs (needs deps, build, guest and standins)
 	  $(GO) test -timeout 20m -p 1 -parallel $(E2E_PARALLEL) $(E2E_PACKAGES)
 
 .PHONY: e2e-full
-e2e-full: deps build guest standins ## the tests that boot VMs, uncached and with what takes too long for CI
+e2e-full: deps build runsc guest standins ## the tests that boot VMs, uncached and with what takes too long for CI
 	COFFER_E2E=1 COFFER_E2E_FULL=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
 	  $(GO) test -count=1 -timeout 120m -p 1 -parallel $(E2E_PARALLEL) -v $(E2E_PACKAGES)
 

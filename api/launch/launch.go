@@ -34,14 +34,20 @@ const (
 	SGX         TEE = "sgx"           // Intel SGX
 	NitroSim    TEE = "nitro-sim"     // AWS Nitro Enclaves, simulated
 	AzureSNPSim TEE = "azure-snp-sim" // Azure confidential VM on SNP, simulated
+	SGXSim      TEE = "sgx-sim"       // Intel SGX, simulated: a process in gVisor's Sentry as the library OS
 	None        TEE = "none"          // VM without any TEE: for boot benchmarks and tests only
 )
 
 // SimulatedTEEs lists what coffer-simhw and swtpm play, for help and completion.
-var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim}
+var SimulatedTEEs = []TEE{TPMSim, SNPSim, TDXSim, CCASim, NitroSim, AzureSNPSim, SGXSim}
 
 // Simulated reports whether the TEE protects nothing.
 func (t TEE) Simulated() bool { return t == None || strings.HasSuffix(string(t), "-sim") }
+
+// Process reports whether the pod is in a process and not in a virtual machine: its
+// kernel is a library OS (api/libos). Then a Spec's kernel is that program, its
+// initrd the guest's first program, and its command line what both are told.
+func (t TEE) Process() bool { return t == SGXSim }
 
 // Played reports whether coffer-simhw plays the TEE's hardware, beside a QEMU that
 // boots the kernel directly.
@@ -225,6 +231,9 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("launch spec: memory_mib: %d is not one of the sizes %v", s.MemoryMiB, MemoryLadderMiB)
 	case len(s.Initdata) > MaxInitdata:
 		return fmt.Errorf("launch spec: initdata: %d bytes, at most %d", len(s.Initdata), MaxInitdata)
+	}
+	if s.TEE.Process() && (s.Initrd.Path == "" || s.Firmware.Path != "" || s.TEEFirmware.Path != "" || s.VarsFile.Path != "") {
+		return fmt.Errorf("launch spec: initrd: %s starts its library OS (kernel) with the guest's first program (initrd), and has no firmware", s.TEE)
 	}
 	if len(s.SimDevices) > 0 && !s.TEE.Played() {
 		return fmt.Errorf("launch spec: sim_devices: only beside a TEE that coffer-simhw plays, which %s is not", s.TEE)

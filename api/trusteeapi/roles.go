@@ -54,6 +54,7 @@ const (
 	CredentialKey         = "key"         // signs a token for each request, or presents a client certificate with this key
 	CredentialCertificate = "certificate" // a client certificate of a trusted authority, by its name
 	CredentialToken       = "token"       // a bearer token that the trustee has issued
+	CredentialOIDC        = "oidc"        // a token of an OpenID Connect provider that the trustee was started with, by a claim
 )
 
 // MaxGrants is how many grants a credential has at most.
@@ -68,13 +69,28 @@ type Credential struct {
 	// PublicKey is a key's: PEM, SubjectPublicKeyInfo.
 	PublicKey string `json:"public_key,omitempty"`
 	// Subject is a certificate's name ("uri:spiffe://...", "dns:...", "email:..." or
-	// "cn:...").
+	// "cn:..."), or of a provider's token the issuer, a space, and CLAIM=VALUE.
 	Subject string `json:"subject,omitempty"`
 	// Token is a bearer token. It is there once, in the answer that issues it.
 	Token     string    `json:"token,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"` // zero: never
 	Created   time.Time `json:"created,omitzero"`
 	CreatedBy string    `json:"created_by,omitempty"`
+	// GivenBy are the ids of the credentials with which it was given.
+	GivenBy []string `json:"given_by,omitempty"`
+}
+
+// QueryGiven says what becomes of credentials that a credential, and who was given one by
+// it, has given: GivenEnd takes them back as well; without it they stand.
+const (
+	QueryGiven = "given"
+	GivenEnd   = "end"
+)
+
+// CredentialEnd says what became of them. It is the answer where there are any.
+type CredentialEnd struct {
+	Ended    []Credential `json:"ended,omitempty"`
+	Standing []Credential `json:"standing,omitempty"`
 }
 
 // Operation is one thing that the administration API does, and who may do it.

@@ -17,5 +17,7 @@ func main() {
 		Devices:      devices,
 		OpenAttester: func(log *slog.Logger) (keyholder.Attester, error) { return openAttester(log) },
 		OpenDevices:  openDevices,
+		InLibraryOS:  true,
+		Hardware:     func(f *os.File) { port = f },
 	}))
 }

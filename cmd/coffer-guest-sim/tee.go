@@ -14,6 +14,7 @@ import (
 	azure "github.com/cofferproject/coffer/tee/azure/attester"
 	cca "github.com/cofferproject/coffer/tee/cca/attester"
 	nitro "github.com/cofferproject/coffer/tee/nitro/attester"
+	sgx "github.com/cofferproject/coffer/tee/sgx/attester"
 	simhw "github.com/cofferproject/coffer/tee/simhw/sim"
 	snp "github.com/cofferproject/coffer/tee/snp/attester"
 	tdx "github.com/cofferproject/coffer/tee/tdx/attester"
@@ -52,7 +53,7 @@ func own(a attest.Attester, d *simhw.Device) attest.Attester {
 
 // openPlayed opens what coffer-simhw plays; who closes the device closes both.
 func openPlayed() (attest.Attester, *simhw.Device, error) {
-	d, err := simhw.Open(context.Background())
+	d, err := openHardware(context.Background())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,6 +98,8 @@ func played(d *simhw.Device) (attest.Attester, error) {
 		return cca.New(d, cca.Options{Simulation: d.Note()})
 	case "az-snp-vtpm":
 		return azure.New(d, azure.Options{Metadata: metadata{d}, Simulation: d.Note()})
+	case "sgx":
+		return sgx.New(enclave{d}, d.Note()), nil
 	case "nitro":
 		return nitro.New(context.Background(), d, d.Note())
 	}
@@ -115,6 +118,24 @@ func (r registers) RTMR(ctx context.Context, register int) ([]byte, error) {
 func (r registers) ExtendRTMR(ctx context.Context, register int, digest []byte) error {
 	return r.d.Extend(ctx, register, digest)
 }
+
+// enclave is the simulated enclave as the library OS offers it.
+type enclave struct{ d *simhw.Device }
+
+// Quote implements sgx.LibraryOS.
+func (e enclave) Quote(ctx context.Context, reportData []byte) ([]byte, error) {
+	q, _, err := e.d.Report(ctx, reportData)
+	return q, err
+}
+
+// Report implements sgx.LibraryOS.
+func (e enclave) Report(ctx context.Context) ([]byte, error) {
+	_, r, err := e.d.Report(ctx, make([]byte, reportData))
+	return r, err
+}
+
+// reportData is how much an enclave has attested of its own, in bytes.
+const reportData = 64
 
 // metadata is the simulated metadata service.
 type metadata struct{ d *simhw.Device }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/libos"
 	"github.com/cofferproject/coffer/host/node"
 	"github.com/cofferproject/coffer/host/sandbox"
 	"github.com/cofferproject/coffer/host/supervise"
@@ -33,18 +34,22 @@ func sandboxMain(args []string) error {
 	if err != nil {
 		return err
 	}
+	simHW := filepath.Join(filepath.Dir(self), "coffer-simhw")
+	supervisor := []string{self, "supervise"}
 	err = node.Run(ctx, os.Stdin, os.Stdout, func(req *nodeapi.Request) (sandbox.Driver, error) {
-		p, err := platform.Load(req.Platform)
-		if err != nil {
-			return nil, err
-		}
 		cache, err := vmm.CacheDir()
 		if err != nil {
 			return nil, err
 		}
+		if req.Launch.TEE.Process() {
+			return libos.New(libos.Options{CacheDir: cache, Supervisor: supervisor, Parent: parent, BootTimeout: *boot, SimHW: simHW})
+		}
+		p, err := platform.Load(req.Platform)
+		if err != nil {
+			return nil, err
+		}
 		return vmm.New(p, vmm.Options{
-			CacheDir: cache, Supervisor: []string{self, "supervise"}, Parent: parent, BootTimeout: *boot,
-			SimHW: filepath.Join(filepath.Dir(self), "coffer-simhw"),
+			CacheDir: cache, Supervisor: supervisor, Parent: parent, BootTimeout: *boot, SimHW: simHW,
 		})
 	})
 	if errors.Is(err, node.ErrFailed) {

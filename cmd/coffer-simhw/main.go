@@ -22,6 +22,7 @@ var models = map[launch.TEE]simhw.Power{
 	launch.CCASim:      powerCCA,
 	launch.NitroSim:    powerNitro,
 	launch.AzureSNPSim: powerAzure,
+	launch.SGXSim:      powerSGX,
 }
 
 // devices has those that can be played beside them.

@@ -18,17 +18,7 @@ import (
 const mrConfigIDSize = 48
 
 func powerTDX(c *host.Config, in *host.Inputs) (*host.Model, error) {
-	state, err := host.Keep(c.CADir, "intel.json", func() ([]byte, error) {
-		p, err := intel.New(intel.Options{})
-		if err != nil {
-			return nil, err
-		}
-		return p.Encode()
-	})
-	if err != nil {
-		return nil, err
-	}
-	p, err := intel.Load(state)
+	p, err := intelMachine(c.CADir)
 	if err != nil {
 		return nil, err
 	}

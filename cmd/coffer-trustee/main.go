@@ -28,9 +28,10 @@ Usage:
   coffer-trustee serve [--state DIR] [--config FILE] [--listen ADDR] [--san NAME]... [--collateral PATH] [--as-listen ADDR] [--rvps-listen ADDR] [--limit NAME=N]...
                        [--ops-listen ADDR] [--rate-peer N] [--rate-namespace N] [--peer-connections N] [--drain-delay TIME] [--drain-timeout TIME]
                        [--tls-cert FILE --tls-key FILE] [--first-admin FILE] [--admin-client-ca FILE] [--ask-client-certificate]
+                       [--admin-issuer URL --admin-issuer-audience NAME [--admin-issuer-claim NAME]... [--admin-issuer-keys URL] [--admin-issuer-ca FILE]]...
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
                        [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME] [--fetch-timeout TIME]
-                       [--plugin NAME=ENDPOINT]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
+                       [--plugin NAME=ENDPOINT]... [--secret-store NAME=KIND:WHERE?OPTIONS]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
   coffer-trustee kbs --attestation-service URL --trusted-cert FILE [--attestation-ca FILE --attestation-cert FILE --attestation-key FILE] [flags of serve]
   coffer-trustee as [--socket ADDR] [--config-file FILE] [--reference-values URL [--reference-ca FILE --reference-cert FILE --reference-key FILE]] [flags of serve]
@@ -120,6 +121,7 @@ func run(args []string) error {
 	f.StringVar(&c.FirstAdmin, "first-admin", "", "public key (PEM, Ed25519) of the administrator whom the first start registers (default: that makes a key, admin.key in --state)")
 	f.StringVar(&c.AdminClientCA, "admin-client-ca", "", "certificates (PEM) of who issues administrators' client certificates; peers are then asked for one")
 	f.BoolVar(&c.AskForCertificates, "ask-client-certificate", false, "ask peers for a client certificate, for administrators whose key is registered (docs/trustee/roles.md)")
+	issuerFlags(f, &c.AdminIssuers)
 	serviceFlags(f, &c, config)
 	c.Limits = limits.Defaults()
 	f.Func("limit", "NAME=N, how many of something are kept, such as seals=20000; may be repeated (docs/trustee.md)", c.Limits.Change)
@@ -131,6 +133,7 @@ func run(args []string) error {
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
 	pluginFlags(f, &c.Plugins)
+	secretStoreFlags(f, &c.SecretStores)
 	insideFlags(f, &c)
 	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")

@@ -51,8 +51,8 @@ func (p *Process) become(id *identity) error {
 	}
 	unix.Umask(0o022)
 	// The guest's own processes let their timers run late; workloads get the
-	// kernel's default.
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, defaultTimerSlack, 0, 0, 0); err != nil {
+	// kernel's default. A library OS has no such thing (EINVAL).
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, defaultTimerSlack, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("setting the timer slack: %w", err)
 	}
 

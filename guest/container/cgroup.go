@@ -18,20 +18,44 @@ type cgroup struct{ dir string }
 
 // newCgroup makes the group name below parent and sets the limits. A limit whose
 // controller is missing is an error: a container never runs without a limit that
-// its policy names.
-func newCgroup(parent, name string, l Limits) (*cgroup, error) {
+// its policy names. In a library OS those that it does not keep are errors, too; it
+// has no device but its own, so none is restricted.
+func newCgroup(parent, name string, l Limits, libraryOS bool) (*cgroup, error) {
+	restrict := restrictDevices
+	if libraryOS {
+		if err := l.withinLibraryOS(); err != nil {
+			return nil, err
+		}
+		restrict = func(string) error { return nil }
+	}
 	dir := filepath.Join(parent, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making cgroup: %w", err)
 	}
 	g := &cgroup{dir}
-	if err := errors.Join(g.limit(l), restrictDevices(dir)); err != nil {
+	if err := errors.Join(g.limit(l), restrict(dir)); err != nil {
 		_ = os.Remove(dir)
 		return nil, err
 	}
 	// The whole container ends, not one process of it in silence.
 	_ = g.write("memory.oom.group", "1") // absent without the controller
 	return g, nil
+}
+
+// errLibraryOS says why something cannot be had.
+var errLibraryOS = errors.New("the pod's kernel is a library OS, which cannot do that")
+
+// withinLibraryOS refuses what a library OS would take and not keep: gVisor
+// remembers these numbers and does nothing with them. CPU shares are no limit but a
+// wish, and mean nothing there.
+func (l *Limits) withinLibraryOS() error {
+	switch {
+	case l.MemoryBytes > 0:
+		return fmt.Errorf("limiting a container's memory: %w", errLibraryOS)
+	case l.CPUQuota > 0:
+		return fmt.Errorf("limiting a container's CPU time: %w", errLibraryOS)
+	}
+	return nil
 }
 
 func (g *cgroup) write(file, value string) error {

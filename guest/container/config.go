@@ -39,6 +39,8 @@ type Config struct {
 	ReadOnlyPaths []string
 	ReadOnlyRoot  bool
 	Process       Process
+	// LibraryOS says that the kernel is a library OS; the runtime sets it.
+	LibraryOS bool
 }
 
 // Mount binds a guest directory or file at a path inside the container.

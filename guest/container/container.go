@@ -60,11 +60,12 @@ func (r *Runtime) Create(ctx context.Context, id string, cfg *Config, limits Lim
 		}
 	}()
 
+	cfg.LibraryOS = r.opt.LibraryOS
 	cfg.Scratch = filepath.Join(c.dir, "fs")
 	if err := os.MkdirAll(cfg.Scratch, 0o755); err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
-	if c.cgroup, err = newCgroup(r.opt.CgroupRoot, id, limits); err != nil {
+	if c.cgroup, err = newCgroup(r.opt.CgroupRoot, id, limits, r.opt.LibraryOS); err != nil {
 		return nil, err
 	}
 	stdio, err := newStdio(cfg.Process.Terminal, stdin)
@@ -221,13 +222,25 @@ func (c *Container) Forget(execID string) {
 }
 
 // Pause freezes all processes.
-func (c *Container) Pause() error { return c.cgroup.freeze(true) }
+func (c *Container) Pause() error {
+	if c.r.opt.LibraryOS {
+		return fmt.Errorf("pausing: %w", errLibraryOS)
+	}
+	return c.cgroup.freeze(true)
+}
 
 // Resume thaws them.
 func (c *Container) Resume() error { return c.cgroup.freeze(false) }
 
 // Update changes the limits that l names.
-func (c *Container) Update(l Limits) error { return c.cgroup.limit(l) }
+func (c *Container) Update(l Limits) error {
+	if c.r.opt.LibraryOS {
+		if err := l.withinLibraryOS(); err != nil {
+			return err
+		}
+	}
+	return c.cgroup.limit(l)
+}
 
 // KillAll ends every process of the container.
 func (c *Container) KillAll() error { return c.cgroup.kill() }

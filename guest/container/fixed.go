@@ -73,7 +73,7 @@ func selfBind(p string) error {
 
 // remountReadOnly makes the mount at p read-only and keeps its other flags.
 func remountReadOnly(p string) error {
-	if err := unix.MountSetattr(unix.AT_FDCWD, p, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	if err := addMountFlags(p, unix.MOUNT_ATTR_RDONLY); err != nil {
 		return fmt.Errorf("making %s read-only: %w", p, err)
 	}
 	return nil

@@ -32,7 +32,15 @@ func buildRoot(cfg *Config) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	binds, err := openBinds(cfg)
+	open := openBind
+	var st *stage
+	if cfg.LibraryOS {
+		if st, err = newStage(rootfs); err != nil {
+			return nil, err
+		}
+		open = st.bind
+	}
+	binds, err := openBinds(cfg, open)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +60,9 @@ func buildRoot(cfg *Config) (*identity, error) {
 		if err := b.attach(); err != nil {
 			return nil, err
 		}
+	}
+	if err := st.remove(); err != nil {
+		return nil, err
 	}
 	for _, p := range cfg.ReadOnlyPaths {
 		if err := readOnlyPath(p); err != nil {
@@ -92,8 +103,16 @@ func mountOverlay(cfg *Config) (string, error) {
 		}
 	}
 	set("source", "overlay")
-	for _, l := range cfg.Layers {
-		set("lowerdir+", l)
+	if cfg.LibraryOS {
+		lower, lerr := joinLayers(cfg.Layers)
+		if lerr != nil {
+			return "", lerr
+		}
+		set("lowerdir", lower)
+	} else {
+		for _, l := range cfg.Layers {
+			set("lowerdir+", l)
+		}
 	}
 	set("upperdir", dirs["upper"])
 	set("workdir", dirs["work"])
@@ -148,15 +167,16 @@ func depth(p string) int { return strings.Count(path.Clean(p), "/") }
 
 // bind is an open, detached mount and where it goes.
 type bind struct {
-	fd   int // -1: what is there already, as a mount of its own
-	dest string
-	dir  bool
+	fd     int    // -1: what is there already, as a mount of its own; or staged
+	staged string // where it is mounted until then (stage)
+	dest   string
+	dir    bool
 }
 
-func openBinds(cfg *Config) ([]bind, error) {
+func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (bind, error)) ([]bind, error) {
 	var out []bind
 	add := func(source, sub, dest string, attrs uint64) error {
-		b, err := openBind(source, sub, dest, attrs)
+		b, err := open(source, sub, dest, attrs)
 		if err == nil {
 			out = append(out, b)
 		}
@@ -249,6 +269,9 @@ func openBind(source, sub, dest string, attrs uint64) (bind, error) {
 }
 
 func (b bind) attach() error {
+	if b.staged != "" {
+		return b.attachStaged()
+	}
 	if b.fd < 0 {
 		return selfBind(b.dest)
 	}

@@ -37,6 +37,9 @@ type Options struct {
 	// OOM is told when the kernel has killed a container for its memory.
 	OOM func(containerID string)
 	Log *slog.Logger
+	// LibraryOS says that the kernel is a library OS, which cannot hold a container
+	// to memory or CPU time: such limits are refused.
+	LibraryOS bool
 }
 
 // NewRuntime makes a Runtime.

@@ -22,6 +22,10 @@ type Supervisor struct {
 	Reaper *Reaper //
 	Cgroup string  // directory below which helpers get their groups; "" = no groups (tests)
 	Log    *slog.Logger
+	// LibraryOS says that the kernel is a library OS, which knows no securebits: a
+	// root process gets its whole bounding set at execve. That is what Spec leaves it
+	// and CAP_SYS_CHROOT, which it gives up by itself.
+	LibraryOS bool
 }
 
 // runtimeEnv is for the Go runtime of every helper. Without SSE 4.2 hash/crc32
@@ -135,7 +139,7 @@ func (s *Supervisor) fork(spec *Spec, keep caps.Set, group *os.File) (*Child, er
 	if group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(group.Fd())
 	}
-	if spec.UID == 0 {
+	if spec.UID == 0 && !s.LibraryOS {
 		// Root would get the whole bounding set at execve; make it say so by
 		// itself: ambient capabilities only.
 		const noRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 // SECBIT_NOROOT, NO_SETUID_FIXUP, both locked

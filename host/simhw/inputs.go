@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/libos"
 )
 
 // Limits of what is read from QEMU's descriptors.
@@ -32,6 +33,8 @@ type Inputs struct {
 	MemoryMiB      int
 	VCPUs          int
 	Initdata       []byte // the plain document; nil: no device
+	// Process is what is measured of a process TEE; nil: a machine.
+	Process *libos.Manifest
 	// From the launch spec, since emulation cannot run it.
 	Firmware []byte
 	CPUModel string

@@ -23,7 +23,7 @@ const (
 	FDQMP                 // a monitor of its own
 	FDConfig              // Config as JSON
 	FDReady               // Ready as JSON, one line, then closed
-	FDFirmware            // the TEE's firmware; /dev/null where there is none
+	FDFirmware            // the TEE's firmware; an empty file where there is none; of a process TEE its initdata
 	fdProgram             // the program itself, as host/supervise starts it
 )
 
@@ -107,15 +107,10 @@ func powerOn(ctx context.Context, models map[launch.TEE]Power, kinds map[string]
 	if power == nil {
 		return nil, fmt.Errorf("%q is no TEE that is simulated here", c.Launch.TEE)
 	}
-	in, err := readMachine(ctx, c)
+	in, err := measured(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	fw, err := readFile(os.NewFile(FDFirmware, "firmware"), maxFirmware)
-	if err != nil {
-		return nil, fmt.Errorf("reading the TEE's firmware: %w", err)
-	}
-	in.Firmware, in.CPUModel = fw, c.Launch.CPUModel
 	m, err := power(c, in)
 	if err != nil {
 		return nil, fmt.Errorf("measuring: %w", err)
@@ -145,6 +140,9 @@ func powerOn(ctx context.Context, models map[launch.TEE]Power, kinds map[string]
 // Note is the simulation note: evidence carries it.
 func Note(tee launch.TEE, in *Inputs, more []string) string {
 	s := fmt.Sprintf("simulated %s, protects nothing: %s are those of the running QEMU", tee.Wire(), in.fromRunning())
+	if in.Process != nil {
+		s = fmt.Sprintf("simulated %s, protects nothing: %s are those of the running process", tee.Wire(), in.fromProcess())
+	}
 	var taken []string
 	if len(in.Firmware) > 0 {
 		taken = append(taken, "TEE firmware")
@@ -161,6 +159,30 @@ func Note(tee launch.TEE, in *Inputs, more []string) string {
 		s += t
 	}
 	return s
+}
+
+// measured learns from what runs what hardware would have measured.
+func measured(ctx context.Context, c *Config) (*Inputs, error) {
+	if c.Launch.TEE.Process() {
+		if err := os.NewFile(FDQMP, "qmp").Close(); err != nil { // there is no monitor
+			return nil, fmt.Errorf("reading the running process: %w", err)
+		}
+		in, err := readProcess(ctx, c.PID, os.NewFile(FDFirmware, "initdata"))
+		if err != nil {
+			return nil, fmt.Errorf("reading the running process: %w", err)
+		}
+		return in, nil
+	}
+	in, err := readMachine(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	fw, err := readFile(os.NewFile(FDFirmware, "firmware"), maxFirmware)
+	if err != nil {
+		return nil, fmt.Errorf("reading the TEE's firmware: %w", err)
+	}
+	in.Firmware, in.CPUModel = fw, c.Launch.CPUModel
+	return in, nil
 }
 
 func readMachine(ctx context.Context, c *Config) (*Inputs, error) {

@@ -26,6 +26,9 @@ type Command struct {
 	// BindLowPorts leaves the one capability that ports below 1024 take.
 	BindLowPorts bool
 	Output       *os.File // standard output and error
+	Stdout       *os.File // standard output, where it is another than Output
+	Namespaces   uintptr  // CLONE_NEW* flags: namespaces to start in
+	Env          []string // beyond the customary
 }
 
 const capNetBindService = 10
@@ -56,6 +59,11 @@ func Start(c *Command) (*exec.Cmd, error) {
 	if c.Output != nil {
 		cmd.Stdout, cmd.Stderr = c.Output, c.Output
 	}
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	cmd.Env = append(cmd.Env, c.Env...)
+	cmd.SysProcAttr.Cloneflags = c.Namespaces
 	if c.UID != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.UID)}
 		if c.BindLowPorts {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/console"
 	"github.com/cofferproject/coffer/host/supervise"
 )
 
@@ -132,7 +133,7 @@ func probeKVM(ctx context.Context, p *platform.Platform, kernel string, major in
 	in.close()
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	text, _ := io.ReadAll(io.LimitReader(con, maxConsole))
+	text, _ := io.ReadAll(io.LimitReader(con, console.MaxFile))
 	_ = con.Close()
 	_ = cmd.Wait()
 	if bytes.Contains(text, []byte("not syncing: VFS")) {

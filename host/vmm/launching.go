@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/host/console"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/swtpm"
 	"github.com/cofferproject/coffer/host/vmm/qmp"
@@ -26,7 +27,7 @@ type launching struct {
 	watcher *supervise.Watcher
 	procs   []*exec.Cmd // started, not yet given to a VM
 	closers []*os.File  // our ends of QEMU's sockets
-	console *console
+	console *console.Console
 }
 
 func (l *launching) run(ctx context.Context) (*VM, error) {
@@ -129,7 +130,7 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 	if err != nil {
 		return nil, nil, fmt.Errorf("capturing the console: %w", err)
 	}
-	l.console = captureConsole(con, log)
+	l.console = console.Capture(con, log)
 	out, w, err := supervise.NewOutput()
 	if err != nil {
 		return nil, nil, err
@@ -179,7 +180,7 @@ func (l *launching) greet(ctx context.Context, vm *VM, conn *os.File) error {
 		_ = vm.qemu.Wait()
 		l.procs = l.procs[:len(l.procs)-1]
 		if said := vm.qemuOut.Text(); said != "" {
-			return fmt.Errorf("QEMU refused: %s", printable(said))
+			return fmt.Errorf("QEMU refused: %s", console.Printable(said))
 		}
 	}
 	return fmt.Errorf("starting QEMU: %w", err)
@@ -196,7 +197,7 @@ func (l *launching) undo() error {
 	}
 	l.closeTaps()
 	if l.console != nil {
-		waitFor(l.console.done, time.Second)
+		waitFor(l.console.Done(), time.Second)
 	}
 	err := swtpm.Wipe(filepath.Join(l.dir, tpmDir))
 	if l.watcher != nil {

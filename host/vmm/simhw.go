@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -21,8 +22,6 @@ import (
 // than TPMs.
 const caDir = "simhw-ca"
 
-const maxReady = 1 << 20
-
 // startSimHW starts coffer-simhw beside the running QEMU and waits until it has
 // measured and runs under uid. guest and monitor are its ends of QEMU's sockets.
 func (l *launching) startSimHW(ctx context.Context, vm *VM, uid int, guest, monitor, firmware *os.File) error {
@@ -33,44 +32,16 @@ func (l *launching) startSimHW(ctx context.Context, vm *VM, uid int, guest, moni
 		return err
 	}
 	defer config.Close()
-	ready, w, err := os.Pipe()
+	vm.simulation, err = (&simhw.Start{
+		Program: l.driver.opt.SimHW, Config: config, Guest: guest, Monitor: monitor, Input: firmware,
+		Started: func(cmd *exec.Cmd, out *supervise.Output) error {
+			vm.simhw, vm.simhwOut = cmd, out
+			return l.started(vm, "simhw", cmd)
+		},
+	}).Run(ctx)
 	if err != nil {
-		return fmt.Errorf("starting coffer-simhw: %w", err)
+		return fmt.Errorf("simulating %s: %w", l.spec.TEE, err)
 	}
-	defer ready.Close()
-	out, ow, err := supervise.NewOutput()
-	if err != nil {
-		_ = w.Close()
-		return err
-	}
-	cmd, err := supervise.Start(&supervise.Command{
-		Path: l.driver.opt.SimHW, Files: []*os.File{guest, monitor, config, w, firmware}, Output: ow,
-	})
-	_, _ = ow.Close(), w.Close()
-	if err != nil {
-		out.Close()
-		return err
-	}
-	vm.simhw, vm.simhwOut = cmd, out
-	if err := l.started(vm, "simhw", cmd); err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(ready, maxReady+1))
-	if err != nil {
-		return fmt.Errorf("starting coffer-simhw: %w", err)
-	}
-	var r simhw.Ready
-	switch err := json.Unmarshal(b, &r); {
-	case ctx.Err() != nil:
-		return fmt.Errorf("starting coffer-simhw: %w", context.Cause(ctx))
-	case err != nil || len(b) > maxReady:
-		return fmt.Errorf("starting coffer-simhw: it ended without a word: %s", printable(out.Text()))
-	case r.Error != "" || r.Simulation == nil:
-		return fmt.Errorf("simulating %s: %s", l.spec.TEE, printable(r.Error))
-	}
-	vm.simulation = r.Simulation
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/host/console"
 	"github.com/cofferproject/coffer/host/sandbox"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/swtpm"
@@ -35,7 +36,7 @@ type VM struct {
 	swtpmOut        *supervise.Output
 	simhwOut        *supervise.Output
 	qmp             *qmp.Client
-	console         *console
+	console         *console.Console
 	watcher         *supervise.Watcher
 	pids            map[string]int
 	ekRoot          []byte
@@ -123,7 +124,7 @@ func (v *VM) connect(conn *os.File, bootTimeout time.Duration) {
 		select {
 		case <-v.done:
 		case <-time.After(lostGrace):
-			v.end(nodeapi.ReasonCrashed, "the guest's channel: "+printable(err.Error()))
+			v.end(nodeapi.ReasonCrashed, "the guest's channel: "+console.Printable(err.Error()))
 		}
 		return
 	}
@@ -234,7 +235,7 @@ func (v *VM) reason() (why, detail string) {
 func ended(name string, cmd *exec.Cmd, out *supervise.Output) string {
 	s := fmt.Sprintf("%s ended: %s", name, cmd.ProcessState)
 	if said := out.Text(); said != "" {
-		s += ": " + printable(said)
+		s += ": " + console.Printable(said)
 	}
 	return s
 }
@@ -243,7 +244,7 @@ func ended(name string, cmd *exec.Cmd, out *supervise.Output) string {
 func (v *VM) cleanUp() {
 	waitFor(v.qmp.Done(), time.Second)
 	_ = v.qmp.Close()
-	waitFor(v.console.done, time.Second)
+	waitFor(v.console.Done(), time.Second)
 	v.exit.Reason, v.exit.Detail = v.reason()
 	if v.exit.Reason != nodeapi.ReasonDestroyed {
 		v.exit.Console = v.console.Tail()

@@ -19,10 +19,7 @@ func NewCredentialCommand() *cobra.Command {
 			l, err := c.ListCredentials(cmd.Context())
 			return credentials(l), err
 		}),
-		onTrustee("rm ID", "Take a credential back: it counts no more from now on", exactArgs(1, "the credential's id"),
-			func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
-				return args[0], c.DeleteCredential(cmd.Context(), args[0])
-			}),
+		removeCredential(),
 		onTrustee("whoami", "Say who the trustee takes you for, and what you may do", noArgs, func(cmd *cobra.Command, c *trusteeclient.Client, _ []string) (any, error) {
 			w, err := c.Whoami(cmd.Context())
 			if err != nil {
@@ -36,16 +33,36 @@ func NewCredentialCommand() *cobra.Command {
 		}))
 }
 
+func removeCredential() *cobra.Command {
+	var given bool
+	cmd := onTrustee("rm ID", "Take a credential back: it counts no more from now on", exactArgs(1, "the credential's id"),
+		func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
+			out, err := c.DeleteCredential(cmd.Context(), args[0], given)
+			if err != nil {
+				return nil, err
+			}
+			for _, x := range out.Ended {
+				fmt.Fprintf(cmd.ErrOrStderr(), "ended as well: %s %s %q\n", x.ID, x.Kind, x.Name)
+			}
+			for _, x := range out.Standing {
+				fmt.Fprintf(cmd.ErrOrStderr(), "it had given, and this stands: %s %s %q (rm it, or rm %s --given)\n", x.ID, x.Kind, x.Name, args[0])
+			}
+			return args[0], nil
+		})
+	cmd.Flags().BoolVar(&given, "given", false, "take back as well what it has given to others, and what they have given; also when it is gone itself already")
+	return cmd
+}
+
 func addCredential() *cobra.Command {
 	x := trusteeapi.Credential{}
 	var grants []string
 	var keyFile string
 	var life time.Duration
-	cmd := onTrustee("add KIND", "Register a key, the name of a client certificate, or have a bearer token issued", exactArgs(1, "key, certificate or token"),
+	cmd := onTrustee("add KIND", "Register a key, the name of a client certificate, a claim of an identity provider, or have a bearer token issued", exactArgs(1, "key, certificate, oidc or token"),
 		func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
 			x.Kind = args[0]
-			if (x.Kind == trusteeapi.CredentialKey) != (keyFile != "") || (x.Kind == trusteeapi.CredentialCertificate) != (x.Subject != "") {
-				return nil, Exit(ExitUsage, errors.New("a key needs --public-key, a certificate --subject, and a token neither"))
+			if (x.Kind == trusteeapi.CredentialKey) != (keyFile != "") || (x.Kind == trusteeapi.CredentialCertificate || x.Kind == trusteeapi.CredentialOIDC) != (x.Subject != "") {
+				return nil, Exit(ExitUsage, errors.New("a key needs --public-key, a certificate and oidc --subject, and a token neither"))
 			}
 			for _, s := range grants {
 				g, err := parseGrant(s)
@@ -75,12 +92,13 @@ func addCredential() *cobra.Command {
 		})
 	cmd.Example = `  coffer credential add token --grant secret-writer@prod --life 8h > prod.token && chmod 600 prod.token
   coffer credential add key --public-key alice.pub --grant owner@prod --grant auditor@staging
-  coffer credential add certificate --subject uri:spiffe://example.org/ci --grant policy-admin@prod`
+  coffer credential add certificate --subject uri:spiffe://example.org/ci --grant policy-admin@prod
+  coffer credential add oidc --subject "https://idp.example.org groups=trustee-owners" --grant owner@prod`
 	fl := cmd.Flags()
 	fl.StringSliceVar(&grants, "grant", nil, "ROLE@NAMESPACE, or ROLE@* for all; may be repeated: admin, owner, secret-writer, policy-admin, auditor, reader")
 	fl.StringVar(&x.Name, "name", "", "a name for people")
 	fl.StringVar(&keyFile, "public-key", "", "file with the public key in PEM (Ed25519 or P-256), - for standard input")
-	fl.StringVar(&x.Subject, "subject", "", "uri:, dns:, email: or cn: and the name in the client certificate")
+	fl.StringVar(&x.Subject, "subject", "", "uri:, dns:, email: or cn: and the name in the client certificate; or the issuer, a space, and CLAIM=VALUE")
 	fl.DurationVar(&life, "life", 0, "when it expires, from now (default: a token in a day, others never)")
 	if err := cmd.MarkFlagRequired("grant"); err != nil {
 		panic(err) // the flag is defined above

@@ -32,6 +32,7 @@ type Question struct {
 	References []Reference
 	Candidates []Candidate
 	Platform   *platform.Platform // for its images and firmware; nil: none is at hand
+	Programs   []string           // of process TEEs that are at hand
 }
 
 // Explanation says which inputs of a launch are not those of the reference values.
@@ -188,6 +189,11 @@ func (s *search) refusedBy(r *Reference) []field {
 }
 
 func (s *search) platformFiles() {
+	for _, path := range s.q.Programs {
+		if sum, err := programDigest(launch.File{Path: path}); err == nil {
+			s.known[sum] = path
+		}
+	}
 	p := s.q.Platform
 	if p == nil {
 		return

@@ -45,6 +45,8 @@ var fields = map[string][]field{
 		{"quote.body.rtmr_2", "rtmr_2", []Input{Initrd, Cmdline}},
 	},
 	"cca": {{"realm.cca-realm-initial-measurement", "cca_realm_initial_measurement", []Input{Kernel, Initrd, Cmdline, VCPUs, Memory}}},
+	// Of a process TEE: of an enclave that was signed and not simulated nothing is known.
+	"sgx": {{"body.mr_enclave", "sgx_mr_enclave", []Input{Kernel, Initrd, Cmdline, VCPUs, Memory}}},
 	"nitro": {
 		{"pcrs.pcr0", "nitro_pcr0", []Input{Kernel, Initrd, Cmdline}},
 		{"pcrs.pcr1", "nitro_pcr1", []Input{Kernel, Initrd, Cmdline}},

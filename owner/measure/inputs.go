@@ -27,6 +27,9 @@ type input struct {
 }
 
 func read(spec *launch.Spec) (*inputs, error) {
+	if spec.TEE.Process() {
+		return readProcess(spec)
+	}
 	in := &inputs{digests: map[string]string{}}
 	files := []input{
 		{"kernel", spec.Kernel, &in.kernel}, {"initrd", spec.Initrd, &in.initrd}, {"firmware", spec.Firmware, &in.firmware},

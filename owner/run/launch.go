@@ -14,7 +14,13 @@ import (
 
 // launchSpec says what to launch.
 func (p *prepared) launchSpec(o *PodOptions, pf *platform.Platform) (*launch.Spec, error) {
-	s, err := pf.Spec(o.TEE, o.variant(), p.plan.MemoryMiB, p.plan.VCPUs)
+	var s *launch.Spec
+	var err error
+	if o.TEE.Process() {
+		s, err = processSpec(o, p.plan.MemoryMiB, p.plan.VCPUs)
+	} else {
+		s, err = pf.Spec(o.TEE, o.variant(), p.plan.MemoryMiB, p.plan.VCPUs)
+	}
 	if err != nil {
 		return nil, &InputError{err}
 	}
@@ -78,7 +84,7 @@ func Measure(ctx context.Context, o PodOptions, progress func(string)) (*measure
 	if err != nil {
 		return nil, nil, err
 	}
-	pf, err := loadPlatform(o.Platform)
+	pf, err := platformFor(&o)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -107,7 +107,7 @@ func (l *launched) question(att *trusteeapi.Record, a *trusteeapi.Appraisal) *me
 	if !refused || claims == nil {
 		return nil
 	}
-	q := &measure.Question{TEE: a.TEE, Claims: claims, Platform: l.platform}
+	q := &measure.Question{TEE: a.TEE, Claims: claims, Platform: l.platform, Programs: processPrograms(a.TEE)}
 	for _, r := range a.References {
 		q.References = append(q.References, measure.Reference(r))
 	}

@@ -112,6 +112,9 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 		return nil, err
 	}
 	policy, plan, err := spec.Build(p, images, o.spec(nil))
+	if err == nil {
+		err = checkProcess(o, plan)
+	}
 	if err != nil {
 		return nil, &InputError{err}
 	}
@@ -173,6 +176,9 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 		return nil, err
 	}
 	policy, plan, err := spec.Build(p, images, o.spec(byName))
+	if err == nil {
+		err = checkProcess(o, plan)
+	}
 	if err != nil {
 		return nil, &InputError{err}
 	}

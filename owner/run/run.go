@@ -90,7 +90,7 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	pf, err := loadPlatform(o.Platform)
+	pf, err := platformFor(&o.PodOptions)
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +171,11 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	if err := spec.Validate(); err != nil {
 		return 0, &InputError{err}
 	}
-	r.progress("starting a VM: %s, %d MiB, %d vCPU", o.TEE, spec.MemoryMiB, spec.VCPUs)
+	if o.TEE.Process() {
+		r.progress("starting a process: %s, %d MiB, %d CPUs", o.TEE, spec.MemoryMiB, spec.VCPUs)
+	} else {
+		r.progress("starting a VM: %s, %d MiB, %d vCPU", o.TEE, spec.MemoryMiB, spec.VCPUs)
+	}
 	if o.TEE.Simulated() {
 		r.progress("WARNING: %s is simulated: nothing is protected from this machine", o.TEE)
 	}

@@ -30,7 +30,7 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 	if err != nil {
 		return nil, err
 	}
-	pf, err := loadPlatform(o.Platform)
+	pf, err := platformFor(&o)
 	if err != nil {
 		return nil, err
 	}

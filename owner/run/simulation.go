@@ -25,6 +25,7 @@ var platformValues = map[string][]string{
 	"tdx":         {"xfam"},
 	"cca":         {"cca_platform_implementation_id", "cca_platform_sw_components", "cca_platform_config"},
 	"nitro":       {},
+	"sgx":         {},
 	"az-snp-vtpm": {"tcb_bootloader", "tcb_microcode", "tcb_snp", "tcb_tee", "smt_enabled", "tsme_enabled", "abi_major", "abi_minor", "single_socket", "smt_allowed"},
 }
 

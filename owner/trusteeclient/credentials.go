@@ -2,6 +2,7 @@ package trusteeclient
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -23,9 +24,18 @@ func (c *Client) ListCredentials(ctx context.Context) ([]trusteeapi.Credential, 
 	return list[trusteeapi.Credential](ctx, c, "/credentials", nil)
 }
 
-// DeleteCredential takes a credential back: it counts no more.
-func (c *Client) DeleteCredential(ctx context.Context, id string) error {
-	return c.del(ctx, "/credentials/"+url.PathEscape(id))
+// DeleteCredential takes a credential back: it counts no more; with given, what it has
+// given does not count either. The answer says what ended with it, and what stands.
+func (c *Client) DeleteCredential(ctx context.Context, id string, given bool) (*trusteeapi.CredentialEnd, error) {
+	q := url.Values{}
+	if given {
+		q.Set(trusteeapi.QueryGiven, trusteeapi.GivenEnd)
+	}
+	b, err := c.raw(ctx, http.MethodDelete, "/credentials/"+url.PathEscape(id), q, "", nil)
+	if err != nil || len(b) == 0 {
+		return &trusteeapi.CredentialEnd{}, err
+	}
+	return decode[trusteeapi.CredentialEnd](b)
 }
 
 // ListTokenKeys lists the keys that sign the namespace's attestation results.

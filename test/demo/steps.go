@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 const (
@@ -160,11 +162,48 @@ func (d *demo) searchPlaintext() error {
 
 // refuseInitrd boots a guest to which the node has added a file.
 func (d *demo) refuseInitrd(ctx context.Context) error {
+	if launch.TEE(d.tee).Process() {
+		return d.refuseAgent(ctx)
+	}
 	evil, err := d.evilPlatform()
 	if err != nil {
 		return err
 	}
 	return d.mustBeDenied(ctx, "initrd", "--platform", evil, d.file("sealed.yaml"))
+}
+
+// refuseAgent has a node that starts another agent in the library OS than it was
+// told to. The agent is the initrd of a process TEE.
+func (d *demo) refuseAgent(ctx context.Context) error {
+	bin := filepath.Join(d.dir, "evil-bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{"coffer", "coffer-runsc", "coffer-guest-sim"} {
+		if err := copyFile(filepath.Join(bin, name), filepath.Join(d.bin, name), ""); err != nil {
+			return err
+		}
+	}
+	if err := copyFile(filepath.Join(bin, "evil-agent"), filepath.Join(d.bin, "coffer-guest-sim"), "evil"); err != nil {
+		return err
+	}
+	node := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = sandbox ] || exec %[1]s \"$@\"\nsed -u 's#/coffer-guest-sim\"#/evil-agent\"#' | %[1]s \"$@\"\n", filepath.Join(d.bin, "coffer-node"))
+	if err := os.WriteFile(filepath.Join(bin, "coffer-node"), []byte(node), 0o700); err != nil {
+		return err
+	}
+	good := d.bin
+	defer func() { d.bin = good }()
+	d.bin = bin
+	return d.mustBeDenied(ctx, "initrd", d.file("sealed.yaml"))
+}
+
+// copyFile copies a program and appends more.
+func copyFile(to, from, more string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, append(b, more...), 0o755) // a process under another uid executes it
 }
 
 // refuseInitdata runs the genuine guest with initdata of the node's making.

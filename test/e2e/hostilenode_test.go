@@ -35,6 +35,16 @@ var hostileChanges = map[string]func(r *nodeapi.Request) error{
 		r.Launch.Initdata = append(r.Launch.Initdata, "# evil\n"...)
 		return nil
 	},
+	// Of a process TEE: another first program in the library OS, another environment of
+	// it, another flag of the library OS itself.
+	"agent": func(r *nodeapi.Request) error {
+		return replaceFile(r, &r.Launch.Initrd, func(b []byte) []byte { return append(b, "another agent"...) })
+	},
+	"environment": func(r *nodeapi.Request) error { r.Launch.Cmdline += " env:GODEBUG=evil=1"; return nil },
+	"flag": func(r *nodeapi.Request) error {
+		r.Launch.Cmdline = "-watchdog-action=panic " + r.Launch.Cmdline
+		return nil
+	},
 	"vcpus":  func(r *nodeapi.Request) error { r.Launch.VCPUs++; return nil },
 	noDevice: func(r *nodeapi.Request) error { r.Launch.SimDevices = nil; return nil },
 	// The host's own vendor, of which it does not tell the owner.
@@ -103,7 +113,7 @@ func replaceFile(r *nodeapi.Request, f *launch.File, change func([]byte) []byte)
 	}
 	p := filepath.Join(filepath.Dir(r.RunDir), filepath.Base(f.Path)+".evil")
 	*f = launch.File{Path: p}
-	return os.WriteFile(p, change(b), 0o644)
+	return os.WriteFile(p, change(b), 0o755) // a program among them
 }
 
 // hostileNode is the test binary in the place of coffer-node: it changes the
@@ -197,7 +207,13 @@ func (e *env) hostileBin(t *testing.T) *env {
 	if out.bin, err = os.MkdirTemp(e.dir, "bin"); err != nil {
 		t.Fatal(err)
 	}
-	for name, from := range map[string]string{"coffer": filepath.Join(e.bin, "coffer"), "coffer-node": self} {
+	neighbours := map[string]string{"coffer": filepath.Join(e.bin, "coffer"), "coffer-node": self}
+	for _, name := range []string{"coffer-runsc", "coffer-guest-sim"} { // of process TEEs
+		if _, err := os.Stat(filepath.Join(e.bin, name)); err == nil {
+			neighbours[name] = filepath.Join(e.bin, name)
+		}
+	}
+	for name, from := range neighbours {
 		if from, err = filepath.EvalSymlinks(from); err != nil {
 			t.Fatal(err)
 		}

@@ -49,6 +49,10 @@ var simTEEs = []simTEE{
 	{tee: "nitro-sim", refused: map[string]string{
 		"kernel": "nitro.pcrs.pcr0", "argument": "nitro.pcrs.pcr0", "initdata": "initdata digest",
 	}, fields: []string{"nitro.pcrs.pcr0", "nitro.pcrs.pcr1"}, unproven: []string{"nitro"}},
+	{tee: "sgx-sim", refused: map[string]string{
+		"kernel": "sgx.body.mr_enclave", "argument": "sgx.body.mr_enclave", "vcpus": "sgx.body.mr_enclave", "initdata": "initdata digest",
+		"agent": "sgx.body.mr_enclave", "environment": "sgx.body.mr_enclave", "flag": "sgx.body.mr_enclave",
+	}},
 }
 
 // unprivileged reads off the kernel that the one process of that name, which
@@ -78,7 +82,7 @@ func TestSimulatedTEEs(t *testing.T) {
 	for _, c := range simTEEs {
 		t.Run(c.tee, func(t *testing.T) {
 			t.Parallel()
-			if c.tee != "snp-sim" && c.tee != "tdx-sim" {
+			if c.tee != "snp-sim" && c.tee != "tdx-sim" && c.tee != "sgx-sim" {
 				full(t)
 			}
 			home := shared.newHome(t)
@@ -99,7 +103,7 @@ func TestSimulatedTEEs(t *testing.T) {
 			p := shared.run(t, home, running...)
 			tr := track(t, p.cmd.Process.Pid)
 			p.waitOutput(fmt.Sprintf("app | secret sha256 %x", sha256.Sum256([]byte("for the victim alone"))))
-			contains(t, "what coffer says", p.stderr(), "WARNING: "+c.tee+" is simulated", "of the running QEMU")
+			contains(t, "what coffer says", p.stderr(), "WARNING: "+c.tee+" is simulated", "of the running "+map[bool]string{false: "QEMU", true: "process"}[launch.TEE(c.tee).Process()])
 			unprivileged(t, tr, "coffer-simhw")
 			list := shared.ps(t, home)
 			if len(list) != 1 || len(list[0].Measured) == 0 {
@@ -121,7 +125,7 @@ func TestSimulatedTEEs(t *testing.T) {
 				t.Error("no release in the audit log")
 			}
 			evil := shared.hostileBin(t)
-			for _, change := range []string{"kernel", "argument", "initdata", "vcpus"} {
+			for _, change := range []string{"kernel", "argument", "initdata", "vcpus", "agent", "environment", "flag"} {
 				want, ok := c.refused[change]
 				if !ok {
 					continue
@@ -295,6 +299,16 @@ func (r *refusal) names(t *testing.T, change string, fields []string, was *launc
 		now.Kernel = was.Kernel
 	case "argument":
 		if d.Input != "command line" || d.Expected != was.Cmdline || d.Launched != was.Cmdline+" evil=1" || !slices.Equal(d.Changes, []string{"evil=1 was added"}) {
+			t.Errorf("%+v", d)
+		}
+		now.Cmdline = was.Cmdline
+	case "agent":
+		if d.Input != "initrd" || d.Launched != "SHA-256 "+now.Initrd || now.Initrd == was.Initrd {
+			t.Errorf("%+v", d)
+		}
+		now.Initrd = was.Initrd
+	case "environment", "flag":
+		if d.Input != "command line" || len(d.Changes) != 1 || !strings.HasSuffix(d.Changes[0], " was added") {
 			t.Errorf("%+v", d)
 		}
 		now.Cmdline = was.Cmdline

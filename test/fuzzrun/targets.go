@@ -24,6 +24,8 @@ var trusted = map[string]string{
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
 	"api/resource.FuzzParse":                           "the owner's own references",
+	"host/snapshot.FuzzFailedLayer":                    "containerd's events",
+	"api/libos.FuzzParse":                              "the launcher's own processes",
 	"host/supervise.FuzzRecord":                        "the launcher's own files",
 	"host/vmm/qmp.FuzzDecode":                          "QEMU, started by us",
 	"image/reference.FuzzParse":                        "the owner's pod",
@@ -56,8 +58,11 @@ var trusted = map[string]string{
 	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
+	"trustee/oidc.FuzzDiscovered":                      "the identity provider that the owner has named",
+	"trustee/oidc.FuzzIdentify":                        "the identity provider that the owner has named",
 	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
+	"trustee/secretstore/vaultkv.FuzzAnswers":          "the administrator's own store",
 }
 
 const (

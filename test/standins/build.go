@@ -43,14 +43,20 @@ func (b *builder) build(out string) error {
 	if err := os.MkdirAll(b.cache, 0o755); err != nil {
 		return err
 	}
-	seeds := slices.Clone(basePackages)
+	var seeds []string
+	debian := false
 	for _, s := range standins {
 		seeds = append(seeds, s.packages...)
+		debian = debian || s.base || len(s.packages) > 0
 	}
-	slices.Sort(seeds)
-	pkgs, err := closure(b.ctx, slices.Compact(seeds))
-	if err != nil {
-		return err
+	var pkgs []pkg // none where all images are of our programs alone: then apt is not asked
+	var err error
+	if debian {
+		seeds = append(seeds, basePackages...)
+		slices.Sort(seeds)
+		if pkgs, err = closure(b.ctx, slices.Compact(seeds)); err != nil {
+			return err
+		}
 	}
 	if err := b.compile(); err != nil {
 		return err
@@ -90,9 +96,11 @@ func (b *builder) fill(dst string, pkgs []pkg) error {
 			}
 		}
 	}
-	b.base = debianBase(b.pkgs)
-	if err := b.base.libraries(b.pool); err != nil {
-		return fmt.Errorf("debian layer: %w", err)
+	if len(pkgs) > 0 {
+		b.base = debianBase(b.pkgs)
+		if err := b.base.libraries(b.pool); err != nil {
+			return fmt.Errorf("debian layer: %w", err)
+		}
 	}
 	tmp, err := os.MkdirTemp(b.cache, "build-")
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/cofferproject/coffer/owner/platform"
@@ -37,8 +38,9 @@ func main() {
 func command(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("standins", flag.ContinueOnError)
 	out := f.String("out", "", "folder of the layouts (default: standins in the cache)")
+	only := f.String("only", "", "build this image alone, as list names it")
 	if len(args) == 0 {
-		return errors.New("usage: standins build [--out DIR] | list")
+		return errors.New("usage: standins build [--out DIR] [--only IMAGE] | list")
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return err
@@ -56,6 +58,13 @@ func command(ctx context.Context, args []string) error {
 		}
 		if *out == "" {
 			*out = filepath.Join(cache, "standins", "layouts")
+		}
+		if *only != "" {
+			i := slices.IndexFunc(standins, func(s *standin) bool { return s.ref() == *only })
+			if i < 0 {
+				return fmt.Errorf("no image %q", *only)
+			}
+			standins = standins[i : i+1]
 		}
 		b := &builder{ctx: ctx, cache: filepath.Join(cache, "standins")}
 		return b.build(*out)

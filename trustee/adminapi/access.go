@@ -32,7 +32,7 @@ func accessRoutes() []route {
 
 // recordsItself are the operations that put more into the audit log than their path
 // says, before they change anything.
-var recordsItself = []string{"POST /credentials"}
+var recordsItself = []string{"POST /credentials", "DELETE /credentials/{id}"}
 
 // grants spells grants as the commands do.
 func grants(l []trusteeapi.Grant) string {
@@ -82,16 +82,38 @@ func (c *call) addCredential() (any, error) {
 	if err := c.record(c.r, "", c.actor, what); err != nil {
 		return nil, err
 	}
-	return c.cfg.Credentials.Add(c.ctx(), *x, c.actor)
+	return c.cfg.Credentials.Add(c.ctx(), *x, c.caller)
 }
 
 func (c *call) deleteCredential() (any, error) {
-	return nil, c.cfg.Credentials.Delete(c.ctx(), c.r.PathValue("id"), func(x *trusteeapi.Credential) error {
+	q := c.r.URL.Query()
+	given := q.Get(trusteeapi.QueryGiven)
+	if given != "" && given != trusteeapi.GivenEnd || len(q) > 1 || len(q) == 1 && !q.Has(trusteeapi.QueryGiven) {
+		return nil, httpio.BadRequest(httpio.TypeSerde, "the query may say given="+trusteeapi.GivenEnd+" and nothing else")
+	}
+	id := c.r.PathValue("id")
+	what := "DELETE /credentials/{id}"
+	if given != "" {
+		what += " and what it has given"
+	}
+	if err := c.record(c.r, "", c.actor, what); err != nil {
+		return nil, err
+	}
+	out, err := c.cfg.Credentials.Delete(c.ctx(), id, given != "", func(x *trusteeapi.Credential) error {
 		if !c.gives(WriteCredentials, x.Grants) {
 			return forbidden(c.caller, WriteCredentials, grants(x.Grants))
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	// Of what stands he sees what he may look at anyway.
+	out.Standing = slices.DeleteFunc(out.Standing, func(x trusteeapi.Credential) bool { return !c.gives(ReadCredentials, x.Grants) })
+	if len(out.Ended)+len(out.Standing) == 0 {
+		return nil, nil
+	}
+	return out, nil
 }
 
 func (c *call) rotateTokenKey() (any, error) {

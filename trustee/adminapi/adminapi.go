@@ -30,6 +30,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/identity"
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
+	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
@@ -66,6 +67,8 @@ type Config struct {
 	// Published takes administrators of identity providers on the published paths,
 	// beside our own; nil: it takes none.
 	Published *adminjwt.Config
+	// Providers know administrators by tokens of OpenID Connect; nil: there are none.
+	Providers *oidc.Providers
 	// Backup writes the store, encrypted under the envelope key.
 	Backup func(ctx context.Context, w io.Writer) error
 	// Replicas says that other processes serve the same store.

@@ -12,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/credential"
+	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -76,6 +77,14 @@ func asDenial(err error) error {
 // or issuer.
 func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, error) {
 	ctx := r.Context()
+	who, err := h.cfg.Providers.Authenticate(raw)
+	if err == nil {
+		c, err := h.cfg.Credentials.Identity(ctx, who.Actor, who.Subjects)
+		return c, asDenial(err)
+	}
+	if !errors.Is(err, oidc.ErrNotOurs) {
+		return nil, unauthenticated(err)
+	}
 	c, err := h.cfg.Credentials.Bearer(ctx, raw)
 	if !errors.Is(err, trusteeapi.ErrNotBearer) {
 		return c, asDenial(err)

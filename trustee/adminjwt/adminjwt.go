@@ -5,8 +5,8 @@
 // Invariants: a token counts with a good signature by a configured key of a fitting
 // algorithm, an expiration that has not come, the issuer and audience of that
 // provider where it has them, and a role for which a pattern matches the whole
-// path; keys come from files and are never fetched, and no key is taken from a
-// token.
+// path; on the published paths keys come from files and are never fetched, and no key
+// is taken from a token. Package oidc verifies with it what it fetches keys for.
 //
 // Trust zone: trustee. Tokens are hostile until verified.
 package adminjwt
@@ -115,7 +115,7 @@ func (c *Config) Authenticate(token, path string, now time.Time) (actor string, 
 		}
 		return actor, nil
 	}
-	return "", errors.New("token: no key of an identity provider has signed it")
+	return "", ErrNoKey
 }
 
 func split(token string) (h *header, claims []byte, signed string, sig []byte, err error) {

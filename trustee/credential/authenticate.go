@@ -17,7 +17,8 @@ import (
 
 // Caller is who asks, and what he has been given.
 type Caller struct {
-	Actor  string // for the audit log
+	Actor  string   // for the audit log
+	IDs    []string // of the credentials that were shown; what he gives names them
 	Grants []trusteeapi.Grant
 }
 
@@ -78,7 +79,7 @@ func (s *Store) Bearer(ctx context.Context, raw string) (*Caller, error) {
 	if c.Kind != trusteeapi.CredentialToken {
 		return nil, ErrUnknown
 	}
-	return &Caller{"token:" + c.ID, c.Grants}, nil
+	return &Caller{"token:" + c.ID, []string{c.ID}, c.Grants}, nil
 }
 
 // Signed gives who has signed a token for one request. The caller of it sees to it
@@ -102,7 +103,7 @@ func (s *Store) Signed(ctx context.Context, raw, method, path string, now time.T
 	if err := t.Verify(pub, method, path, now); err != nil {
 		return nil, nil, err
 	}
-	caller := &Caller{t.KeyID, c.Grants}
+	caller := &Caller{t.KeyID, []string{c.ID}, c.Grants}
 	if t.Claims.Role != "" {
 		caller.narrowed(t.Claims.Role)
 	}
@@ -129,7 +130,7 @@ func (s *Store) Certificate(ctx context.Context, chain []*x509.Certificate, auth
 			return err
 		}
 		if c != nil && c.Kind == trusteeapi.CredentialKey && s.alive(c) == nil {
-			out.Grants = append(out.Grants, c.Grants...)
+			out.Grants, out.IDs = append(out.Grants, c.Grants...), append(out.IDs, c.ID)
 		}
 		for _, n := range subjects {
 			found, err := s.named(tx, out, digest(trusteeapi.CredentialCertificate, n))
@@ -138,6 +139,20 @@ func (s *Store) Certificate(ctx context.Context, chain []*x509.Certificate, auth
 			}
 			if found {
 				out.Actor += " " + n
+			}
+		}
+		return nil
+	})
+	return out.known(err)
+}
+
+// Identity gives what somebody may do whom an identity provider knows by these names.
+func (s *Store) Identity(ctx context.Context, actor string, subjects []string) (*Caller, error) {
+	out := &Caller{Actor: actor}
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		for _, n := range subjects {
+			if _, err := s.named(tx, out, digest(trusteeapi.CredentialOIDC, n)); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -193,7 +208,7 @@ func (s *Store) named(tx store.Tx, to *Caller, name string) (found bool, err err
 			return false, err
 		}
 		if s.alive(c) == nil {
-			to.Grants, found = append(to.Grants, c.Grants...), true
+			to.Grants, to.IDs, found = append(to.Grants, c.Grants...), append(to.IDs, c.ID), true
 		}
 	}
 	return found, nil

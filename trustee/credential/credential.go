@@ -1,5 +1,6 @@
 // Package credential keeps who may administrate: keys, names in client
-// certificates, and bearer tokens that the trustee has issued, each with the roles that it has and where.
+// certificates, claims in tokens of identity providers, and bearer tokens that the
+// trustee has issued, each with the roles that it has and where.
 //
 // Invariants: a credential that is taken back or has expired counts nowhere from
 // that moment on, for every replica; nobody gives what he does not have; there is
@@ -31,7 +32,7 @@ import (
 
 const (
 	bucket  = "admins"
-	names   = "admin-names" // digest of a certificate's name, "/", id
+	names   = "admin-names" // digest of a certificate's or claim's name, "/", id
 	maxText = 512
 
 	// DefaultBearerLife is of bearer tokens, which whoever finds one can use.
@@ -112,12 +113,12 @@ func Any(ctx context.Context, s store.Store) (bool, error) {
 
 // Add keeps a credential and, for a bearer token, gives the token with it. The
 // caller has checked that whoever asks, by, may give these grants.
-func (s *Store) Add(ctx context.Context, c trusteeapi.Credential, by string) (*trusteeapi.Credential, error) {
+func (s *Store) Add(ctx context.Context, c trusteeapi.Credential, by *Caller) (*trusteeapi.Credential, error) {
 	now := s.now().UTC()
 	if err := s.complete(&c, now); err != nil {
 		return nil, fmt.Errorf("%w: %w", tenant.ErrInvalid, err)
 	}
-	c.Created, c.CreatedBy = now, by
+	c.Created, c.CreatedBy, c.GivenBy = now, by.Actor, by.IDs
 	err := s.store.Update(ctx, func(tx store.Tx) error {
 		for _, g := range c.Grants {
 			if g.Namespace == trusteeapi.AllNamespaces {
@@ -156,7 +157,7 @@ func (s *Store) Add(ctx context.Context, c trusteeapi.Credential, by string) (*t
 
 // complete checks a credential that is to be made and gives it its id.
 func (s *Store) complete(c *trusteeapi.Credential, now time.Time) error {
-	if c.ID != "" || c.Token != "" || c.CreatedBy != "" || !c.Created.IsZero() {
+	if c.ID != "" || c.Token != "" || c.CreatedBy != "" || c.GivenBy != nil || !c.Created.IsZero() {
 		return errors.New("credential: id, token and created are the trustee's to say")
 	}
 	if len(c.Grants) == 0 || len(c.Grants) > trusteeapi.MaxGrants {
@@ -207,6 +208,13 @@ func (s *Store) identify(c *trusteeapi.Credential, now time.Time) error {
 			return errors.New("credential: subject is not uri:, dns:, email: or cn: and a name")
 		}
 		return of(c.PublicKey)
+	case trusteeapi.CredentialOIDC:
+		issuer, claim, ok := strings.Cut(c.Subject, " ")
+		name, value, is := strings.Cut(claim, "=")
+		if !ok || !is || !strings.HasPrefix(issuer, "https://") || name == "" || value == "" || strings.Contains(name, " ") {
+			return errors.New("credential: subject is not an issuer's https URL, a space, and CLAIM=VALUE")
+		}
+		return of(c.PublicKey)
 	case trusteeapi.CredentialToken:
 		if c.Expires.IsZero() {
 			c.Expires = now.Add(DefaultBearerLife).Truncate(time.Second)
@@ -238,7 +246,7 @@ func printable(s string) bool {
 // nameOf gives the digest by which certificates find a credential.
 func nameOf(c *trusteeapi.Credential) string {
 	switch c.Kind {
-	case trusteeapi.CredentialCertificate:
+	case trusteeapi.CredentialCertificate, trusteeapi.CredentialOIDC:
 		return digest(c.Kind, c.Subject)
 	}
 	return ""
@@ -276,26 +284,6 @@ func each(tx store.Tx, fn func(*trusteeapi.Credential)) error {
 
 // ErrLast says that a credential is the last that keeps the trustee administrable.
 var ErrLast = fmt.Errorf("the last administrator's key that does not expire stays, or nobody could administrate: %w", tenant.ErrConflict)
-
-// Delete takes a credential back, if may says so.
-func (s *Store) Delete(ctx context.Context, id string, may func(*trusteeapi.Credential) error) error {
-	return s.store.Update(ctx, func(tx store.Tx) error {
-		c, err := get(tx, id)
-		if err != nil {
-			return err
-		}
-		if c == nil {
-			return fmt.Errorf("credential %.80q: %w", id, tenant.ErrNotFound)
-		}
-		if err := may(c); err != nil {
-			return err
-		}
-		if err := notLast(tx, c); err != nil {
-			return err
-		}
-		return remove(tx, c)
-	})
-}
 
 func remove(tx store.Tx, c *trusteeapi.Credential) error {
 	if n := nameOf(c); n != "" {

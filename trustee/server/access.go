@@ -9,11 +9,13 @@ import (
 
 	"github.com/cofferproject/coffer/trustee/credential"
 	"github.com/cofferproject/coffer/trustee/keyring"
+	"github.com/cofferproject/coffer/trustee/oidc"
 )
 
 // access is who may administrate.
 type access struct {
 	credentials *credential.Store
+	providers   *oidc.Providers
 	clientCA    atomic.Pointer[x509.CertPool] // of AdminClientCA
 }
 
@@ -23,6 +25,9 @@ func (s *Server) openAccess(ctx context.Context) error {
 		return err
 	}
 	s.credentials = credential.New(s.store, s.cfg.Limits, key, s.cfg.Now)
+	if s.providers, err = oidc.New(s.cfg.AdminIssuers, s.cfg.Log, s.cfg.Now); err != nil {
+		return err
+	}
 	return s.readClientCA()
 }
 

@@ -36,11 +36,14 @@ import (
 	"github.com/cofferproject/coffer/trustee/keyring"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
+	"github.com/cofferproject/coffer/trustee/oidc"
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
+	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/secretstores"
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
@@ -88,6 +91,8 @@ type Config struct {
 	TLS               kbsconfig.TLS
 	// Plugins are asked over gRPC for what is below /kbs/v0/external/NAME.
 	Plugins []plugin.Backend
+	// SecretStores have secrets that namespaces map to them.
+	SecretStores []*secretstore.Spec
 	// ProvisionerKeyLength is how many characters the keys of the provisioner plugin have;
 	// 0: it is not served.
 	ProvisionerKeyLength int
@@ -104,6 +109,8 @@ type Config struct {
 	DenyPublishedAdmin bool
 	// PublishedAdmin takes administrators of identity providers there; nil: none.
 	PublishedAdmin *adminjwt.Config
+	// AdminIssuers are OpenID Connect providers whose tokens say who an administrator is.
+	AdminIssuers []oidc.Config
 	// Services are the published services beside the KBS.
 	Services Services
 	// Role is what of the trustee this process serves; "": all of it.
@@ -146,6 +153,7 @@ type Server struct {
 	witnesses   *witness.Set
 	tracer      *trace.Tracer // nil: none
 	plugins     *plugin.Host
+	secrets     *secretstore.Set
 
 	gate     *release.Gate
 	bodies   *httpio.Budget
@@ -219,6 +227,10 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.secrets.Start(run, func(store, what string, err error) {
+		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
+	})
+	s.providers.Start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
 	go s.rvps.serve(s.served)
@@ -290,9 +302,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	book := record.New(s.store, s.audit, c.Log, c.Now)
 	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
+	if s.secrets, err = secretstore.NewSet(ctx, c.SecretStores, secretstores.Open); err != nil {
+		return nil, err
+	}
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.passports(registry), Limits: c.Limits, Now: c.Now,
-		Witnessed: s.witnesses.Check,
+		Witnessed: s.witnesses.Check, Stores: s.secrets,
 	})
 	if err != nil {
 		return nil, err
@@ -335,8 +350,8 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
-		Backup:   func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
+		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -541,6 +556,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)
 	}
@@ -568,6 +584,7 @@ func (s *Server) closeState() error {
 	}
 	s.tracer.Close(closedContext)
 	s.plugins.Close()
+	s.secrets.Close()
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cofferproject/coffer/api/libos"
+	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/container"
 	"github.com/cofferproject/coffer/guest/unpacker"
 )
@@ -33,6 +35,13 @@ func Dispatch(argv []string, opt Options) int {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "coffer-guest: it is the first process of a guest, or one of the guest's own")
 		return 2
+	}
+	if opt.InLibraryOS && len(argv) > 1 && argv[1] == libos.AgentArg {
+		var err error
+		if opt.lib, err = boot.ParseLibraryOS(argv[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "coffer-guest:", err)
+			return 2
+		}
 	}
 	Main(opt)
 	return 1

@@ -48,6 +48,7 @@ const (
 const (
 	fdControl = 3 + iota
 	fdInitdata
+	fdHardware // with hardwareArg
 )
 
 // fdListener is the REST server's descriptor.
@@ -56,6 +57,7 @@ const fdListener = 3
 // keyHolder is PID 1's hold on the key holder process, which waits for initdata.
 type keyHolder struct {
 	capabilities []string
+	hardware     *os.File // nil: the TEE is a device
 
 	plain []byte // nil: no device; final when given is closed
 	given chan struct{}
@@ -90,6 +92,9 @@ func startKeyHolder(ctx context.Context, sup *proc.Supervisor, opt Options, tee 
 		}
 	}
 	k := &keyHolder{capabilities: []string{"CAP_IPC_LOCK"}, given: make(chan struct{})}
+	if opt.lib != nil {
+		k.hardware = opt.lib.Hardware()
+	}
 	if !opt.Simulated && slices.Contains(needsRoot, tee) {
 		k.capabilities = append(k.capabilities, "CAP_DAC_OVERRIDE")
 	}
@@ -189,14 +194,31 @@ func (k *keyHolder) spec(ctx context.Context) (*proc.Spec, error) {
 	}
 	k.control = control
 	k.mu.Unlock()
+	files, args := []*os.File{far, doc}, []string(nil)
+	if k.hardware != nil {
+		hw, err := duplicate(k.hardware)
+		if err != nil {
+			return nil, errors.Join(err, far.Close(), doc.Close())
+		}
+		files, args = append(files, hw), []string{hardwareArg}
+	}
 	return &proc.Spec{
-		Name: keyholderName, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
+		Name: keyholderName, Args: args, UID: keyholderID, GID: keyholderID, Groups: []uint32{cdhGroup},
 		Capabilities: k.capabilities,
 		Namespaces:   unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		MemoryLimit:  keyholderMemory, Pids: 64,
-		Files: []*os.File{far, doc}, Owned: true,
+		Files: files, Owned: true,
 		NoDump: true, Locked: true,
 	}, nil
+}
+
+// duplicate gives another descriptor of the same open file, which f's owner keeps.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("sharing %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // The pipe's first byte: no device is not the same as an empty document.
@@ -250,7 +272,10 @@ func helper(name string, run func(ctx context.Context, log *slog.Logger, args []
 	}
 }
 
-func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, _ []string) error {
+func (opt *Options) keyholderMain(ctx context.Context, log *slog.Logger, args []string) error {
+	if err := opt.takeHardware(args); err != nil {
+		return fmt.Errorf("taking over the hardware: %w", err)
+	}
 	control, err := layerkey.FileControl(os.NewFile(fdControl, "control"))
 	if err != nil {
 		return err

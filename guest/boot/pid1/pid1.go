@@ -55,6 +55,12 @@ type Options struct {
 	Devices func() ([]string, error)
 	// Images gives the agent its images; nil: pulled from registries. Tests set it.
 	Images func(g *Guest) (agent.Images, error)
+	// InLibraryOS says that the guest may also run where its kernel is a library OS;
+	// Hardware is told of the descriptor behind which its TEE is then.
+	InLibraryOS bool
+	Hardware    func(*os.File)
+
+	lib *boot.LibraryOS // nil: a VM
 }
 
 // Guest is what a booted guest offers to who gives images.
@@ -81,13 +87,49 @@ func Main(opt Options) {
 		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
 	}
 	if err := run(log, opt, debugging); err != nil {
+		if opt.lib != nil {
+			log.Error("guest halted", "err", err)
+			opt.powerOff()
+		}
 		boot.Halt(log, err)
+	}
+	opt.powerOff()
+}
+
+// powerOff ends the guest at once.
+func (opt *Options) powerOff() {
+	if opt.lib != nil {
+		opt.lib.PowerOff()
 	}
 	boot.PowerOff()
 }
 
 func run(log *slog.Logger, opt Options, debugging bool) error {
 	ctx := context.Background()
+	if err := opt.prepare(log); err != nil {
+		return err
+	}
+	reaper := proc.NewReaper()
+	go reaper.Run(ctx)
+
+	// The host hears from the agent while modules load and initdata is read.
+	server := agent.New(log)
+	served := make(chan error, 1)
+	go func() { served <- opt.serve(ctx, server) }()
+	started := make(chan error, 1)
+	go func() { started <- start(ctx, log, opt, reaper, server, debugging) }()
+	if err := <-started; err != nil {
+		return err
+	}
+	log.Info("guest ready", "uptime", uptime())
+	return <-served
+}
+
+// prepare makes the guest's surroundings.
+func (opt *Options) prepare(log *slog.Logger) error {
+	if opt.lib != nil {
+		return opt.prepareLibraryOS()
+	}
 	if err := boot.Filesystems(); err != nil {
 		return err
 	}
@@ -101,32 +143,27 @@ func run(log *slog.Logger, opt Options, debugging bool) error {
 		log.Warn("the guest runs on with fewer CPUs", "error", err)
 	}
 	runtime.SetDefaultGOMAXPROCS() // this process began on one CPU
-	reaper := proc.NewReaper()
-	go reaper.Run(ctx)
-
-	// The host hears from the agent while modules load and initdata is read.
-	server := agent.New(log)
-	served := make(chan error, 1)
-	go func() { served <- serve(ctx, server) }()
-	started := make(chan error, 1)
-	go func() { started <- start(ctx, log, opt, reaper, server, debugging) }()
-	if err := <-started; err != nil {
-		return err
-	}
-	log.Info("guest ready", "uptime", uptime())
-	return <-served
+	return nil
 }
 
-func serve(ctx context.Context, server *agent.Server) error {
-	l, err := virtioport.Listen(ctx, channel.KindTTRPC, portWait)
+func (opt *Options) serve(ctx context.Context, server *agent.Server) error {
+	listen := virtioListen
+	if opt.lib != nil {
+		listen = opt.descriptorListen
+	}
+	l, err := listen(ctx)
 	if err != nil {
 		return fmt.Errorf("opening the guest channel: %w", err)
 	}
 	return server.Serve(ctx, l)
 }
 
+func virtioListen(ctx context.Context) (*channel.Listener, error) {
+	return virtioport.Listen(ctx, channel.KindTTRPC, portWait)
+}
+
 func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
-	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log}
+	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log, LibraryOS: opt.lib != nil}
 	// Processes that need neither module nor TEE to start do so now: a VM with two
 	// vCPUs has one to spare, and the first container waits for all of them.
 	var keys *keyHolder
@@ -141,8 +178,10 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 			return err
 		}
 	}
-	if err := boot.Modules(); err != nil {
-		return err
+	if opt.lib == nil {
+		if err := boot.Modules(); err != nil {
+			return err
+		}
 	}
 	if err := loopback(); err != nil {
 		return err
@@ -178,7 +217,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	}
 	rt, err := container.NewRuntime(container.Options{
 		Exe: exe, Reaper: reaper, CgroupRoot: boot.CgroupPods, StateDir: state,
-		Exited: enforcer.Exited, OOM: server.OOM, Log: log,
+		Exited: enforcer.Exited, OOM: server.OOM, Log: log, LibraryOS: opt.lib != nil,
 	})
 	if err != nil {
 		return err
@@ -188,7 +227,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 		onStart = reportMemory(log)
 	}
 	return server.Activate(agent.Options{
-		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: boot.PowerOff, Log: log,
+		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: opt.powerOff, Log: log,
 		ShowDenials: debugging, Started: onStart,
 	})
 }
@@ -210,7 +249,11 @@ func bindInitdata(log *slog.Logger, opt Options) (*boot.Initdata, string, error)
 		tee = reg.TEE()
 		log.Info("TEE found", "tee", tee)
 	}
-	in, err := boot.ReadInitdata(reg)
+	read := boot.ReadInitdata
+	if opt.lib != nil {
+		read = opt.lib.ReadInitdata
+	}
+	in, err := read(reg)
 	if c, ok := reg.(io.Closer); ok { // the key holder opens it next
 		err = errors.Join(err, c.Close())
 	}

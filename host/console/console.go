@@ -1,4 +1,10 @@
-package vmm
+// Package console captures what a sandbox prints: all of the beginning and the end
+// in a file of bounded size, the last lines in memory.
+//
+// Invariant: what is shown to people holds no control characters.
+//
+// Trust zone: host. What a guest prints is hostile text.
+package console
 
 import (
 	"errors"
@@ -11,13 +17,13 @@ import (
 )
 
 const (
-	maxConsole = 1 << 20 // of the file
-	tailLen    = 4 << 10 // of Tail
+	// MaxFile bounds the file, in bytes.
+	MaxFile = 1 << 20
+	tailLen = 4 << 10 // of Tail
 )
 
-// console captures what the guest prints: all of the beginning and the end in a
-// file of bounded size, the last lines in memory.
-type console struct {
+// Console is one sandbox's.
+type Console struct {
 	file *os.File
 	size int64
 
@@ -26,9 +32,9 @@ type console struct {
 	done chan struct{}
 }
 
-// captureConsole reads from r until its end and closes both.
-func captureConsole(r io.ReadCloser, file *os.File) *console {
-	c := &console{file: file, done: make(chan struct{})}
+// Capture reads from r until its end and closes both.
+func Capture(r io.ReadCloser, file *os.File) *Console {
+	c := &Console{file: file, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		defer file.Close()
@@ -39,14 +45,14 @@ func captureConsole(r io.ReadCloser, file *os.File) *console {
 }
 
 // Write never fails: a full disk must not stop the guest.
-func (c *console) Write(p []byte) (int, error) {
+func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	c.tail = append(c.tail, p...)
 	if n := len(c.tail) - tailLen; n > 0 {
 		c.tail = append(c.tail[:0], c.tail[n:]...)
 	}
 	c.mu.Unlock()
-	if c.size+int64(len(p)) > maxConsole {
+	if c.size+int64(len(p)) > MaxFile {
 		c.shorten()
 	}
 	n, _ := c.file.Write(p)
@@ -54,11 +60,14 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Done is closed when the guest can print no more.
+func (c *Console) Done() <-chan struct{} { return c.done }
+
 const cut = "\n[... cut by coffer-node ...]\n"
 
 // shorten keeps the file's first and last quarter.
-func (c *console) shorten() {
-	const quarter = maxConsole / 4
+func (c *Console) shorten() {
+	const quarter = MaxFile / 4
 	last := make([]byte, quarter)
 	n, err := c.file.ReadAt(last, c.size-quarter)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -77,7 +86,7 @@ func (c *console) shorten() {
 
 // Tail gives the last lines, without the control characters by which a guest
 // could play tricks on a terminal.
-func (c *console) Tail() string {
+func (c *Console) Tail() string {
 	c.mu.Lock()
 	b := string(c.tail)
 	full := len(c.tail) == tailLen
@@ -87,13 +96,14 @@ func (c *console) Tail() string {
 			b = rest
 		}
 	}
-	return printable(b)
+	return Printable(b)
 }
 
 // escapes are terminal control sequences; firmware sends many.
 var escapes = regexp.MustCompile(`\x1b(\[[0-9;:<=>?]*[ -/]*[@-~]|[@-Z\\^_])`)
 
-func printable(s string) string {
+// Printable drops what no terminal should be told by a guest.
+func Printable(s string) string {
 	s = escapes.ReplaceAllString(s, "")
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
