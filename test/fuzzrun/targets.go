@@ -19,6 +19,7 @@ import (
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
 	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
+	"api/ovmf.FuzzReadAbilities":                       "the owner's own firmware, or the node's",
 	"api/svid.FuzzDecodeX509":                          "the trustee, authenticated",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",

@@ -51,14 +51,16 @@ type Identities struct {
 	store store.Store
 	kek   KEK
 	now   func() time.Time
+	// exists refuses a namespace that nobody made, or that was deleted.
+	exists func(tx store.Tx, ns string) error
 
 	mu    sync.Mutex
 	known map[string]*identitySet // by namespace, as it was opened last
 }
 
-// NewIdentities makes Identities.
-func NewIdentities(s store.Store, kek KEK, now func() time.Time) *Identities {
-	return &Identities{store: s, kek: kek, now: now, known: map[string]*identitySet{}}
+// NewIdentities makes Identities. exists reports that there is no such namespace.
+func NewIdentities(s store.Store, kek KEK, now func() time.Time, exists func(tx store.Tx, ns string) error) *Identities {
+	return &Identities{store: s, kek: kek, now: now, exists: exists, known: map[string]*identitySet{}}
 }
 
 type identityDoc struct {
@@ -206,6 +208,19 @@ func (i *Identities) Renew(ctx context.Context, rotated func(ns string) error) e
 	return nil
 }
 
+// Forget deletes the authorities of a namespace that was deleted.
+func (i *Identities) Forget(ctx context.Context, ns string) error {
+	i.mu.Lock()
+	delete(i.known, ns)
+	i.mu.Unlock()
+	return i.store.Update(ctx, func(tx store.Tx) error {
+		if i.exists(tx, ns) == nil {
+			return fmt.Errorf("keyring: namespace %s is there", ns)
+		}
+		return tx.Delete(bucket, identities+ns)
+	})
+}
+
 // set gives a namespace's authorities and makes the first one.
 func (i *Identities) set(ctx context.Context, ns, domain string) (*identitySet, error) {
 	if domain == "" {
@@ -292,6 +307,9 @@ func (i *Identities) put(ctx context.Context, ns string, before []byte, d *ident
 		return false, err
 	}
 	err = i.store.Update(ctx, func(tx store.Tx) error {
+		if err := i.exists(tx, ns); err != nil {
+			return err
+		}
 		have, err := tx.Get(bucket, identities+ns)
 		if err != nil {
 			return err

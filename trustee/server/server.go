@@ -156,6 +156,7 @@ type Server struct {
 	secrets     *secretstore.Set
 
 	gate     *release.Gate
+	registry *tenant.Registry
 	bodies   *httpio.Budget
 	metrics  *ops.Metrics
 	ready    *ops.Ready
@@ -227,6 +228,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.remote.start(run)
 	s.secrets.Start(run, func(store, what string, err error) {
 		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
 	})
@@ -264,7 +266,7 @@ func (s *Server) open(ctx context.Context) error {
 		return err
 	}
 	s.tokens = keyring.NewTokenKeys(s.store, s.kek, s.keys, c.Now, hasNamespace)
-	s.identities = keyring.NewIdentities(s.store, s.kek, c.Now)
+	s.identities = keyring.NewIdentities(s.store, s.kek, c.Now, hasNamespace)
 	auditKey, err := keyring.AuditKey(ctx, s.store, s.kek)
 	if err != nil {
 		return err
@@ -351,12 +353,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.gate = gate
+	s.gate, s.registry = gate, registry
 	var published kbsapi.AdminResources = admin
 	if c.DenyPublishedAdmin {
 		published = denyAll{book}
@@ -483,6 +485,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
+			err = errors.Join(err, s.purge(ctx))
 		case <-refresh.C:
 			err = errors.Join(s.shelf.Refresh(ctx), s.tokens.Refresh(ctx), s.tlsFiles(ctx))
 			if errors.Is(err, store.ErrUnavailable) {
@@ -556,6 +559,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.remote.wait()
 	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)

@@ -12,7 +12,7 @@ import (
 
 const (
 	identities   = "identities"
-	trustDomains = "trust-domains" // of the trustee: whose each is
+	trustDomains = "trust-domains" // of the trustee: whose each is, also after the namespace was deleted
 )
 
 // SetTrustDomain names a namespace's trust domain, once: what was issued in it names it.
