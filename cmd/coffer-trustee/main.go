@@ -31,7 +31,7 @@ Usage:
                        [--admin-issuer URL --admin-issuer-audience NAME [--admin-issuer-claim NAME]... [--admin-issuer-keys URL] [--admin-issuer-ca FILE]]...
                        [--audit-log files|store] [--audit-witness URL]... [--audit-witness-required N] [--audit-checkpoint-every TIME]
                        [--fetch VENDOR[=URL]]... [--fetch-proxy URL] [--fetch-ca FILE] [--fetch-every TIME] [--fetch-pace TIME] [--fetch-timeout TIME]
-                       [--plugin NAME=ENDPOINT]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
+                       [--plugin NAME=ENDPOINT]... [--secret-store NAME=KIND:WHERE?OPTIONS]... [--trace-endpoint URL] [--trace-ratio N] [--trace-accept CIDR]...
                        [--database URL --envelope-key FILE [--database-connections N]] [--key-service SPEC] [--old-envelope-key FILE [--old-key-service SPEC]]
   coffer-trustee kbs --attestation-service URL --trusted-cert FILE [--attestation-ca FILE --attestation-cert FILE --attestation-key FILE] [flags of serve]
   coffer-trustee as [--socket ADDR] [--config-file FILE] [--reference-values URL [--reference-ca FILE --reference-cert FILE --reference-key FILE]] [flags of serve]
@@ -133,6 +133,7 @@ func run(args []string) error {
 	auditFlags(f, &c.Audit)
 	traceFlags(f, &c.Tracing)
 	pluginFlags(f, &c.Plugins)
+	secretStoreFlags(f, &c.SecretStores)
 	insideFlags(f, &c)
 	fetchFlags(f, &c.Fetch)
 	drain := f.Duration("drain-timeout", 10*time.Second, "how long requests in progress may take after that")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
+	"github.com/cofferproject/coffer/trustee/secretstore"
 	"github.com/cofferproject/coffer/trustee/server"
 )
 
@@ -57,4 +58,15 @@ func pluginFlags(f *flag.FlagSet, all *[]plugin.Backend) {
 		b.Timeout, err = time.ParseDuration(s)
 		return err
 	}))
+}
+
+// secretStoreFlags adds the flag of secret stores.
+func secretStoreFlags(f *flag.FlagSet, all *[]*secretstore.Spec) {
+	f.Func("secret-store", "NAME=KIND:WHERE?namespaces=NS,NS&..., a store outside that has secrets, such as vault=vault:https://vault.example:8200/kv?kv=2&...; may be repeated (docs/trustee/secret-stores.md)", func(s string) error {
+		spec, err := secretstore.ParseSpec(s)
+		if err == nil {
+			*all = append(*all, spec)
+		}
+		return err
+	})
 }

@@ -28,7 +28,8 @@ func NewSecretCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretPut(), newSecretBind(), newSecretRotate(), newSecretLs(), newSecretHistory(), newSecretRollback(), newSecretExpire(), newSecretUndelete(), newSecretRm())
+	cmd.AddCommand(newSecretPut(), newSecretBind(), newSecretRotate(), newSecretLs(), newSecretHistory(), newSecretRollback(), newSecretExpire(), newSecretUndelete(), newSecretRm(),
+		newSecretMap(), newSecretMapped(), newSecretUnmap(), newSecretStores())
 	return cmd
 }
 

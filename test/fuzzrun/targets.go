@@ -60,6 +60,7 @@ var trusted = map[string]string{
 	"trustee/oidc.FuzzIdentify":                        "the identity provider that the owner has named",
 	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
+	"trustee/secretstore/vaultkv.FuzzAnswers":          "the administrator's own store",
 }
 
 const (

@@ -13,14 +13,17 @@ type Permission string
 
 // Permissions.
 const (
-	ReadInfo         Permission = "info:read"
-	ReadTenant       Permission = "tenant:read"
-	WriteNamespaces  Permission = "namespaces:write"
-	WriteOwners      Permission = "owners:write"
-	WriteSeals       Permission = "seals:write"
-	WriteBindings    Permission = "bindings:write"
-	WriteDigests     Permission = "bindings:digests" // bindings that no owner has signed
-	WriteSecrets     Permission = "secrets:write"
+	ReadInfo        Permission = "info:read"
+	ReadTenant      Permission = "tenant:read"
+	WriteNamespaces Permission = "namespaces:write"
+	WriteOwners     Permission = "owners:write"
+	WriteSeals      Permission = "seals:write"
+	WriteBindings   Permission = "bindings:write"
+	WriteDigests    Permission = "bindings:digests" // bindings that no owner has signed
+	WriteSecrets    Permission = "secrets:write"
+	// MapSecrets says which secret of a store outside goes by a name here: whoever may,
+	// reaches secrets that he does not know.
+	MapSecrets       Permission = "secrets:map"
 	WriteTrust       Permission = "trust:write"
 	WriteCollateral  Permission = "collateral:write"
 	ReadRecords      Permission = "records:read"
@@ -40,11 +43,11 @@ const (
 // read it, in a guest of his own.
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
-		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, WriteCollateral,
+		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, WriteCollateral,
 		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
-		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
+		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
 		RotateKeys, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleSecretWriter: {ReadInfo, ReadTenant, WriteSeals, WriteBindings, WriteSecrets},

@@ -70,6 +70,11 @@ func routes() []route {
 		{"GET", ns + "/resources" + res + "/versions", ReadTenant, 0, (*call).history},
 		{"POST", ns + "/resources" + res + "/versions/{version}/{change}", WriteSecrets, small, (*call).changeVersion},
 
+		{"GET", ns + "/secret-stores", ReadTenant, 0, (*call).secretStores},
+		{"GET", ns + "/outside", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Gate.Mapped(c.ctx(), c.ns()) }},
+		{"PUT", ns + "/outside" + res, MapSecrets, small, (*call).mapSecret},
+		{"DELETE", ns + "/outside" + res, MapSecrets, 0, (*call).unmapSecret},
+
 		{"GET", ns + "/bindings" + res, ReadTenant, 0, (*call).binding},
 		{"POST", ns + "/bindings" + res, WriteBindings, small, (*call).bind},
 		{"DELETE", ns + "/bindings" + res, WriteBindings, 0, (*call).unbind},

@@ -60,6 +60,7 @@ type Entry struct {
 	TEEKey    string    `json:"tee_key,omitempty"` // SHA-256 of the key's canonical JWK
 	Resource  string    `json:"resource,omitempty"`
 	Version   uint64    `json:"version,omitempty"`
+	Source    string    `json:"source,omitempty"` // store outside, name in it, @ and its version there
 	Seal      string    `json:"seal,omitempty"`   // by which the binding held
 	Policy    string    `json:"policy,omitempty"` // resource policies that allowed it: name@version, ...
 	Reason    string    `json:"reason,omitempty"`

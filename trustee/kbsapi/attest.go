@@ -136,6 +136,9 @@ func fail(c *call, err error) {
 		}
 	}
 	status, typ, text := answer(d)
+	if d.Reason == release.ReasonStoreAway {
+		c.w.Header().Set("Retry-After", "5")
+	}
 	if c.h.cfg.Soon != nil {
 		if wait := c.h.cfg.Soon(d); wait > 0 {
 			c.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
@@ -156,10 +159,14 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
 	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, release.ReasonNamed, release.ReasonPluginRefused, respolicy.ReasonDenied:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
-	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired:
+	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired, release.ReasonUnversioned:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
 	case appraisal.ReasonRemoteUnavailable:
 		return http.StatusServiceUnavailable, httpio.TypeAttestation, "Attestation error: the attestation service does not answer"
+	case release.ReasonStoreAway:
+		return http.StatusServiceUnavailable, httpio.TypePluginInternal, "the secret's store does not answer"
+	case release.ReasonStoreRefused, release.ReasonStoreMalformed, release.ReasonStoreUnknown:
+		return http.StatusBadGateway, httpio.TypePluginInternal, "the secret's store gives nothing"
 	case release.ReasonPlugin:
 		return http.StatusBadGateway, httpio.TypePluginInternal, "Plugin internal error"
 	case release.ReasonAudit, release.ReasonWitness:

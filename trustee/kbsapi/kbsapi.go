@@ -319,7 +319,9 @@ func (c *call) read(req release.Request) error {
 	}
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
-	c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
+	if out.Version != 0 {
+		c.w.Header().Set(kbs.VersionHeader, strconv.FormatUint(out.Version, 10))
+	}
 	c.h.cfg.Gate.Delivered(out, c.deliver(out.JWE))
 	return nil
 }

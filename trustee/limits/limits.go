@@ -32,6 +32,7 @@ const (
 	Seals           Name = "seals"
 	Secrets         Name = "secrets"
 	DeletedSecrets  Name = "deleted-secrets" // whose version numbers are remembered, so that none is used again
+	OutsideSecrets  Name = "outside-secrets"
 	Bindings        Name = "bindings"
 	BindingEntries  Name = "binding-entries" // seals and digests of one binding
 	ReferenceValues Name = "reference-values"
@@ -51,7 +52,7 @@ type Set map[Name]int
 // Defaults gives a new Set, which may be changed.
 func Defaults() Set {
 	return Set{
-		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, DeletedSecrets: 100_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
+		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, OutsideSecrets: 10_000, DeletedSecrets: 100_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
 		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000,
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release/internal/vault"
 	"github.com/cofferproject/coffer/trustee/respolicy"
+	"github.com/cofferproject/coffer/trustee/secretstore"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 	"github.com/cofferproject/coffer/trustee/trace"
@@ -81,6 +82,8 @@ type Config struct {
 	Tokens Tokens
 	Limits limits.Set
 	Now    func() time.Time
+	// Stores have the secrets that live outside; nil: there are none.
+	Stores *secretstore.Set
 	// Witnessed, if set, fails while nothing may leave because the audit log has no
 	// witness.
 	Witnessed func() error
@@ -141,7 +144,7 @@ type Named struct{ Key, Value string }
 // Released is one secret on its way out.
 type Released struct {
 	JWE     []byte // to the attested TEE key
-	Version uint64
+	Version uint64 // 0: of a store that does not count
 
 	entry audit.Entry // of what became of it
 }
@@ -262,7 +265,11 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	var meta *trusteeapi.SecretVersion
 	var box []byte
 	var absent error
-	a, err := g.authorise(ctx, &req, r, func(tx store.Tx) error {
+	var outside *trusteeapi.OutsideSecret
+	a, err := g.authorise(ctx, &req, r, func(tx store.Tx) (err error) {
+		if outside, err = g.vault.Outside(tx, req.Namespace, req.Resource); err != nil || outside != nil {
+			return err
+		}
 		meta, box, absent = g.vault.Sealed(tx, req.Namespace, req.Resource, vault.Want{Version: req.Version, After: req.After})
 		return nil
 	})
@@ -276,7 +283,14 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if err != nil {
 		return nil, err
 	}
-	secret, err := g.vault.Open(ctx, req.Namespace, req.Resource, meta.Version, box)
+	e := a.entry(&req, r.ID, keyID)
+	var secret []byte
+	if outside != nil {
+		secret, e.Version, e.Source, err = g.fetch(ctx, &req, outside)
+	} else {
+		e.Version = meta.Version
+		secret, err = g.vault.Open(ctx, req.Namespace, req.Resource, meta.Version, box)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -285,13 +299,11 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if err != nil {
 		return nil, err
 	}
-	e := a.entry(&req, r.ID, keyID)
-	e.Version = meta.Version
 	if err := g.cfg.Audit.Append(ctx, &e); err != nil {
 		return nil, Unrecorded(Component, err)
 	}
-	return &Released{JWE: jwe, Version: meta.Version, entry: audit.Entry{
-		Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource, Version: meta.Version,
+	return &Released{JWE: jwe, Version: e.Version, entry: audit.Entry{
+		Record: r.ID, Namespace: req.Namespace, Peer: req.Peer, Resource: req.Resource, Version: e.Version, Source: e.Source,
 	}}, nil
 }
 

@@ -70,7 +70,11 @@ func (g *Gate) Await(ctx context.Context, req Request, wait time.Duration) (*Rel
 	}
 	until := time.NewTimer(min(wait, kbs.MaxWait))
 	defer until.Stop()
-	again := time.NewTicker(look)
+	every := look
+	if errors.Is(err, errNotNewerOutside) {
+		every = lookOutside
+	}
+	again := time.NewTicker(every)
 	defer again.Stop()
 	for {
 		changed, leave, err := g.vault.Watch(req.Namespace, req.Resource)

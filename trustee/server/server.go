@@ -41,6 +41,8 @@ import (
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
+	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/secretstores"
 	"github.com/cofferproject/coffer/trustee/session"
 	"github.com/cofferproject/coffer/trustee/shelf"
 	"github.com/cofferproject/coffer/trustee/store"
@@ -88,6 +90,8 @@ type Config struct {
 	TLS               kbsconfig.TLS
 	// Plugins are asked over gRPC for what is below /kbs/v0/external/NAME.
 	Plugins []plugin.Backend
+	// SecretStores have secrets that namespaces map to them.
+	SecretStores []*secretstore.Spec
 	// ProvisionerKeyLength is how many characters the keys of the provisioner plugin have;
 	// 0: it is not served.
 	ProvisionerKeyLength int
@@ -146,6 +150,7 @@ type Server struct {
 	witnesses   *witness.Set
 	tracer      *trace.Tracer // nil: none
 	plugins     *plugin.Host
+	secrets     *secretstore.Set
 
 	gate     *release.Gate
 	bodies   *httpio.Budget
@@ -219,6 +224,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.secrets.Start(run, func(store, what string, err error) {
+		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
+	})
 	s.providers.Start(run)
 	go func() { s.served <- s.http.ServeTLS(s.ln, "", "") }()
 	go s.as.serve(s.served)
@@ -290,9 +298,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	book := record.New(s.store, s.audit, c.Log, c.Now)
 	book.Observe = s.metrics.Denied
 	policies := respolicy.New(s.store, c.Now)
+	if s.secrets, err = secretstore.NewSet(ctx, c.SecretStores, secretstores.Open); err != nil {
+		return nil, err
+	}
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.passports(registry), Limits: c.Limits, Now: c.Now,
-		Witnessed: s.witnesses.Check,
+		Witnessed: s.witnesses.Check, Stores: s.secrets,
 	})
 	if err != nil {
 		return nil, err
@@ -565,6 +576,7 @@ func (s *Server) closeState() error {
 	}
 	s.tracer.Close(closedContext)
 	s.plugins.Close()
+	s.secrets.Close()
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}

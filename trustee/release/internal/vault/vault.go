@@ -102,6 +102,9 @@ func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte, o PutOp
 			if _, err := tenant.GetNamespace(tx, ns); err != nil {
 				return err
 			}
+			if err := notOutside(tx, ns, name); err != nil {
+				return err
+			}
 			now, err := lastIn(tx, ns, name)
 			if err != nil || now != last {
 				return err
