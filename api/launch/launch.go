@@ -18,14 +18,13 @@ import (
 // after --tee; a "-sim" suffix means that nothing is protected.
 type TEE string
 
-// TEEs that a LaunchSpec may name. Only the simulated ones can be launched
-// today; the others are measured and verified.
+// TEEs that a LaunchSpec may name.
 const (
 	TPMSim      TEE = "tpm-sim"       // VM with a software TPM (swtpm), measured boot by OVMF
 	SNP         TEE = "snp"           // AMD SEV-SNP
 	SNPSim      TEE = "snp-sim"       //
-	SEV         TEE = "sev"           // AMD SEV, expected measurement only
-	SEVES       TEE = "sev-es"        // AMD SEV-ES, expected measurement only
+	SEV         TEE = "sev"           // AMD SEV
+	SEVES       TEE = "sev-es"        // AMD SEV-ES
 	TDX         TEE = "tdx"           // Intel TDX
 	TDXSim      TEE = "tdx-sim"       //
 	CCA         TEE = "cca"           // Arm CCA
@@ -156,6 +155,10 @@ type Spec struct {
 	SGX *SGXParams `json:"sgx,omitempty"`
 	// SE holds what only Secure Execution takes.
 	SE *SEParams `json:"se,omitempty"`
+	// HostDevices are PCI addresses ("0000:65:00.0") of host devices that the VM
+	// gets as a whole before it starts. No measurement of the launch covers them:
+	// they attest on their own.
+	HostDevices []string `json:"host_devices,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
 	Publish []PortForward `json:"publish,omitempty"`
 }
@@ -169,6 +172,14 @@ type SNPParams struct {
 	Features uint64 `json:"features,omitempty"`
 	// VMM is who makes the VMSA: "qemu" (also ""), "ec2", "gce".
 	VMM string `json:"vmm,omitempty"`
+	// IDBlock and IDAuth are what the hardware compares the launch with before it
+	// starts it (SNP alone): 96 bytes, and 4096 bytes that sign them. Both or none.
+	IDBlock []byte `json:"id_block,omitempty"`
+	IDAuth  []byte `json:"id_auth,omitempty"`
+	// DHCert and Session are the owner's certificate and session blob (SEV and
+	// SEV-ES): with them the launch can be handed a secret. Both or none.
+	DHCert  []byte `json:"dh_cert,omitempty"`
+	Session []byte `json:"session,omitempty"`
 }
 
 // SGXParams are launch parameters of SGX.
@@ -186,7 +197,11 @@ type SEParams struct {
 // Values of SNPParams.
 const (
 	DefaultSNPPolicy uint64 = 0x30000 // SMT allowed, no debug, no migration agent
-	SNPActive        uint64 = 1       // SEV_FEATURES bit 0
+	// SEV policies: no debugging, no key sharing, no sending to another machine,
+	// none outside the domain, none without SEV; and for SEV-ES none without that.
+	DefaultSEVPolicy   uint64 = 0x3b
+	DefaultSEVESPolicy uint64 = 0x3f
+	SNPActive          uint64 = 1 // SEV_FEATURES bit 0
 )
 
 // File is a host file that takes part in the launch.
@@ -237,6 +252,12 @@ func (s *Spec) Validate() error {
 	}
 	if len(s.SimDevices) > 0 && !s.TEE.Played() {
 		return fmt.Errorf("launch spec: sim_devices: only beside a TEE that coffer-simhw plays, which %s is not", s.TEE)
+	}
+	if err := s.validateSEV(); err != nil {
+		return err
+	}
+	if err := s.validateHostDevices(); err != nil {
+		return err
 	}
 	for i, p := range s.Publish {
 		if p.HostPort < 1 || p.HostPort > 65535 || p.GuestPort < 1 || p.GuestPort > 65535 {

@@ -214,6 +214,9 @@ func (p *Platform) Spec(tee launch.TEE, variant string, memoryMiB, vcpus int) (*
 		// Emulation boots the same bzImage without the TEE's firmware.
 		return s, nil
 	}
+	if tee.Hardware() {
+		return s, nil // hardware starts nothing but the firmware that it measures
+	}
 	s.Firmware = launch.File{Path: p.Firmware.Code, SHA256: p.Firmware.SHA256}
 	s.VarsFile = launch.File{Path: p.Firmware.Vars, SHA256: p.Firmware.VarsSHA256}
 	return s, nil

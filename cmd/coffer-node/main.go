@@ -13,6 +13,9 @@ const usage = `usage: coffer-node COMMAND
                    and output (package api/nodeapi); started by coffer run
   sweep [--root DIR]
                    remove what runs left behind whose processes are all gone
+  snapshotter [--listen SOCKET] [--root DIR] [--containerd SOCKET] [--name NAME]
+                   containerd's proxy plugin for images that the guest pulls
+                   itself: no layer is fetched on the node
 `
 
 func main() {
@@ -26,6 +29,8 @@ func main() {
 		err = sandboxMain(args)
 	case "sweep":
 		err = sweepMain(args)
+	case "snapshotter":
+		err = snapshotterMain(args)
 	case "supervise": // started by sandbox
 		err = superviseMain(args)
 	case "help", "-h", "--help":

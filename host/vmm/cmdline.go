@@ -25,10 +25,11 @@ type NIC struct {
 const MaxNICs = 16
 
 // Paths names what the launcher prepared for one VM, as QEMU sees it. All of it
-// is descriptors: the process can open no path of ours.
+// is descriptors: the process can open no path of ours, but for the socket of the
+// host's quote generation service.
 type Paths struct {
 	ROMs    []string // directories with the platform's ROMs, one for each -L of the platform
-	Kernel  string   // /dev/fd/N
+	Kernel  string   // /dev/fd/N; the image of a TEE that loads one
 	Initrd  string   // /dev/fd/N
 	Console int      // socket descriptors, already connected
 	QMP     int
@@ -41,8 +42,9 @@ type Paths struct {
 	KVM                  int
 	// Taps says that NICs are the guest's whole network, none if empty; else the
 	// guest has one card under user-mode networking.
-	Taps bool
-	NICs []NIC
+	Taps     bool
+	NICs     []NIC
+	Hardware HardwarePaths
 }
 
 // Machine is what the launcher found out about QEMU and the host.
@@ -50,6 +52,7 @@ type Machine struct {
 	QEMUMajor int
 	KVM       bool
 	TBSizeMiB int // translation cache under TCG; 0: DefaultTBSize
+	Host      HostCPU
 }
 
 // String names the accelerator.
@@ -63,10 +66,6 @@ func (m Machine) String() string {
 // DefaultTBSize is TCG's translation cache in MiB: docs/performance.md.
 const DefaultTBSize = 128
 
-// virtio is what every virtio device has: no option ROM, and only the interface
-// of virtio 1.0.
-const virtio = "romfile=,disable-legacy=on"
-
 // CommandLine gives QEMU's arguments, without the program's name. It is a pure
 // function: the same inputs give the same machine and so the same measurement.
 func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths) []string {
@@ -77,7 +76,30 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 	a.add("-display", "none", "-vga", "none")
 	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	a.add("-msg", "timestamp=off")
+	if spec.TEE.Hardware() {
+		a.hardware(m, spec, paths)
+	} else {
+		a.software(m, spec, paths)
+	}
 
+	a.add("-kernel", paths.Kernel)
+	if paths.Initrd != "" {
+		a.add("-initrd", paths.Initrd)
+	}
+	if !spec.TEE.LoadsImage() { // its image holds the command line
+		a.add("-append", spec.Cmdline)
+	}
+
+	a.socket("qmp", paths.QMP)
+	a.add("-mon", "chardev=qmp,mode=control")
+	a.socket("console", paths.Console)
+	a.add(consoleOf(spec.TEE)...)
+	a.devices(busOf(spec.TEE), spec, paths)
+	return a
+}
+
+// software is the machine of a VM that no hardware protects.
+func (a *args) software(m Machine, spec *launch.Spec, paths Paths) {
 	machine := "q35,smbus=off,sata=off,usb=off,vmport=off,i8042=off,dump-guest-core=off,mem-merge=off"
 	if paths.Code != 0 {
 		a.fdset(1, paths.Code)
@@ -93,24 +115,16 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 	a.add("-m", fmt.Sprintf("%dM", spec.MemoryMiB))
 	a.add("-boot", "strict=on,menu=off")
 	a.add(launch.MachineArgs...) // measured into PCR 0: no suspend
+}
 
-	a.add("-kernel", paths.Kernel)
-	if paths.Initrd != "" {
-		a.add("-initrd", paths.Initrd)
-	}
-	a.add("-append", spec.Cmdline)
-
-	a.socket("qmp", paths.QMP)
-	a.add("-mon", "chardev=qmp,mode=control")
-	a.socket("console", paths.Console)
-	a.add("-serial", "chardev:console")
-
+// devices are what the guest has beside the machine itself.
+func (a *args) devices(b bus, spec *launch.Spec, paths Paths) {
 	if paths.Channel != 0 {
 		ports := 2
 		if paths.SimHW != 0 {
 			ports = 3
 		}
-		a.add("-device", fmt.Sprintf("virtio-serial-pci,id=serial,addr=1,%s,max_ports=%d", virtio, ports))
+		a.add("-device", b.device("virtio-serial", "id=serial", 1)+fmt.Sprintf(",max_ports=%d", ports))
 		if paths.SimHW != 0 { // first, so that the guest knows of it before the agent's port
 			a.socket("simhw", paths.SimHW)
 			a.add("-device", "virtserialport,chardev=simhw,nr=2,name="+simhw.PortName)
@@ -119,20 +133,22 @@ func CommandLine(p *platform.Platform, m Machine, spec *launch.Spec, paths Paths
 		}
 		a.socket("agent", paths.Channel)
 		a.add("-device", "virtserialport,chardev=agent,nr=1,name="+channel.PortName)
-		a.network(spec, paths)
-		a.add("-object", "rng-builtin,id=rng")
-		a.add("-device", "virtio-rng-pci,rng=rng,addr=3,"+virtio)
+		a.network(b, spec, paths)
+		if !spec.TEE.Hardware() { // whose CPU has an instruction for it
+			a.add("-object", "rng-builtin,id=rng")
+			a.add("-device", b.device("virtio-rng", "rng=rng", 3))
+		}
 	}
 	if paths.Initdata != 0 {
 		a.fdset(3, paths.Initdata)
 		a.add("-blockdev", "driver=file,node-name=initdata,filename=/dev/fdset/3,read-only=on,locking=off")
-		a.add("-device", "virtio-blk-pci,drive=initdata,addr=4,"+virtio+",serial=initdata")
+		a.add("-device", b.device("virtio-blk", "drive=initdata", 4)+",serial=initdata")
 	}
 	if paths.TPM != 0 {
 		a.socket("tpm", paths.TPM)
 		a.add("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
 	}
-	return a
+	a.hostDevices(paths)
 }
 
 type args []string
@@ -147,8 +163,7 @@ func (a *args) socket(id string, fd int) {
 
 func (a *args) accel(m Machine, paths Paths) {
 	if m.KVM {
-		a.fdset(4, paths.KVM)
-		a.add("-accel", "kvm,device=/dev/fdset/4")
+		a.kvm(paths, "")
 		return
 	}
 	tb := m.TBSizeMiB
@@ -156,6 +171,11 @@ func (a *args) accel(m Machine, paths Paths) {
 		tb = DefaultTBSize
 	}
 	a.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", tb))
+}
+
+func (a *args) kvm(paths Paths, more string) {
+	a.fdset(4, paths.KVM)
+	a.add("-accel", "kvm,device=/dev/fdset/4"+more)
 }
 
 // cpuModel gives the model where nothing asks for another one. Without erms and
@@ -186,10 +206,10 @@ func physBits(m Machine) string {
 
 // network gives the guest's cards. The first has the slot of the user-mode card, so
 // that the kernel finds the devices of both in the same places.
-func (a *args) network(spec *launch.Spec, paths Paths) {
+func (a *args) network(b bus, spec *launch.Spec, paths Paths) {
 	if !paths.Taps {
 		a.add("-netdev", netdev(spec.Publish))
-		a.add("-device", "virtio-net-pci,netdev=net,addr=2,"+virtio+",mac="+GuestMAC)
+		a.add("-device", b.device("virtio-net", "netdev=net", 2)+",mac="+GuestMAC)
 		return
 	}
 	for i, n := range paths.NICs {
@@ -198,7 +218,7 @@ func (a *args) network(spec *launch.Spec, paths Paths) {
 			slot = 4 + i // 3 and 4 are taken
 		}
 		a.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d,vhost=off", i, n.FD))
-		a.add("-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,addr=0x%x,%s,mac=%s", i, slot, virtio, n.MAC))
+		a.add("-device", b.device("virtio-net", fmt.Sprintf("netdev=net%d", i), slot)+",mac="+n.MAC)
 	}
 }
 

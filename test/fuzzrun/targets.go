@@ -19,10 +19,12 @@ import (
 // target is taken for exposed until somebody says otherwise here.
 var trusted = map[string]string{
 	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
+	"api/ovmf.FuzzReadAbilities":                       "the owner's own firmware, or the node's",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
 	"api/resource.FuzzParse":                           "the owner's own references",
+	"host/snapshot.FuzzFailedLayer":                    "containerd's events",
 	"api/libos.FuzzParse":                              "the launcher's own processes",
 	"host/supervise.FuzzRecord":                        "the launcher's own files",
 	"host/vmm/qmp.FuzzDecode":                          "QEMU, started by us",

@@ -3,7 +3,7 @@
 set -u
 MODE=${MODE:-cluster}            # cluster | standalone | cri (containerd alone)
 mark() { echo "$(echo "$(date +%s.%N) - $(cat $RUN/t0)" | bc) $*" | tee -a $RUN/timeline; }
-: > $RUN/timeline; : > $RUN/pids
+: > $RUN/timeline; : > $RUN/pids; : > $B/logs/registry-access.log
 hostname $NODE
 [ -n "${KEEP:-}" ] || rm -rf $RUN/etcd $RUN/kubelet $RUN/varlog   # nothing is mounted there: the last sandbox's mounts died with it
 # --- mounts, all private to this namespace
@@ -40,6 +40,18 @@ cat > $RUN/cni/net.d/10-bridge.conflist <<X
  {"type":"portmap","capabilities":{"portMappings":true}}]}
 X
 
+# SNAPSHOTTER= (empty): every image is pulled and unpacked on the node
+SNAPSHOTTER=${SNAPSHOTTER-coffer} PROXY_PLUGIN= RUNTIME_SNAPSHOTTER=
+if [ -n "$SNAPSHOTTER" ]; then
+  mkdir -p $RUN/snapshotter
+  PROXY_PLUGIN="[proxy_plugins.$SNAPSHOTTER]
+  type = \"snapshot\"
+  address = \"/run/coffer/snapshotter.sock\"
+  [proxy_plugins.$SNAPSHOTTER.exports]
+    root = \"$RUN/snapshotter\""
+  RUNTIME_SNAPSHOTTER="snapshotter = \"$SNAPSHOTTER\""
+  start snapshotter $COFFER_BIN/coffer-node snapshotter --name $SNAPSHOTTER --root $RUN/snapshotter
+fi
 cat > $RUN/containerd.toml <<X
 version = 3
 root = "$RUN/containerd-root"
@@ -50,8 +62,10 @@ state = "/run/containerd"
   level = "info"
 [plugins.'io.containerd.internal.v1.opt']
   path = "$RUN/opt"
+$PROXY_PLUGIN
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
+  disable_snapshot_annotations = false   # pulls as a client, which asks a handler's snapshotter
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "localhost/pause:dev"
   [plugins.'io.containerd.cri.v1.images'.registry]
@@ -75,9 +89,16 @@ cat >> $RUN/containerd.toml <<X
       runtime_type = "io.containerd.coffer.v2"
       pod_annotations = ["io.katacontainers.*"]
       privileged_without_host_devices = true
+      $RUNTIME_SNAPSHOTTER
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$tee.options]
         ConfigPath = "$RUN/coffer-$tee.toml"
 X
+if [ -n "$SNAPSHOTTER" ]; then
+cat >> $RUN/containerd.toml <<X
+    [plugins.'io.containerd.cri.v1.images'.runtime_platforms.coffer-$tee]
+      $RUNTIME_SNAPSHOTTER
+X
+fi
 cat > $RUN/coffer-$tee.toml <<X
 tee = "$tee"
 platform = "$COFFER_PLATFORM"
@@ -95,7 +116,7 @@ start containerd $BIN/containerd --config $RUN/containerd.toml
 export CONTAINERD_ADDRESS=/run/containerd/containerd.sock
 waitfor 20 $CTR version; mark "containerd up"
 $CTR -n k8s.io images import $B/images/pause.tar
-start mirror $COFFER_BIN/test-mirror --layouts $COFFER_LAYOUTS --writable $RUN/pushed --listen $REGISTRY
+start mirror $COFFER_BIN/test-mirror --layouts $COFFER_LAYOUTS --writable $RUN/pushed --listen $REGISTRY --access-log $B/logs/registry-access.log
 mkdir -p $RUN/trustee
 start trustee $COFFER_BIN/coffer-trustee serve --state $RUN/trustee --listen $TRUSTEE --san $NODE_IP --simulated-namespace simulated
 mark "images imported"

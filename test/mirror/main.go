@@ -1,7 +1,7 @@
 // Command mirror (bin/test-mirror) is a registry on loopback that serves OCI
 // layouts as if they came from the registries their names say.
 //
-//	test-mirror --layouts DIR [--writable DIR] [--listen 127.0.0.1:0]
+//	test-mirror --layouts DIR [--writable DIR] [--listen 127.0.0.1:0] [--access-log FILE]
 //
 // DIR holds <registry>/<repository>/<tag>, as test/standins writes it. When it
 // serves, it prints one JSON line: {"address": "host:port", "registries": "..."},
@@ -37,14 +37,15 @@ func main() {
 	layouts := flag.String("layouts", "", "folder of layouts: <registry>/<repository>/<tag>")
 	writable := flag.String("writable", "", "folder for what is pushed; empty: no pushes")
 	listen := flag.String("listen", "127.0.0.1:0", "loopback address to listen on")
+	access := flag.String("access-log", "", "file to add a line to for each request")
 	flag.Parse()
-	if err := serve(*layouts, *writable, *listen, os.Stdout); err != nil {
+	if err := serve(*layouts, *writable, *listen, *access, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "test-mirror:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(layouts, writable, listen string, out io.Writer) error {
+func serve(layouts, writable, listen, access string, out io.Writer) error {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return err
@@ -55,6 +56,14 @@ func serve(layouts, writable, listen string, out io.Writer) error {
 	h, names, err := newMirror(layouts, writable)
 	if err != nil {
 		return err
+	}
+	if access != "" {
+		f, err := os.OpenFile(access, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("opening the access log: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		h = accessLog(h, f)
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {

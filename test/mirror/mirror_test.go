@@ -123,7 +123,7 @@ func TestPushesLandInTheFolder(t *testing.T) {
 }
 
 func TestListensOnLoopbackOnly(t *testing.T) {
-	if err := serve("", "", "0.0.0.0:0", io.Discard); err == nil {
+	if err := serve("", "", "0.0.0.0:0", "", io.Discard); err == nil {
 		t.Error("it would listen on every address")
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/cofferproject/coffer/api/ovmf"
 )
 
 // PageSize is the size of a measured page.
@@ -20,7 +22,7 @@ const PageSize = 4096
 
 // Limits.
 const (
-	MaxSize     = 64 << 20
+	MaxSize     = ovmf.MaxSize
 	maxSections = 64
 	maxSection  = 64 << 20
 )
@@ -56,19 +58,10 @@ type Image struct {
 	ResetEIP uint32
 }
 
-// GUIDs of the table, in their mixed-endian bytes.
-var (
-	guidFooter   = guid("96b582de-1fb2-45f7-baea-a366c55a082d")
-	guidMetadata = guid("dc886566-984a-4798-a75e-5585a7bf67cc")
-	guidHashes   = guid("7255371f-3a3b-4b04-927b-1da6efa8d454")
-	guidReset    = guid("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
-)
+// guidReset leads to where further vCPUs start.
+var guidReset = ovmf.GUID{0xde, 0x71, 0xf7, 0x00, 0x7e, 0x1a, 0xcb, 0x4f, 0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e}
 
-const (
-	entryHead   = 18 // size and GUID follow their data
-	resetVector = 32 // after the table
-	metadataSig = "ASEV"
-)
+const metadataSig = "ASEV"
 
 // Parse reads an image.
 func Parse(b []byte) (*Image, error) {
@@ -76,41 +69,16 @@ func Parse(b []byte) (*Image, error) {
 		return nil, fmt.Errorf("firmware: %d bytes, not whole pages of at most %d", len(b), MaxSize)
 	}
 	m := &Image{Data: b, GPA: 1<<32 - uint64(len(b))}
-	end := len(b) - resetVector
-	size := int(binary.LittleEndian.Uint16(b[end-entryHead:]))
-	if [16]byte(b[end-16:end]) != guidFooter {
-		return nil, errors.New("firmware: no GUID table below the reset vector: not an OVMF image for SEV")
-	}
-	if size < entryHead || size > end {
-		return nil, fmt.Errorf("firmware: GUID table of %d bytes", size)
-	}
-	table := b[end-size : end-entryHead]
-	seen := map[[16]byte]bool{}
-	for len(table) > 0 {
-		if len(table) < entryHead {
-			return nil, errors.New("firmware: GUID table: rest is no entry")
-		}
-		id := [16]byte(table[len(table)-16:])
-		n := int(binary.LittleEndian.Uint16(table[len(table)-entryHead:]))
-		if n < entryHead || n > len(table) {
-			return nil, fmt.Errorf("firmware: GUID table: entry of %d bytes", n)
-		}
-		if seen[id] {
-			return nil, fmt.Errorf("firmware: GUID table: %x comes twice", id)
-		}
-		seen[id] = true
-		if err := m.entry(id, table[len(table)-n:len(table)-entryHead]); err != nil {
-			return nil, err
-		}
-		table = table[:len(table)-n]
+	if err := ovmf.Walk(b, m.entry); err != nil {
+		return nil, err
 	}
 	return m, nil
 }
 
-func (m *Image) entry(id [16]byte, v []byte) error {
+func (m *Image) entry(id ovmf.GUID, v []byte) error {
 	le := binary.LittleEndian
 	switch id {
-	case guidHashes:
+	case ovmf.SEVHashTable:
 		if len(v) < 8 {
 			return errors.New("firmware: entry of the hash table is too short")
 		}
@@ -120,7 +88,7 @@ func (m *Image) entry(id [16]byte, v []byte) error {
 			return errors.New("firmware: entry of the reset block is too short")
 		}
 		m.ResetEIP = le.Uint32(v)
-	case guidMetadata:
+	case ovmf.SEVMetadata:
 		if len(v) < 4 {
 			return errors.New("firmware: entry of the SEV metadata is too short")
 		}
@@ -156,21 +124,4 @@ func (m *Image) metadata(fromEnd uint32) error {
 		m.Sections = append(m.Sections, x)
 	}
 	return nil
-}
-
-// guid turns the text of a GUID into its mixed-endian bytes.
-func guid(s string) (g [16]byte) {
-	var a, e uint64
-	var b, c, d uint16
-	if _, err := fmt.Sscanf(s, "%08x-%04x-%04x-%04x-%012x", &a, &b, &c, &d, &e); err != nil {
-		panic(err) // constants of this package
-	}
-	binary.LittleEndian.PutUint32(g[:], uint32(a))
-	binary.LittleEndian.PutUint16(g[4:], b)
-	binary.LittleEndian.PutUint16(g[6:], c)
-	binary.BigEndian.PutUint16(g[8:], d)
-	for i := range 6 {
-		g[10+i] = byte(e >> (40 - 8*i))
-	}
-	return g
 }

@@ -61,6 +61,9 @@ func fromSpec(spec *launch.Spec) (in Input, err error) {
 		}
 		fw = spec.Firmware
 	}
+	if fw.Path == "" {
+		return in, fmt.Errorf("no tee_firmware: %s starts with it", spec.TEE)
+	}
 	if in.Firmware, err = fw.Read(firmware.MaxSize); err != nil {
 		return in, fmt.Errorf("firmware: %w", err)
 	}

@@ -1,0 +1,59 @@
+package launch
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestValidateHardware(t *testing.T) {
+	good := func(tee TEE) Spec {
+		s := Spec{TEE: tee, Kernel: File{Path: "k"}, VCPUs: 1, MemoryMiB: 256}
+		if tee.LoadsImage() {
+			s.Kernel, s.Image = File{}, File{Path: "i"}
+		}
+		return s
+	}
+	for _, tee := range HardwareTEEs {
+		if s := good(tee); s.Validate() != nil || tee.Simulated() {
+			t.Errorf("%s: %v", tee, s.Validate())
+		}
+	}
+	block, auth := make([]byte, 96), make([]byte, 4096)
+	for want, c := range map[string]struct {
+		tee    TEE
+		change func(*Spec)
+	}{
+		"both or none":        {SNP, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block} }},
+		"id_block: sev takes": {SEV, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block, IDAuth: auth} }},
+		"id_block of 95":      {SNP, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block[1:], IDAuth: auth} }},
+		"dh_cert and session": {SEV, func(s *Spec) { s.SNP = &SNPParams{Session: []byte("s")} }},
+		"no launch secret":    {SNP, func(s *Spec) { s.SNP = &SNPParams{Session: []byte("s"), DHCert: []byte("c")} }},
+		"more than 65536":     {SEVES, func(s *Spec) { s.SNP = &SNPParams{Session: make([]byte, 1<<17), DHCert: []byte("c")} }},
+		"sev takes none":      {SEV, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"tpm-sim takes none":  {TPMSim, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"cca takes none":      {CCA, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"comes twice":         {SNP, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0", "0000:65:00.0"} }},
+		"no PCI address":      {TDX, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0,x-vga=on"} }},
+		"9, at most 8":        {TDX, func(s *Spec) { s.HostDevices = make([]string, 9) }},
+	} {
+		s := good(c.tee)
+		c.change(&s)
+		if err := s.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// A list that help and completion show may have no simulated TEE in front of a real one.
+func TestPodTEEs(t *testing.T) {
+	simulated := false
+	for _, tee := range PodTEEs {
+		if simulated && !tee.Simulated() {
+			t.Errorf("%s comes after a simulated one", tee)
+		}
+		simulated = simulated || tee.Simulated()
+		if !tee.Simulated() && (!tee.Hardware() || tee.BindSize() == 0) {
+			t.Errorf("%s binds no initdata", tee)
+		}
+	}
+}
