@@ -53,6 +53,17 @@ type Namespace struct {
 	Created         time.Time `json:"created"`
 }
 
+// NamespaceDeletion is both steps of deleting a namespace: asked for without Confirm, the
+// answer has it, with what the namespace holds; asked for with it, and with DestroySecrets
+// where there are secrets, the namespace goes for good.
+type NamespaceDeletion struct {
+	Namespace      string    `json:"namespace,omitempty"`
+	Secrets        int       `json:"secrets,omitempty"`
+	Confirm        string    `json:"confirm,omitempty"`
+	Expires        time.Time `json:"expires,omitzero"` // of Confirm
+	DestroySecrets bool      `json:"destroy_secrets,omitempty"`
+}
+
 // AllowUnproven is the body that replaces a namespace's list.
 type AllowUnproven struct {
 	AllowUnproven []string `json:"allow_unproven"`

@@ -2,9 +2,14 @@ package main
 
 import (
 	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
 
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/server"
+	"github.com/cofferproject/coffer/trustee/trustauthority"
 )
 
 // roles are the commands that serve, by their names.
@@ -39,6 +44,7 @@ func serviceFlags(f *flag.FlagSet, c *server.Config, config *string) {
 		f.StringVar(&p.CA, "attestation-ca", "", "certificates (PEM) of who issues that service's certificate")
 		f.StringVar(&p.Certificate, "attestation-cert", "", "certificate (PEM) to show that service")
 		f.StringVar(&p.Key, "attestation-key", "", "its key (PEM)")
+		trustAuthorityFlags(f, &c.Remote.TrustAuthority)
 		f.StringVar(&c.Remote.Namespace, "attestation-namespace", "", "namespace for which that service judges and trusted tokens count (default \"default\")")
 		f.Var((*names)(&t.Certificates), "trusted-cert", "certificates (PEM) of who issues certificates of other services' token keys; may be repeated")
 		f.Var((*names)(&t.KeySets), "trusted-key-set", "file:// URL of a key set (JWKS) of another service's token keys; may be repeated")
@@ -69,4 +75,40 @@ func readConfig(c *server.Config, path string) error {
 		c.Remote.ReferenceValues.Address = read.ReferenceValues
 	}
 	return nil
+}
+
+// trustAuthorityFlags are those of Intel Trust Authority.
+func trustAuthorityFlags(f *flag.FlagSet, o *trustauthority.Options) {
+	f.StringVar(&o.URL, "trust-authority", "", "URL of Intel Trust Authority, such as https://api.trustauthority.intel.com, which judges TDX and SGX evidence in the place of this process")
+	f.Func("trust-authority-key-file", "file with its API key, readable by its owner alone", func(path string) (err error) {
+		o.APIKey, err = readSecret(path)
+		return err
+	})
+	f.StringVar(&o.Keys, "trust-authority-keys", "", "where its key set is: https URL of the set or of its OpenID configuration, file:// URL or path")
+	f.Var((*names)(&o.Policies), "trust-authority-policy", "id of a policy there that evidence must match; may be repeated")
+	f.BoolVar(&o.AllowUnmatched, "trust-authority-allow-unmatched", false, "take evidence that a policy does not match: it does not affirm")
+	f.StringVar(&o.CAFile, "trust-authority-ca", "", "certificates (PEM) of who vouches for it (default: the system's)")
+}
+
+const maxSecretFile = 4 << 10
+
+// readSecret reads one line that others may not read.
+func readSecret(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s can be read by others (mode %04o)", path, st.Mode().Perm())
+	}
+	b, err := io.ReadAll(io.LimitReader(file, maxSecretFile+1))
+	if err != nil || len(b) > maxSecretFile {
+		return "", fmt.Errorf("%s holds no key", path)
+	}
+	return strings.TrimSpace(string(b)), nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -116,7 +117,7 @@ func NewNamespaceCommand() *cobra.Command {
 		})
 	create.Flags().BoolVar(&n.Simulated, "simulated", false, "for simulated hardware, which proves nothing")
 	create.Flags().BoolVar(&n.InsecureAllowDebug, "insecure-allow-debug", false, "give secrets to debug guests, whatever the policy says of their configuration")
-	return group("namespace", "Manage the trustee's namespaces", create,
+	return group("namespace", "Manage the trustee's namespaces", create, removeNamespace(),
 		onTrustee("ls", "List namespaces", noArgs, func(cmd *cobra.Command, c *trusteeclient.Client, _ []string) (any, error) {
 			l, err := c.ListNamespaces(cmd.Context())
 			return namespaces(l), err
@@ -129,6 +130,33 @@ func NewNamespaceCommand() *cobra.Command {
 				}
 				return namespaces([]trusteeapi.Namespace{*out}), nil
 			}))
+}
+
+func removeNamespace() *cobra.Command {
+	var confirm string
+	var destroy bool
+	cmd := onTrustee("rm NAME", "Delete a namespace with all that it holds, for good, in two steps", exactArgs(1, "the namespace's name"),
+		func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
+			if confirm == "" && destroy {
+				return nil, Exit(ExitUsage, errors.New("--destroy-secrets goes with --confirm, which the first step gives"))
+			}
+			out, err := c.DeleteNamespace(cmd.Context(), args[0], confirm, destroy)
+			if err != nil || out == nil {
+				return args[0], err
+			}
+			if Output(cmd) == "json" {
+				return out, nil
+			}
+			more := ""
+			if out.Secrets > 0 {
+				more = " --destroy-secrets"
+			}
+			return fmt.Sprintf("namespace %s holds %d secrets. Nothing is deleted yet. Until %s:\n  coffer namespace rm %s --confirm %s%s",
+				out.Namespace, out.Secrets, out.Expires.Local().Format(time.TimeOnly), out.Namespace, out.Confirm, more), nil
+		})
+	cmd.Flags().StringVar(&confirm, "confirm", "", "the word that the first step gave")
+	cmd.Flags().BoolVar(&destroy, "destroy-secrets", false, "although there are secrets in it, which are then lost")
+	return cmd
 }
 
 func namespaces(l []trusteeapi.Namespace) table {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -29,6 +30,20 @@ func (c *Client) Namespace(name string) *Namespaced {
 
 // Name gives the namespace's name.
 func (n *Namespaced) Name() string { return n.name }
+
+// DeleteNamespace is both steps of deleting a namespace; the answer to the second, with
+// confirm, is nil.
+func (c *Client) DeleteNamespace(ctx context.Context, name, confirm string, destroySecrets bool) (*trusteeapi.NamespaceDeletion, error) {
+	body, err := json.Marshal(trusteeapi.NamespaceDeletion{Confirm: confirm, DestroySecrets: destroySecrets})
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.raw(ctx, http.MethodPost, "/namespaces/"+url.PathEscape(name)+"/deletion", nil, "application/json", body)
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	return decode[trusteeapi.NamespaceDeletion](b)
+}
 
 // CreateNamespace makes a namespace. One that exists with the same choices is
 // success; with others it is a conflict.

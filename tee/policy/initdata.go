@@ -49,3 +49,12 @@ func policyData(text string) map[string]any {
 	}
 	return m
 }
+
+// InitdataClaims gives what a document says as it stands in a token; nil for none.
+func InitdataClaims(d *initdata.Document) any {
+	m, ok := initdataClaims(d).(map[string]any)
+	if !ok {
+		return nil
+	}
+	return trim(m)
+}

@@ -68,6 +68,8 @@ type Config struct {
 	Providers *oidc.Providers
 	// Backup writes the store, encrypted under the envelope key.
 	Backup func(ctx context.Context, w io.Writer) error
+	// Kept are namespaces that nobody deletes: this server serves them of itself.
+	Kept []string
 	// Replicas says that other processes serve the same store.
 	Replicas bool
 }

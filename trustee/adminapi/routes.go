@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/cofferproject/coffer/api/kbs"
@@ -19,6 +21,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/shelf"
+	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
 const (
@@ -47,6 +50,7 @@ func routes() []route {
 		{"GET", "/namespaces", ReadTenant, 0, (*call).namespaces},
 		{"POST", "/namespaces", WriteNamespaces, small, (*call).createNamespace},
 		{"GET", ns, ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Namespace(c.ctx(), c.ns()) }},
+		{"POST", ns + "/deletion", WriteNamespaces, small, (*call).deleteNamespace},
 		{"GET", ns + "/attestations", ReadRecords, 0, (*call).attestations},
 
 		{"GET", ns + "/owners", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Owners(c.ctx(), c.ns()) }},
@@ -177,6 +181,33 @@ func (c *call) createNamespace() (any, error) {
 		return nil, err
 	}
 	return c.cfg.Registry.CreateNamespace(c.ctx(), *n)
+}
+
+// deleteNamespace is both steps: what is in the namespace and the word that confirms, and
+// with that word the deletion.
+func (c *call) deleteNamespace() (any, error) {
+	in, err := decode[trusteeapi.NamespaceDeletion](c)
+	if err != nil {
+		return nil, err
+	}
+	if in.Namespace != "" || in.Secrets != 0 || !in.Expires.IsZero() || in.Confirm == "" && in.DestroySecrets {
+		return nil, httpio.BadRequest(httpio.TypeSerde, "the request has confirm, and with it destroy_secrets, and nothing else")
+	}
+	ns := c.ns()
+	if slices.Contains(c.cfg.Kept, ns) {
+		return nil, fmt.Errorf("namespace %s is this trustee's own: %w", ns, tenant.ErrConflict)
+	}
+	if in.Confirm == "" {
+		return c.cfg.Registry.PrepareDeletion(c.ctx(), ns, release.Held)
+	}
+	what := "delete namespace"
+	if in.DestroySecrets {
+		what += " and destroy its secrets"
+	}
+	if err := c.record(c.r, ns, c.actor, what); err != nil {
+		return nil, err
+	}
+	return nil, c.cfg.Registry.Delete(c.ctx(), ns, release.Held, in.Confirm, in.DestroySecrets, c.actor)
 }
 
 func (c *call) addOwner() (any, error) {

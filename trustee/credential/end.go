@@ -67,6 +67,35 @@ func (s *Store) Delete(ctx context.Context, id string, given bool, may func(*tru
 	return out, nil
 }
 
+// DropNamespace takes the grants in a deleted namespace away, and with its last grant a
+// credential.
+func (s *Store) DropNamespace(ctx context.Context, ns string) error {
+	return s.store.Update(ctx, func(tx store.Tx) error {
+		var hit []*trusteeapi.Credential
+		in := func(g trusteeapi.Grant) bool { return g.Namespace == ns }
+		if err := each(tx, func(c *trusteeapi.Credential) {
+			if slices.ContainsFunc(c.Grants, in) {
+				hit = append(hit, c)
+			}
+		}); err != nil {
+			return err
+		}
+		for _, c := range hit {
+			c.Grants = slices.DeleteFunc(c.Grants, in)
+			var err error
+			if len(c.Grants) == 0 {
+				err = remove(tx, c)
+			} else {
+				err = store.PutJSON(tx, bucket, c.ID, c)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // inherit keeps the way from what stands to who had given to its giver, which goes.
 func inherit(tx store.Tx, x trusteeapi.Credential, giver *trusteeapi.Credential) error {
 	if !slices.Contains(x.GivenBy, giver.ID) {

@@ -29,6 +29,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
+	"github.com/cofferproject/coffer/trustee/trustauthority"
 )
 
 // MaxSize of a file, in bytes.
@@ -67,6 +68,9 @@ type Config struct {
 	ProvisionerKeyLength int
 	// Nebula is the nebula-ca plugin; nil: it is not there.
 	Nebula *nebulaca.Config
+	// TrustAuthority is Intel Trust Authority, which judges evidence; without a URL it
+	// does not.
+	TrustAuthority trustauthority.Options
 	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
 	PKCS11 bool
 	// Notes name each key that is read and has no effect here, with the reason.

@@ -24,9 +24,9 @@ var refusals = map[string][]string{
 	"coco-as-grpc-1":    {"plugins[0]: plugin \"sample\""},
 	"coco-as-grpc-2":    {"http_server.insecure_http"},
 	"coco-as-grpc-3":    {"http_server.insecure_http"},
-	"intel-ta-1":        {"attestation_service.type", "plugins[0]: plugin \"sample\""},
-	"intel-ta-2":        {"attestation_service.type", "http_server.insecure_http"},
-	"intel-ta-3":        {"attestation_service.type", "http_server.insecure_http"},
+	"intel-ta-1":        {"plugins[0]: plugin \"sample\""},
+	"intel-ta-2":        {"http_server.insecure_http"},
+	"intel-ta-3":        {"http_server.insecure_http"},
 	"tls-profile-old":   {"http_server.tls_profile"},
 }
 

@@ -142,18 +142,29 @@ func serviceType(r *reader, name string, v any) {
 		if _, ok := r.values["attestation_service.as_addr"]; !ok {
 			r.c.Attestation = "http://127.0.0.1:50004" // as published
 		}
-	case "intel_ta":
-		r.refuse(name, "Intel Trust Authority does not judge evidence for this trustee: use coco_as_builtin, with policies and reference values of your own")
+	case trustAuthority:
+		for _, needed := range []string{"base_url", "api_key", "certs_file"} {
+			if _, ok := r.values["attestation_service."+needed]; !ok {
+				r.refuse("attestation_service."+needed, "type intel_ta needs it")
+			}
+		}
+		if _, ok := r.values["attestation_service.as_addr"]; ok {
+			r.refuse("attestation_service.as_addr", "belongs to type coco_as_grpc: leave it out")
+		}
 	default:
-		r.refuse(name, fmt.Sprintf("%.40q is none of coco_as_builtin, coco_as_grpc", t))
+		r.refuse(name, fmt.Sprintf("%.40q is none of coco_as_builtin, coco_as_grpc, intel_ta", t))
 	}
 }
 
 // keySets takes files: a set that has to be fetched would have evidence wait for
 // whoever serves it.
 func keySets(r *reader, name string, v any) {
+	if r.values["attestation_service.type"] == trustAuthority {
+		r.note(name, "tokens of Intel Trust Authority are verified by certs_file alone, and guests get this trustee's own")
+		return
+	}
 	for _, u := range r.texts(name, v) {
-		if !strings.HasPrefix(u, "file:///") && r.values["attestation_service.type"] != "intel_ta" {
+		if !strings.HasPrefix(u, "file:///") {
 			r.refuse(name, fmt.Sprintf("%.80q: no key set is fetched; put it into a file (file:///...), or name the authority of its certificates in trusted_certs_paths", u))
 			continue
 		}
@@ -161,10 +172,26 @@ func keySets(r *reader, name string, v any) {
 	}
 }
 
-// intel is refused where the type does not do so already.
-func intel(r *reader, name string, _ any) {
-	if r.values["attestation_service.type"] != "intel_ta" {
+const trustAuthority = "intel_ta"
+
+// intel takes the settings of Intel Trust Authority, where that is the type.
+func intel(r *reader, name string, v any) {
+	if r.values["attestation_service.type"] != trustAuthority {
 		r.refuse(name, "belongs to type intel_ta: leave it out")
+		return
+	}
+	o := &r.c.TrustAuthority
+	switch strings.TrimPrefix(name, "attestation_service.") {
+	case "base_url":
+		o.URL = r.text(name, v)
+	case "api_key":
+		o.APIKey = r.text(name, v)
+	case "certs_file":
+		o.Keys = r.text(name, v)
+	case "policy_ids":
+		o.Policies = r.texts(name, v)
+	case "allow_unmatched_policy":
+		o.AllowUnmatched = r.boolean(name, v)
 	}
 }
 

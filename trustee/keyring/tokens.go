@@ -413,6 +413,22 @@ func (t *TokenKeys) rotate(ctx context.Context, ns string, before *tokenSet, o t
 	return &set.keys[len(set.keys)-1].TokenKey, true, nil
 }
 
+// Forget deletes the keys of a namespace that was deleted.
+func (t *TokenKeys) Forget(ctx context.Context, ns string) error {
+	err := t.store.Update(ctx, func(tx store.Tx) error {
+		if t.exists(tx, ns) == nil {
+			return nil // it lives
+		}
+		return tx.Delete(bucket, tokens+ns)
+	})
+	if err == nil {
+		t.mu.Lock()
+		delete(t.sets, ns)
+		t.mu.Unlock()
+	}
+	return err
+}
+
 // Refresh learns what other replicas have changed.
 func (t *TokenKeys) Refresh(ctx context.Context) error {
 	t.mu.Lock()
@@ -421,15 +437,17 @@ func (t *TokenKeys) Refresh(ctx context.Context) error {
 		known[ns] = s
 	}
 	t.mu.Unlock()
-	var changed []string
+	var changed, gone []string
 	if err := t.store.View(ctx, func(tx store.Tx) error {
-		changed = nil
+		changed, gone = nil, nil
 		for ns, s := range known {
 			b, err := tx.Get(bucket, tokens+ns)
 			if err != nil {
 				return err
 			}
-			if !bytes.Equal(b, s.raw) {
+			if b == nil {
+				gone = append(gone, ns)
+			} else if !bytes.Equal(b, s.raw) {
 				changed = append(changed, ns)
 			}
 		}
@@ -437,6 +455,11 @@ func (t *TokenKeys) Refresh(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	t.mu.Lock()
+	for _, ns := range gone { // with its namespace
+		delete(t.sets, ns)
+	}
+	t.mu.Unlock()
 	for _, ns := range changed {
 		if _, err := t.read(ctx, ns); err != nil {
 			return err

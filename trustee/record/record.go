@@ -133,6 +133,25 @@ func (b *Book) remember(r *trusteeapi.Record) {
 	b.order = append(b.order, r.ID)
 }
 
+// records is the bucket of a namespace.
+const records = "records"
+
+// Buckets are those of a namespace, to be emptied when it is deleted.
+func Buckets() []string { return []string{records} }
+
+// Dropped is told of each value of a deleted namespace that is about to go, with the
+// bucket that it is in: records are in an index of all.
+func Dropped(tx store.Tx, bucket string, value []byte) error {
+	if bucket != records {
+		return nil
+	}
+	id, err := idOf(value)
+	if err != nil {
+		return err
+	}
+	return tx.Delete(index, id)
+}
+
 // Put keeps a record in a transaction and drops the oldest one too many.
 func Put(tx store.Tx, r *trusteeapi.Record) error {
 	raw, err := encode(r)
@@ -172,7 +191,7 @@ func encode(r *trusteeapi.Record) ([]byte, error) {
 }
 
 func put(tx store.Tx, r *trusteeapi.Record, raw []byte) error {
-	bucket, meta := tenant.Bucket(r.Namespace, "records"), tenant.Bucket(r.Namespace, "meta")
+	bucket, meta := tenant.Bucket(r.Namespace, records), tenant.Bucket(r.Namespace, "meta")
 	n := uint64(0)
 	if v, err := tx.Get(meta, "records"); err != nil {
 		return err
@@ -261,7 +280,7 @@ func In(tx store.Tx, id string) (*trusteeapi.Record, error) {
 	if !ok {
 		return nil, ErrNotFound
 	}
-	r, ok, err := store.GetJSON[trusteeapi.Record](tx, tenant.Bucket(ns, "records"), k)
+	r, ok, err := store.GetJSON[trusteeapi.Record](tx, tenant.Bucket(ns, records), k)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +314,7 @@ func (b *Book) List(ctx context.Context, ns string, f Filter) ([]trusteeapi.Reco
 		if _, err := tenant.GetNamespace(tx, ns); err != nil {
 			return err
 		}
-		return tx.ScanBack(tenant.Bucket(ns, "records"), func(_ string, v []byte) (bool, error) {
+		return tx.ScanBack(tenant.Bucket(ns, records), func(_ string, v []byte) (bool, error) {
 			var r trusteeapi.Record
 			if err := json.Unmarshal(v, &r); err != nil {
 				return false, fmt.Errorf("record: %w", err)

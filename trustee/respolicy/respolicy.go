@@ -25,6 +25,9 @@ import (
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
+// Buckets are those of a namespace, to be emptied when it is deleted.
+func Buckets() []string { return []string{current, versions} }
+
 // ReasonDenied says that a resource policy does not allow it. docs/denials.md
 // explains it.
 const ReasonDenied denial.Reason = "resource-policy-denied"

@@ -45,6 +45,9 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	if c.Remote.ReferenceValues.Address == "" {
 		c.Remote.ReferenceValues.Address = f.ReferenceValues
 	}
+	if c.Remote.TrustAuthority.URL == "" {
+		c.Remote.TrustAuthority = f.TrustAuthority
+	}
 	if c.Remote.Peer.Address == "" {
 		c.Remote.Peer.Address = f.Attestation
 	}

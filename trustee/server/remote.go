@@ -18,6 +18,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/remoteas"
 	"github.com/cofferproject/coffer/trustee/tenant"
+	"github.com/cofferproject/coffer/trustee/trustauthority"
 )
 
 // Role is what of the trustee a process serves. Administration is in each: every
@@ -80,6 +81,10 @@ type Remote struct {
 	// Namespace for which all this is; "": default.
 	Namespace string
 
+	// TrustAuthority is Intel Trust Authority, which judges for the namespace in the place
+	// of Peer; without a URL it does not.
+	TrustAuthority trustauthority.Options
+
 	// ReferenceValues is the Reference Value Provider Service that policies of the
 	// published services' namespace ask; without an address values are in this
 	// trustee's store.
@@ -96,6 +101,9 @@ type remote struct {
 
 	rvps   *grpc.ClientConn
 	values *remoteas.References // nil: in the store
+
+	authority *trustauthority.Service // nil: it judges nothing
+	fetching  chan struct{}           // closed when nothing fetches its keys any more
 }
 
 func (r *remote) open(c *Config) error {
@@ -109,6 +117,9 @@ func (r *remote) open(c *Config) error {
 			return fmt.Errorf("reference value provider service: %w", err)
 		}
 		r.values = remoteas.NewReferences(r.rvps, v.ReferenceValues.Address, c.Now)
+	}
+	if v.TrustAuthority.URL != "" && (v.Peer.Address != "" || c.Role != RoleAll) {
+		return errors.New("Intel Trust Authority judges for a trustee in one process, and for none that asks another Attestation Service")
 	}
 	if v.Peer.Address == "" && v.Tokens.Empty() {
 		return nil
@@ -132,6 +143,17 @@ func (r *remote) appraiser(ctx context.Context, c *Config, local *appraisal.Serv
 			return nil, err
 		}
 	}
+	if c.Remote.TrustAuthority.URL != "" {
+		if _, err := registry.Namespace(ctx, r.ns); err != nil {
+			return nil, err
+		}
+		var err error
+		r.authority, err = trustauthority.New(trustauthority.Config{
+			Options: c.Remote.TrustAuthority, Namespace: r.ns, Local: local, Registry: registry, Signer: signer, Now: c.Now,
+		})
+		c.Log.Info("evidence is judged by Intel Trust Authority", "namespace", r.ns, "address", c.Remote.TrustAuthority.URL)
+		return r.authority, err
+	}
 	if r.conn == nil {
 		return local, nil
 	}
@@ -148,6 +170,25 @@ func (s *Server) passports(registry *tenant.Registry) release.Tokens {
 		return s.tokens
 	}
 	return &remoteas.Passports{Tokens: s.tokens, Namespace: s.remote.ns, Trust: s.remote.trust, Registry: registry, Now: s.cfg.Now}
+}
+
+// start fetches what has to be fetched, until ctx ends.
+func (r *remote) start(ctx context.Context) {
+	if r.authority == nil {
+		return
+	}
+	r.fetching = make(chan struct{})
+	go func() {
+		defer close(r.fetching)
+		r.authority.Run(ctx)
+	}()
+}
+
+// wait waits until nothing is fetched any more.
+func (r *remote) wait() {
+	if r.fetching != nil {
+		<-r.fetching
+	}
 }
 
 func (r *remote) reload() error {

@@ -153,6 +153,7 @@ type Server struct {
 	secrets     *secretstore.Set
 
 	gate     *release.Gate
+	registry *tenant.Registry
 	bodies   *httpio.Budget
 	metrics  *ops.Metrics
 	ready    *ops.Ready
@@ -224,6 +225,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	go s.housekeeping(run)
 	s.fetcher.Start(run)
+	s.remote.start(run)
 	s.secrets.Start(run, func(store, what string, err error) {
 		c.Log.Warn("a secret store is not as it should be", "store", store, "what", what, "error", err)
 	})
@@ -343,12 +345,12 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Providers: s.providers, Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.gate = gate
+	s.gate, s.registry = gate, registry
 	var published kbsapi.AdminResources = admin
 	if c.DenyPublishedAdmin {
 		published = denyAll{book}
@@ -475,6 +477,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
+			err = errors.Join(err, s.purge(ctx))
 		case <-refresh.C:
 			err = errors.Join(s.shelf.Refresh(ctx), s.tokens.Refresh(ctx), s.tlsFiles(ctx))
 			if errors.Is(err, store.ErrUnavailable) {
@@ -548,6 +551,7 @@ func (s *Server) Close(ctx context.Context) error {
 	err = errors.Join(err, s.as.close(ctx), s.rvps.close(ctx))
 	<-s.tasks
 	s.fetcher.Wait()
+	s.remote.wait()
 	s.providers.Wait()
 	if cerr := s.checkpoints.Write(context.WithoutCancel(ctx)); cerr != nil {
 		s.cfg.Log.Error("writing the last checkpoint failed", "error", cerr)

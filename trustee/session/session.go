@@ -49,7 +49,15 @@ const (
 	prefixAttested = "a1."
 )
 
-const expiryBucket = "session-expiry"
+const (
+	expiryBucket = "session-expiry"
+
+	sessionsBucket = "sessions"
+	usedNonces     = "used-nonces"
+)
+
+// Buckets are those of a namespace, to be emptied when it is deleted.
+func Buckets() []string { return []string{sessionsBucket, usedNonces} }
 
 // Open is a session that waits for evidence.
 type Open struct {
@@ -160,7 +168,7 @@ func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) 
 }
 
 func unused(tx store.Tx, o *Open) error {
-	v, err := tx.Get(tenant.Bucket(o.Namespace, "used-nonces"), o.Nonce)
+	v, err := tx.Get(tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
 	if err != nil {
 		return err
 	}
@@ -182,7 +190,7 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 	var id [32]byte
 	rand.Read(id[:])
 	cookie := prefixAttested + base64.RawURLEncoding.EncodeToString(id[:])
-	sessions, used := tenant.Bucket(o.Namespace, "sessions"), tenant.Bucket(o.Namespace, "used-nonces")
+	sessions, used := tenant.Bucket(o.Namespace, sessionsBucket), tenant.Bucket(o.Namespace, usedNonces)
 	key := hashID(cookie)
 	err := m.store.Update(ctx, func(tx store.Tx) error {
 		if err := unused(tx, o); err != nil {
@@ -231,7 +239,7 @@ func (m *Manager) Token(ctx context.Context, ns, cookie string) (string, error) 
 	}
 	var a *attested
 	err := m.store.View(ctx, func(tx store.Tx) error {
-		v, ok, err := store.GetJSON[attested](tx, tenant.Bucket(ns, "sessions"), hashID(cookie))
+		v, ok, err := store.GetJSON[attested](tx, tenant.Bucket(ns, sessionsBucket), hashID(cookie))
 		if ok {
 			a = v
 		}

@@ -88,6 +88,9 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 			out = have
 			return nil
 		}
+		if err := wasDeleted(tx, n.Name); err != nil {
+			return err
+		}
 		if err := Room(tx, r.limits, limits.Namespaces, "", namespaces); err != nil {
 			return err
 		}
