@@ -46,6 +46,28 @@ func (s Submod) MarshalJSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
+// encode gives the JSON of claims. Where no submodule has extensions, it is encoded
+// in one go: what a MarshalJSON gives, encoding/json reads once more.
+func (c *Claims) encode() ([]byte, error) {
+	plain := make(map[string]plainSubmod, len(c.Submods))
+	for name, s := range c.Submods {
+		if len(s.Extensions) > 0 {
+			return json.Marshal(c)
+		}
+		plain[name] = plainSubmod(s)
+	}
+	return json.Marshal(struct {
+		Profile    string                 `json:"eat_profile"`
+		IssuedAt   int64                  `json:"iat"`
+		Expires    int64                  `json:"exp"`
+		Issuer     string                 `json:"iss,omitempty"`
+		VerifierID VerifierID             `json:"ear.verifier-id"`
+		Submods    map[string]plainSubmod `json:"submods"`
+		ID         string                 `json:"jti,omitempty"`
+		Audience   string                 `json:"aud,omitempty"`
+	}{c.Profile, c.IssuedAt, c.Expires, c.Issuer, c.VerifierID, plain, c.ID, c.Audience})
+}
+
 // UnmarshalJSON takes what is no known member as an extension. A member in another
 // case is refused.
 func (s *Submod) UnmarshalJSON(b []byte) error {

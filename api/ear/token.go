@@ -70,7 +70,7 @@ func (s *Signer) Sign(c *Claims) (string, error) {
 	if err := c.Validate(); err != nil {
 		return "", fmt.Errorf("signing ear: %w", err)
 	}
-	payload, err := json.Marshal(c)
+	payload, err := c.encode()
 	if err != nil {
 		return "", fmt.Errorf("signing ear: %w", err)
 	}

@@ -77,8 +77,13 @@ func Compile(id, text string) (*Policy, error) {
 	if err != nil {
 		return nil, malformed(id, err)
 	}
+	return &Policy{id: id, digest: DigestOf(text), prepared: q}, nil
+}
+
+// DigestOf gives the Digest of a policy with that text.
+func DigestOf(text string) string {
 	sum := sha256.Sum256([]byte(text))
-	return &Policy{id: id, digest: "sha256:" + hex.EncodeToString(sum[:]), prepared: q}, nil
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func malformed(id string, err error) error {

@@ -2,8 +2,6 @@ package policy
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -58,8 +56,7 @@ func CompileResource(id, text string) (*Resource, error) {
 	if err != nil {
 		return nil, bad(err)
 	}
-	sum := sha256.Sum256([]byte(text))
-	return &Resource{id, "sha256:" + hex.EncodeToString(sum[:]), q}, nil
+	return &Resource{id, DigestOf(text), q}, nil
 }
 
 // ID gives the name.

@@ -161,7 +161,14 @@ func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
 			return dst, err
 		}
 		dst = append(dst, v)
-		switch s.next() {
+		c := byte(0)
+		if s.i < len(s.b) {
+			c = s.b[s.i]
+		}
+		if c != ',' && c != ']' {
+			c = s.next()
+		}
+		switch c {
 		case ',':
 			s.i++
 		case ']':
@@ -175,15 +182,19 @@ func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
 
 // octet takes a number from 0 to 255.
 func (s *scanner) octet() (byte, error) {
-	s.space()
-	start, v := s.i, 0
-	for s.i < len(s.b) && s.b[s.i]-'0' <= 9 {
-		if v = v*10 + int(s.b[s.i]-'0'); v > 255 {
+	if s.i < len(s.b) && s.b[s.i]-'0' > 9 {
+		s.space()
+	}
+	b, i, v := s.b, s.i, uint(0)
+	for i < len(b) && b[i]-'0' <= 9 {
+		if v = v*10 + uint(b[i]-'0'); v > 255 {
 			return 0, s.errorf("number above 255")
 		}
-		s.i++
+		i++
 	}
-	if n := s.i - start; n == 0 || n > 1 && s.b[start] == '0' {
+	n, start := i-s.i, s.i
+	s.i = i
+	if n == 0 || n > 1 && b[start] == '0' {
 		return 0, s.errorf("an unsigned integer expected")
 	}
 	return byte(v), nil

@@ -56,6 +56,7 @@ var trusted = map[string]string{
 	"tee/tpm/measure.FuzzFirmware":                     "the owner's own firmware and kernel",
 	"trustee/remoteas.FuzzAnswer":                      "the attestation service that the owner has named",
 	"trustee/remoteas.FuzzFiles":                       "the owner's own configuration",
+	"trustee/session.FuzzAttested":                     "the trustee's own store",
 	"trustee/kbsconfig.FuzzParse":                      "the owner's own configuration",
 	"trustee/migrate.FuzzParseJSON":                    "the owner's own store",
 	"trustee/oidc.FuzzDiscovered":                      "the identity provider that the owner has named",

@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +35,9 @@ type server struct {
 }
 
 func start(ctx context.Context, bin, dir, database string) (*server, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	s := &server{dir: filepath.Join(dir, "state")}
 	port, err := freePort()
 	if err != nil {
@@ -92,14 +98,18 @@ func (s *server) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// rss gives the server's resident memory, in bytes.
-func (s *server) rss() int64 {
+// rss gives the server's resident memory, in bytes, anonymous what of it are not
+// pages of files, which the machine takes back when it needs them.
+func (s *server) rss() int64       { return s.status("VmRSS:") }
+func (s *server) anonymous() int64 { return s.status("RssAnon:") }
+
+func (s *server) status(name string) int64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
 	for l := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(l, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(l, name); ok {
 			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			return n << 10
 		}
@@ -118,23 +128,84 @@ func (s *server) disk() (n int64) {
 	return n
 }
 
-// metric gives one counter of the operators' listener.
-func (s *server) metric(name string) (float64, error) {
+// metrics gives the samples of the operators' listener by name with labels.
+func (s *server) metrics() (map[string]float64, error) {
 	resp, err := http.Get(s.ops + "/metrics")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	out := map[string]float64{}
 	for l := range strings.Lines(string(b)) {
-		if f := strings.Fields(l); len(f) == 2 && f[0] == name {
-			return strconv.ParseFloat(f[1], 64)
+		if f := strings.Fields(l); len(f) == 2 {
+			if v, err := strconv.ParseFloat(f[1], 64); err == nil {
+				out[f[0]] = v
+			}
 		}
 	}
-	return 0, errors.New("no metric " + name)
+	return out, nil
 }
 
-func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+// metric gives one counter.
+func (s *server) metric(name string) (float64, error) {
+	all, err := s.metrics()
+	if err != nil {
+		return 0, err
+	}
+	v, ok := all[name]
+	if !ok {
+		return 0, errors.New("no metric " + name)
+	}
+	return v, nil
+}
+
+// histogram counts durations up to each bound, in seconds.
+type histogram map[float64]float64
+
+// durations gives the server's own histograms of how long requests took, by route.
+func (s *server) durations() (map[string]histogram, error) {
+	all, err := s.metrics()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]histogram{}
+	for name, v := range all {
+		rest, ok := strings.CutPrefix(name, `coffer_trustee_request_duration_seconds_bucket{route="`)
+		route, bound, ok2 := strings.Cut(rest, `",le="`)
+		if !ok || !ok2 {
+			continue
+		}
+		le, err := strconv.ParseFloat(strings.TrimSuffix(bound, `"}`), 64) // "+Inf" too
+		if err != nil {
+			return nil, err
+		}
+		if out[route] == nil {
+			out[route] = histogram{}
+		}
+		out[route][le] = v
+	}
+	return out, nil
+}
+
+// since gives what was counted after before.
+func (h histogram) since(before histogram) histogram {
+	out := histogram{}
+	for le, n := range h {
+		out[le] = n - before[le]
+	}
+	return out
+}
+
+// quantile gives the bound below which that share of all lies.
+func (h histogram) quantile(q float64) time.Duration {
+	for _, le := range slices.Sorted(maps.Keys(h)) {
+		if h[le] >= q*h[math.Inf(1)] && !math.IsInf(le, 1) {
+			return time.Duration(le * float64(time.Second))
+		}
+	}
+	return math.MaxInt64
+}

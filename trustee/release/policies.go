@@ -45,11 +45,15 @@ func (g *Gate) ask(ctx context.Context, s *respolicy.Set, req *Request, c *ear.C
 // MayChange asks the resource policies whether an administrator, whose role allows
 // it, may change a secret. The input is {"admin": {"key_id": actor}}.
 func (g *Gate) MayChange(ctx context.Context, ns, name, method, actor, peer string) error {
-	var s *respolicy.Set
+	var inForce *respolicy.InForce
 	err := g.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
-		s, err = g.cfg.Policies.In(tx, ns)
+		inForce, err = g.cfg.Policies.In(tx, ns)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	s, err := inForce.Set()
 	if err != nil || !s.Asks(name, method) {
 		return err
 	}

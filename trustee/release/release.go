@@ -197,7 +197,7 @@ func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record
 	if a.sub, a.claims, err = g.token(ctx, *req, r); err != nil {
 		return nil, err
 	}
-	var policies *respolicy.Set
+	var inForce *respolicy.InForce
 	err = g.cfg.Store.View(ctx, func(tx store.Tx) error {
 		n, err := tenant.GetNamespace(tx, req.Namespace)
 		if err != nil {
@@ -219,11 +219,15 @@ func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record
 		if err := acceptable(n, a.claims.Submods); err != nil {
 			return explained(tx, err, a.claims.ID)
 		}
-		if policies, err = g.cfg.Policies.In(tx, req.Namespace); err != nil {
+		if inForce, err = g.cfg.Policies.In(tx, req.Namespace); err != nil {
 			return err
 		}
 		return read(tx)
 	})
+	if err != nil {
+		return nil, err
+	}
+	policies, err := inForce.Set()
 	if err != nil {
 		return nil, err
 	}

@@ -55,9 +55,23 @@ type Policies struct {
 	sets map[string]*prepared
 }
 
+// prepared is a namespace's newest compiled set.
 type prepared struct {
-	sync.Mutex
-	set *Set // nil: none yet
+	making sync.Mutex // held while one is compiled
+	mu     sync.Mutex
+	set    *Set // nil: none yet
+}
+
+func (p *prepared) get() *Set {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.set
+}
+
+func (p *prepared) put(s *Set) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set = s
 }
 
 // New makes Policies on a store.

@@ -32,36 +32,72 @@ type rule struct {
 	methods  []string
 }
 
-// In gives the set in force inside of a transaction. It compiles only after a
-// change.
-func (p *Policies) In(tx store.Tx, ns string) (*Set, error) {
+// InForce is what In has read: a set, or the texts that one is to be made of.
+type InForce struct {
+	at         *prepared // nil: there are no policies
+	seen       *Set      // what was compiled then
+	set        *Set
+	generation uint64
+	texts      []trusteeapi.ResourcePolicy
+	ns         string
+}
+
+// In reads what is in force inside of a transaction, the texts only after a change.
+// It compiles nothing: a transaction holds up others.
+func (p *Policies) In(tx store.Tx, ns string) (*InForce, error) {
 	g, err := generation(tx, ns)
 	if err != nil {
 		return nil, err
 	}
 	if g == 0 {
-		return &Set{}, nil
+		return &InForce{set: &Set{}}, nil
 	}
-	at := p.prepared(ns)
-	at.Lock()
-	defer at.Unlock()
-	if at.set != nil && at.set.generation == g {
-		return at.set, nil
+	f := &InForce{at: p.prepared(ns), generation: g, ns: ns}
+	if f.seen = f.at.get(); f.seen != nil && f.seen.generation == g {
+		f.set = f.seen
+		return f, nil
 	}
-	all, err := store.List[trusteeapi.ResourcePolicy](tx, tenant.Bucket(ns, current))
-	if err != nil {
-		return nil, err
+	f.texts, err = store.List[trusteeapi.ResourcePolicy](tx, tenant.Bucket(ns, current))
+	return f, err
+}
+
+// Set gives the policies that were in force in that transaction. What was compiled
+// before, of the same name and text, is not compiled again.
+func (f *InForce) Set() (*Set, error) {
+	if f.set != nil {
+		return f.set, nil
 	}
-	s := &Set{generation: g}
-	for _, v := range all {
-		c, err := policy.CompileResource(v.Name, v.Text)
+	// Whoever asks meanwhile waits: all of them would compile the same.
+	f.at.making.Lock()
+	defer f.at.making.Unlock()
+	last := f.at.get()
+	if last != nil && last.generation == f.generation {
+		return last, nil
+	}
+	s := &Set{generation: f.generation}
+	for _, v := range f.texts {
+		c, err := last.compiled(v.Name, v.Text)
 		if err != nil {
-			return nil, fmt.Errorf("preparing resource policies of namespace %s: %w", ns, err)
+			return nil, fmt.Errorf("preparing resource policies of namespace %s: %w", f.ns, err)
 		}
 		s.rules = append(s.rules, rule{c, v.Version, v.Resources, v.Methods})
 	}
-	at.set = s
+	if last == f.seen { // else another has compiled what it read since, which may be newer
+		f.at.put(s)
+	}
 	return s, nil
+}
+
+// compiled gives a policy of the set with that name and text, or compiles it.
+func (s *Set) compiled(name, text string) (*policy.Resource, error) {
+	if s != nil {
+		for i := range s.rules {
+			if r := &s.rules[i]; r.policy.ID() == name && r.policy.Digest() == policy.DigestOf(text) {
+				return r.policy, nil
+			}
+		}
+	}
+	return policy.CompileResource(name, text)
 }
 
 // prepared is where a namespace's set is: one that is compiled holds up nobody else.

@@ -3,7 +3,8 @@
 // the store, together with the mark that its nonce is used up.
 //
 // Invariants: a cookie serves one namespace and ends; a nonce yields one token;
-// the cookie of an attested session is random and stored only as its hash.
+// the cookie of an attested session is random but for its time, and stored only as
+// its hash.
 //
 // Trust zone: trustee.
 package session
@@ -15,6 +16,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -178,21 +180,20 @@ func unused(tx store.Tx, o *Open) error {
 	return nil
 }
 
-// attested is an attested session at rest.
-type attested struct {
-	Token   string `json:"token"`
-	Expires int64  `json:"exp"`
-}
-
 // Complete uses the nonce up and keeps the token; also runs in the same
 // transaction. It gives the cookie of the attested session.
 func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
-	var id [32]byte
-	rand.Read(id[:])
-	cookie := prefixAttested + base64.RawURLEncoding.EncodeToString(id[:])
+	cookie := newCookie(m.now())
 	sessions, used := tenant.Bucket(o.Namespace, sessionsBucket), tenant.Bucket(o.Namespace, usedNonces)
-	key := hashID(cookie)
-	err := m.store.Update(ctx, func(tx store.Tx) error {
+	key, err := keyOf(cookie)
+	if err != nil {
+		return "", err
+	}
+	value, err := (&attested{token, expires.Unix()}).encode()
+	if err != nil {
+		return "", fmt.Errorf("session: %w", err)
+	}
+	err = m.store.Update(ctx, func(tx store.Tx) error {
 		if err := unused(tx, o); err != nil {
 			return err
 		}
@@ -200,7 +201,7 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 		if err := tx.Put(used, o.Nonce, []byte{1}); err != nil {
 			return err
 		}
-		if err := store.PutJSON(tx, sessions, key, attested{token, expires.Unix()}); err != nil {
+		if err := tx.Put(sessions, key, value); err != nil {
 			return err
 		}
 		for _, e := range []struct {
@@ -224,9 +225,31 @@ func ForgetAt(tx store.Tx, at time.Time, bucket, key string) error {
 	return tx.Put(expiryBucket, fmt.Sprintf("%020d|%s|%s", at.Unix(), bucket, key), nil)
 }
 
-func hashID(cookie string) string {
+// An attested session's cookie is the time of its beginning, in milliseconds, and a
+// random number. The time is no secret and decides nothing: it has sessions lie in the store
+// in their order, so that those of one commit share its pages.
+const (
+	cookieTime   = 8  // bytes
+	cookieRandom = 32 // bytes
+)
+
+func newCookie(now time.Time) string {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, cookieTime+cookieRandom), uint64(now.UnixMilli()))
+	b = b[:cookieTime+cookieRandom]
+	rand.Read(b[cookieTime:])
+	return prefixAttested + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// keyOf gives the key of an attested session: its time, and the hash of all of its
+// cookie. Cookies of before have no time.
+func keyOf(cookie string) (string, error) {
+	text, ok := strings.CutPrefix(cookie, prefixAttested)
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if !ok || err != nil || len(b) != cookieTime+cookieRandom && len(b) != cookieRandom {
+		return "", ErrNone
+	}
 	s := sha256.Sum256([]byte(cookie))
-	return hex.EncodeToString(s[:])
+	return hex.EncodeToString(b[:len(b)-cookieRandom]) + hex.EncodeToString(s[:]), nil
 }
 
 // ErrNone says that a cookie names no attested session.
@@ -234,15 +257,20 @@ var ErrNone = errors.New("no attested session")
 
 // Token gives the token of an attested session, or ErrNone.
 func (m *Manager) Token(ctx context.Context, ns, cookie string) (string, error) {
-	if !strings.HasPrefix(cookie, prefixAttested) || len(cookie) > 128 {
+	if len(cookie) > 128 {
 		return "", ErrNone
 	}
+	key, err := keyOf(cookie)
+	if err != nil {
+		return "", err
+	}
 	var a *attested
-	err := m.store.View(ctx, func(tx store.Tx) error {
-		v, ok, err := store.GetJSON[attested](tx, tenant.Bucket(ns, sessionsBucket), hashID(cookie))
-		if ok {
-			a = v
+	err = m.store.View(ctx, func(tx store.Tx) error {
+		v, err := tx.Get(tenant.Bucket(ns, sessionsBucket), key)
+		if err != nil || v == nil {
+			return err
 		}
+		a, err = decodeAttested(v)
 		return err
 	})
 	if err != nil {
