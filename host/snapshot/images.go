@@ -25,7 +25,8 @@ const (
 	maxManifests = 64      // of one index
 	maxLayers    = 512
 	maxImages    = 8192
-	maxKnown     = 4096 // images kept in memory
+	maxKnown     = 1024 // images kept in memory
+	maxUser      = 256  // bytes of a USER, its group included
 )
 
 // namespaceHeader says which of containerd's namespaces a call is about.
@@ -157,7 +158,7 @@ func (r *imageReader) read(ctx context.Context, target string) ([]image, error) 
 	if len(out) == 0 {
 		return nil, errors.New("none of the index's manifests is there")
 	}
-	return out, nil // not kept: another manifest may come
+	return r.keep(target, out), nil // a node's platform does not change, so no other manifest comes
 }
 
 func (r *imageReader) keep(target string, i []image) []image {
@@ -178,7 +179,10 @@ func (r *imageReader) manifest(ctx context.Context, config ocispec.Descriptor, l
 	if n := len(layers); n == 0 || n > maxLayers || n != len(c.RootFS.DiffIDs) {
 		return image{}, fmt.Errorf("%d layers and %d of their digests", n, len(c.RootFS.DiffIDs))
 	}
-	out := image{config: config.Digest.String(), user: c.Config.User}
+	out := image{config: config.Digest.String()}
+	if len(c.Config.User) <= maxUser {
+		out.user = c.Config.User
+	}
 	for i := range layers {
 		out.layers = append(out.layers, layers[i].Digest.String())
 	}
