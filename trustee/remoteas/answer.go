@@ -222,9 +222,26 @@ func debug(tee string, claims map[string]any) bool {
 	case "tdx":
 		at, _ := claims["td_attributes"].(map[string]any)
 		return at["debug"] != false
+	case "sgx":
+		body, _ := claims["body"].(map[string]any)
+		flags, _ := body["attributes.flags"].(string)
+		b, err := hex.DecodeString(flags)
+		return err != nil || len(b) != 8 || b[0]&sgxDebug != 0
+	case "cca":
+		platform, _ := claims["platform"].(map[string]any)
+		state, err := json.Number(fmt.Sprint(platform["cca-platform-lifecycle"])).Float64()
+		return err != nil || state < ccaSecured || state >= ccaRecoverableDebug
 	}
 	return false
 }
+
+// The DEBUG bit of an enclave's attributes (little endian), and of the life cycle of a
+// CCA platform the states in which it is not open to a debugger.
+const (
+	sgxDebug            = 0x02
+	ccaSecured          = 0x3000
+	ccaRecoverableDebug = 0x5000
+)
 
 // register reads the digest of initdata in the TEE's register; nil: it is empty.
 func register(tee string, claim any) (*ear.Digest, error) {
