@@ -20,6 +20,7 @@ import (
 var trusted = map[string]string{
 	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
 	"api/ovmf.FuzzReadAbilities":                       "the owner's own firmware, or the node's",
+	"api/svid.FuzzDecodeX509":                          "the trustee, authenticated",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
@@ -63,6 +64,13 @@ var trusted = map[string]string{
 	"trustee/oidc.FuzzIdentify":                        "the identity provider that the owner has named",
 	"trustee/migrate.FuzzReply":                        "the owner's own store",
 	"trustee/backup.FuzzReader":                        "backups, under the envelope key",
+	"trustee/cloud/aws.FuzzMetadata":                   "the administrator's own machine",
+	"trustee/cloud/azure.FuzzToken":                    "the administrator's own cloud",
+	"trustee/keyservice/azurekms.FuzzParse":            "the owner's own envelope key file",
+	"trustee/secretstore/aliyunkms.FuzzAnswer":         "the administrator's own store",
+	"trustee/secretstore/awssm.FuzzAnswer":             "the administrator's own store",
+	"trustee/secretstore/azurekv.FuzzAnswer":           "the administrator's own store",
+	"trustee/secretstore/gcpsm.FuzzAnswer":             "the administrator's own store",
 	"trustee/secretstore/vaultkv.FuzzAnswers":          "the administrator's own store",
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/adminjwt"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
+	"github.com/cofferproject/coffer/trustee/secretstore"
 	"github.com/cofferproject/coffer/trustee/trustauthority"
 )
 
@@ -73,6 +74,8 @@ type Config struct {
 	TrustAuthority trustauthority.Options
 	// PKCS11 says that the pkcs11 plugin is there, which is another process here.
 	PKCS11 bool
+	// SecretStores are where the resource plugin has its secrets, if not here.
+	SecretStores []*secretstore.Spec
 	// Notes name each key that is read and has no effect here, with the reason.
 	Notes []string
 }

@@ -114,7 +114,7 @@ func TestRefused(t *testing.T) {
 		"[attestation_token]\ninsecure_header_jwk = true":                                                                 "attestation_token.insecure_header_jwk",
 		"[storage_backend]\nbackends.local_json.dir_path = \"/x\"":                                                        "backends.local_json.dir_path: unknown key",
 		"[storage_backend]\nstorage_type = \"Postgres\"":                                                                  "storage_backend.storage_type",
-		"[[plugins]]\nname = \"resource\"\nstorage_backend_type = \"Vault\"\ntoken = \"s3cret\"":                          "plugins[0].storage_backend_type",
+		"[[plugins]]\nname = \"resource\"\nstorage_backend_type = \"Vault\"\ntoken = \"s3cret\"":                          "plugins[0]: vault_url and token",
 		"[[plugins]]\nname = \"external\"":                                                                                "plugins[0].backends",
 		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\" }]":                                                 "plugins[0].backends[0]",
 		"[[plugins]]\nname = \"external\"\nbackends = [{ name = \"a\", endpoint = \"http://127.0.0.1:1\", pin = \"1\" }]": "plugins[0].backends[0].pin",

@@ -52,20 +52,6 @@ func tables(v any) (l []map[string]any, ok bool) {
 	return nil, false
 }
 
-// secrets takes the resource plugin with its own store.
-func (r *reader) secrets(at string, p map[string]any) {
-	for k, v := range p {
-		switch {
-		case k == "name":
-		case k == "storage_backend_type" && v == "kvstorage":
-		case k == "storage_backend_type":
-			r.refuse(at+"."+k, fmt.Sprintf("%.40v: secrets are in this trustee's own store: kvstorage", v))
-		default:
-			r.refuse(at+"."+k, "unknown key")
-		}
-	}
-}
-
 func (r *reader) provisioner(at string, p map[string]any) {
 	r.c.ProvisionerKeyLength = provisioner.DefaultKeyLength
 	for k, v := range p {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferproject/coffer/trustee/keyservice"
 	"github.com/cofferproject/coffer/trustee/keyservice/awskms"
+	"github.com/cofferproject/coffer/trustee/keyservice/azurekms"
 	"github.com/cofferproject/coffer/trustee/keyservice/gcpkms"
 	"github.com/cofferproject/coffer/trustee/keyservice/pkcs11"
 	"github.com/cofferproject/coffer/trustee/keyservice/transit"
@@ -20,6 +21,7 @@ import (
 // schemes are the kinds of services by the word before the colon.
 var schemes = map[string]func(ctx context.Context, spec string) (keyservice.Service, error){
 	"aws-kms":       awskms.Open,
+	"azure-kms":     azurekms.Open,
 	"gcp-kms":       gcpkms.Open,
 	"pkcs11":        pkcs11.Open,
 	"vault-transit": transit.Open,

@@ -11,12 +11,20 @@ import (
 	"strings"
 
 	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/secretstore/aliyunkms"
+	"github.com/cofferproject/coffer/trustee/secretstore/awssm"
+	"github.com/cofferproject/coffer/trustee/secretstore/azurekv"
+	"github.com/cofferproject/coffer/trustee/secretstore/gcpsm"
 	"github.com/cofferproject/coffer/trustee/secretstore/vaultkv"
 )
 
 // kinds are the stores by the word before the colon.
 var kinds = map[string]func(context.Context, *secretstore.Spec) (secretstore.Store, error){
-	"vault": vaultkv.Open,
+	"aliyun": aliyunkms.Open,
+	"aws":    awssm.Open,
+	"azure":  azurekv.Open,
+	"gcp":    gcpsm.Open,
+	"vault":  vaultkv.Open,
 }
 
 // Open opens one store. It asks it nothing yet.

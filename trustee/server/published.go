@@ -33,6 +33,7 @@ func (c *Config) Use(f *kbsconfig.Config, listen string) error {
 	}
 	c.TLS, c.DenyPublishedAdmin = f.TLS, f.DenyPublishedAdmin
 	c.Plugins = append(c.Plugins, f.Plugins...)
+	c.SecretStores = append(c.SecretStores, f.SecretStores...)
 	if f.PKCS11 && !slices.ContainsFunc(c.Plugins, func(b plugin.Backend) bool { return b.Name == kbsapi.PKCS11 }) {
 		return errors.New("the file names the plugin pkcs11: start coffer-pkcs11 plugin, and say where it listens (--plugin pkcs11=unix:///...)")
 	}

@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/cloud/aws"
 	"github.com/cofferproject/coffer/trustee/keyservice"
 )
 
@@ -170,7 +171,7 @@ func (s *service) call(ctx context.Context, op string, in, out any) error {
 }
 
 func (s *service) once(ctx context.Context, op string, body []byte, out any) error {
-	c, err := readCredentials(s.credentials)
+	c, err := aws.ReadFile(s.credentials)
 	if err != nil {
 		return err
 	}
@@ -180,7 +181,7 @@ func (s *service) once(ctx context.Context, op string, body []byte, out any) err
 	}
 	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	req.Header.Set("X-Amz-Target", "TrentService."+op)
-	sign(req, body, c, s.region, "kms", s.now())
+	aws.Sign(req, body, c, s.region, "kms", s.now())
 	resp, err := s.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errAgain, err)

@@ -20,34 +20,17 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cofferproject/coffer/trustee/cloud/aws"
 )
 
 const keyARN = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-
-// TestPublishedSignature holds sign against the published test suite of Signature
-// Version 4 (get-vanilla and post-vanilla).
-func TestPublishedSignature(t *testing.T) {
-	c := &credentials{id: "AKIDEXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
-	at := time.Date(2015, 8, 30, 12, 36, 0, 0, time.UTC)
-	for method, want := range map[string]string{
-		"GET": "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31", "POST": "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
-	} {
-		req, err := http.NewRequest(method, "https://example.amazonaws.com/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sign(req, nil, c, "us-east-1", "service", at)
-		if got := req.Header.Get("Authorization"); !strings.HasSuffix(got, "SignedHeaders=host;x-amz-date, Signature="+want) {
-			t.Errorf("%s: %s", method, got)
-		}
-	}
-}
 
 // fake behaves like the service for one key: it checks signatures, sessions, the
 // encryption context, and fails as told.
 type fake struct {
 	*httptest.Server
-	creds credentials
+	creds aws.Credentials
 	aead  cipher.AEAD
 	fault atomic.Pointer[func(http.ResponseWriter) bool]
 	calls atomic.Int64
@@ -61,7 +44,7 @@ func newFake(t *testing.T) *fake {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fake{creds: credentials{"AKIDEXAMPLE", "the secret", "thesession"}}
+	f := &fake{creds: aws.Credentials{ID: "AKIDEXAMPLE", Secret: "the secret", Token: "thesession"}}
 	if f.aead, err = cipher.NewGCMWithRandomNonce(b); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +75,7 @@ func (f *fake) signed(r *http.Request, body []byte) bool {
 			return false
 		}
 	}
-	sign(again, body, &f.creds, "eu-central-1", "kms", at)
+	aws.Sign(again, body, &f.creds, "eu-central-1", "kms", at)
 	return again.Header.Get("Authorization") == r.Header.Get("Authorization")
 }
 
@@ -174,7 +157,7 @@ func TestWrap(t *testing.T) {
 	if s.ID() != "aws-kms:"+keyARN {
 		t.Error(s.ID())
 	}
-	f.creds.secret = "another secret"
+	f.creds.Secret = "another secret"
 	if _, err := s.Unwrap(t.Context(), wrapped, []byte("place")); err == nil || !strings.Contains(err.Error(), "InvalidSignature") {
 		t.Errorf("a key that was withdrawn: %v", err)
 	}

@@ -8,15 +8,9 @@ package gcpkms
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -28,17 +22,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/cloud/google"
 	"github.com/cofferproject/coffer/trustee/keyservice"
 )
 
 const (
-	maxAnswer  = 256 << 10
-	maxKeyFile = 64 << 10
-	attempts   = 3
-	between    = 250 * time.Millisecond // the next wait is four times as long
-	perCall    = 8 * time.Second
-	scope      = "https://www.googleapis.com/auth/cloudkms"
-	tokenURL   = "https://oauth2.googleapis.com/token"
+	maxAnswer = 256 << 10
+	attempts  = 3
+	between   = 250 * time.Millisecond // the next wait is four times as long
+	perCall   = 8 * time.Second
+	scope     = "https://www.googleapis.com/auth/cloudkms"
+	tokenURL  = "https://oauth2.googleapis.com/token"
 )
 
 var keyName = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9.:-]{0,62}/locations/[a-z0-9-]{1,32}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$`)
@@ -246,85 +240,13 @@ func refusal(resp *http.Response, b []byte) error {
 // token gets an access token for the service account, anew for each call: a key is
 // wrapped or unwrapped once in a process's life.
 func (s *service) token(ctx context.Context) (string, error) {
-	a, err := readAccount(s.file)
+	form, err := google.Grant(s.file, scope, s.tokens, s.now())
 	if err != nil {
 		return "", err
 	}
-	now := s.now()
-	claims, err := json.Marshal(map[string]any{"iss": a.email, "scope": scope, "aud": s.tokens, "iat": now.Unix(), "exp": now.Add(10 * time.Minute).Unix()})
-	if err != nil {
+	var out google.Token
+	if err := s.post(ctx, s.tokens, "application/x-www-form-urlencoded", "", []byte(form), &out); err != nil {
 		return "", err
 	}
-	enc := base64.RawURLEncoding
-	head, err := json.Marshal(map[string]string{"alg": "RS256", "typ": "JWT", "kid": a.id})
-	if err != nil {
-		return "", err
-	}
-	text := enc.EncodeToString(head) + "." + enc.EncodeToString(claims)
-	sum := sha256.Sum256([]byte(text))
-	sig, err := rsa.SignPKCS1v15(rand.Reader, a.key, crypto.SHA256, sum[:])
-	if err != nil {
-		return "", err
-	}
-	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {text + "." + enc.EncodeToString(sig)}}
-	var out struct {
-		Token string `json:"access_token"`
-		Type  string `json:"token_type"`
-	}
-	if err := s.post(ctx, s.tokens, "application/x-www-form-urlencoded", "", []byte(form.Encode()), &out); err != nil {
-		return "", err
-	}
-	if out.Token == "" || !strings.EqualFold(out.Type, "Bearer") || strings.ContainsAny(out.Token, " \r\n") {
-		return "", errors.New("the token endpoint gave no bearer token")
-	}
-	return out.Token, nil
-}
-
-type account struct {
-	email, id string
-	key       *rsa.PrivateKey
-}
-
-// readAccount reads a service account's key file, which its owner alone can read. The
-// addresses in it do not count: those of the command line do.
-func readAccount(path string) (*account, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be read by others (mode %04o)", path, st.Mode().Perm())
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, err
-	}
-	defer clear(b)
-	var doc struct {
-		Type  string `json:"type"`
-		Email string `json:"client_email"`
-		ID    string `json:"private_key_id"`
-		Key   string `json:"private_key"`
-	}
-	if len(b) > maxKeyFile || json.Unmarshal(b, &doc) != nil || doc.Type != "service_account" || doc.Email == "" {
-		return nil, fmt.Errorf("%s is no key file of a service account", path)
-	}
-	block, _ := pem.Decode([]byte(doc.Key))
-	if block == nil {
-		return nil, fmt.Errorf("%s has no private key", path)
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: its private key is malformed", path)
-	}
-	key, ok := k.(*rsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: its private key is not of RSA", path)
-	}
-	return &account{doc.Email, doc.ID, key}, nil
+	return out.Token, out.Check()
 }

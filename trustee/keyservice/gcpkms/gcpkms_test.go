@@ -23,6 +23,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cofferproject/coffer/trustee/cloud/google"
 )
 
 const key = "projects/p-1/locations/europe-west3/keyRings/ring/cryptoKeys/coffer"
@@ -267,7 +269,7 @@ func TestOpenRefuses(t *testing.T) {
 	for what, text := range map[string]string{"nothing": "", "a user's": `{"type":"authorized_user","client_email":"x"}`, "no key": `{"type":"service_account","client_email":"x"}`, "a broken key": `{"type":"service_account","client_email":"x","private_key":"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}`} {
 		p := filepath.Join(t.TempDir(), "a.json")
 		write(t, p, text)
-		if _, err := readAccount(p); err == nil {
+		if _, err := google.Grant(p, scope, google.TokenURL, time.Now()); err == nil {
 			t.Errorf("%s is taken", what)
 		}
 	}
@@ -276,7 +278,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.Chmod(p, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readAccount(p); err == nil || !strings.Contains(err.Error(), "others") {
+	if _, err := google.Grant(p, scope, google.TokenURL, time.Now()); err == nil || !strings.Contains(err.Error(), "others") {
 		t.Errorf("a key file for everybody: %v", err)
 	}
 }

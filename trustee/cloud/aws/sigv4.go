@@ -1,4 +1,11 @@
-package awskms
+// Package aws has the credentials of AWS and its Signature Version 4, for services of
+// that cloud that are asked in JSON.
+//
+// Invariants: a credentials file is one that its owner alone can read; no secret is in
+// an error.
+//
+// Trust zone: trustee.
+package aws
 
 import (
 	"bufio"
@@ -16,12 +23,12 @@ import (
 
 const maxCredentials = 64 << 10
 
-// credentials are an access key, and the token of a session that has one.
-type credentials struct{ id, secret, token string }
+// Credentials are an access key, and the token of a session that has one.
+type Credentials struct{ ID, Secret, Token string }
 
-// readCredentials reads the default profile of a shared credentials file, which its
+// ReadFile reads the default profile of a shared credentials file, which its
 // owner alone can read.
-func readCredentials(path string) (*credentials, error) {
+func ReadFile(path string) (*Credentials, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
@@ -34,7 +41,7 @@ func readCredentials(path string) (*credentials, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("credentials: %s can be read by others (mode %04o)", path, st.Mode().Perm())
 	}
-	c, profile := &credentials{}, ""
+	c, profile := &Credentials{}, ""
 	in := bufio.NewScanner(io.LimitReader(f, maxCredentials))
 	for in.Scan() {
 		line := strings.TrimSpace(in.Text())
@@ -48,17 +55,17 @@ func readCredentials(path string) (*credentials, error) {
 		}
 		switch strings.TrimSpace(k) {
 		case "aws_access_key_id":
-			c.id = strings.TrimSpace(v)
+			c.ID = strings.TrimSpace(v)
 		case "aws_secret_access_key":
-			c.secret = strings.TrimSpace(v)
+			c.Secret = strings.TrimSpace(v)
 		case "aws_session_token":
-			c.token = strings.TrimSpace(v)
+			c.Token = strings.TrimSpace(v)
 		}
 	}
 	if err := in.Err(); err != nil {
 		return nil, fmt.Errorf("credentials: %s is malformed", path)
 	}
-	if c.id == "" || c.secret == "" || strings.ContainsAny(c.id+c.token, " \r\n") {
+	if c.ID == "" || c.Secret == "" || strings.ContainsAny(c.ID+c.Token, " \r\n") {
 		return nil, fmt.Errorf("credentials: %s has no access key in the profile default", path)
 	}
 	return c, nil
@@ -70,13 +77,13 @@ func mac(key []byte, text string) []byte {
 	return h.Sum(nil)
 }
 
-// sign adds an AWS Signature Version 4 to a request for the root path without a query.
-func sign(req *http.Request, body []byte, c *credentials, region, service string, now time.Time) {
+// Sign adds an AWS Signature Version 4 to a request for the root path without a query.
+func Sign(req *http.Request, body []byte, c *Credentials, region, service string, now time.Time) {
 	now = now.UTC()
 	day, stamp := now.Format("20060102"), now.Format("20060102T150405Z")
 	req.Header.Set("X-Amz-Date", stamp)
-	if c.token != "" {
-		req.Header.Set("X-Amz-Security-Token", c.token)
+	if c.Token != "" {
+		req.Header.Set("X-Amz-Security-Token", c.Token)
 	}
 	headers := map[string]string{"host": req.URL.Host}
 	for k, v := range req.Header {
@@ -96,10 +103,10 @@ func sign(req *http.Request, body []byte, c *credentials, region, service string
 	fmt.Fprintf(&canonical, "\n%s\n%x", signed, sum)
 	scope := strings.Join([]string{day, region, service, "aws4_request"}, "/")
 	hash := sha256.Sum256([]byte(canonical.String()))
-	key := []byte("AWS4" + c.secret)
+	key := []byte("AWS4" + c.Secret)
 	for _, part := range []string{day, region, service, "aws4_request"} {
 		key = mac(key, part)
 	}
 	signature := hex.EncodeToString(mac(key, "AWS4-HMAC-SHA256\n"+stamp+"\n"+scope+"\n"+hex.EncodeToString(hash[:])))
-	req.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+c.id+"/"+scope+", SignedHeaders="+signed+", Signature="+signature)
+	req.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+c.ID+"/"+scope+", SignedHeaders="+signed+", Signature="+signature)
 }
