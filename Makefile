@@ -96,6 +96,7 @@ standins: deps ## build the images that stand in for public ones in tests
 .PHONY: unit
 unit: ## unit tests, and every seed of every fuzz target
 	$(GO) test -timeout 10m ./...
+	cd host/libos/runsc && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: e2e
 e2e: ## tests that boot VMs (needs deps, build, guest and standins)

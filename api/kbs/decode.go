@@ -76,6 +76,8 @@ func DecodeAttestation(b []byte) (*Attestation, error) {
 	switch {
 	case a.RuntimeData.Nonce == "" || a.RuntimeData.TEEPubKey == nil:
 		return nil, errors.New("attestation: runtime-data incomplete")
+	case a.RuntimeData.Binding.Check() != nil:
+		return nil, fmt.Errorf("attestation: runtime-data: %w", a.RuntimeData.Binding.Check())
 	case a.TEEEvidence.Primary == nil:
 		return nil, errors.New("attestation: no primary_evidence")
 	case a.InitData != nil && a.InitData.Format != "toml":

@@ -27,8 +27,11 @@ type Request struct {
 
 // RequestExtra is Request.ExtraParams as Coffer's guest sends it.
 type RequestExtra struct {
-	SupportedHashAlgorithms []string    `json:"supported-hash-algorithms"`
+	SupportedHashAlgorithms []string    `json:"supported-hash-algorithms,omitempty"`
 	TPM                     *TPMRequest `json:"tpm,omitempty"`
+	// Binding offers what the evidence may cover beside the published members
+	// (addition).
+	Binding []string `json:"coffer-binding,omitempty"`
 }
 
 // TPMRequest carries what the trustee needs for MakeCredential (addition).
@@ -47,6 +50,7 @@ type Challenge struct {
 type ChallengeExtra struct {
 	SelectedHashAlgorithm string        `json:"selected-hash-algorithm,omitempty"`
 	TPM                   *TPMChallenge `json:"tpm,omitempty"`
+	Binding               []string      `json:"coffer-binding,omitempty"` // what of the offer the evidence must cover (addition)
 }
 
 // TPMChallenge is MakeCredential(EK, AK name, s) (addition).
@@ -72,6 +76,8 @@ type InitData struct {
 type RuntimeData struct {
 	Nonce     string          `json:"nonce"`
 	TEEPubKey json.RawMessage `json:"tee-pubkey"` // JWK subset
+	// Binding has what the challenge has confirmed, nil if nothing (addition).
+	Binding *Binding `json:"coffer-binding,omitempty"`
 }
 
 // Evidence holds the primary evidence object and, as a JSON string, the

@@ -64,7 +64,13 @@ func SelectedHash(extra json.RawMessage) (string, error) {
 // the canonical form of nonce, TEE key and the additional evidence's text,
 // which is part of it even where it is empty.
 func RuntimeDataHash(alg, nonce string, k *TEEKey, additional string) ([]byte, error) {
-	return hashMembers(alg, map[string]any{"nonce": nonce, "tee-pubkey": k.members(), "additional-evidence": additional})
+	return BoundRuntimeDataHash(alg, nonce, k, additional, nil)
+}
+
+// BoundRuntimeDataHash is RuntimeDataHash of runtime data with a binding; without one
+// both are the same.
+func BoundRuntimeDataHash(alg, nonce string, k *TEEKey, additional string, b *Binding) ([]byte, error) {
+	return hashMembers(alg, BoundRuntimeDataClaims(nonce, k, additional, b))
 }
 
 // DeviceRuntimeDataHash gives the report data of additional devices.
@@ -82,5 +88,17 @@ func hashMembers(alg string, m map[string]any) ([]byte, error) {
 
 // RuntimeDataClaims gives the structured runtime data as the token carries it.
 func RuntimeDataClaims(nonce string, k *TEEKey, additional string) map[string]any {
-	return map[string]any{"nonce": nonce, "tee-pubkey": k.members(), "additional-evidence": additional}
+	return BoundRuntimeDataClaims(nonce, k, additional, nil)
+}
+
+// BindingClaim is the member of the runtime data that has the binding.
+const BindingClaim = "coffer-binding"
+
+// BoundRuntimeDataClaims is RuntimeDataClaims of runtime data with a binding.
+func BoundRuntimeDataClaims(nonce string, k *TEEKey, additional string, b *Binding) map[string]any {
+	m := map[string]any{"nonce": nonce, "tee-pubkey": k.members(), "additional-evidence": additional}
+	if b != nil {
+		m[BindingClaim] = b.claims()
+	}
+	return m
 }

@@ -10,11 +10,6 @@ import (
 // HardwareTEEs lists the hardware that host/vmm makes command lines for.
 var HardwareTEEs = []TEE{SNP, TDX, SE, CCA, SEV, SEVES}
 
-// PodTEEs lists what a pod can be started in: hardware that binds initdata and that
-// there is a guest image for, then what is simulated. A list for help and checks:
-// nobody may go on to a simulated TEE because a real one is missing.
-var PodTEEs = slices.Concat([]TEE{SNP, TDX}, SimulatedTEEs)
-
 // Hardware reports whether t is one of HardwareTEEs.
 func (t TEE) Hardware() bool { return slices.Contains(HardwareTEEs, t) }
 

@@ -43,17 +43,3 @@ func TestValidateHardware(t *testing.T) {
 		}
 	}
 }
-
-// A list that help and completion show may have no simulated TEE in front of a real one.
-func TestPodTEEs(t *testing.T) {
-	simulated := false
-	for _, tee := range PodTEEs {
-		if simulated && !tee.Simulated() {
-			t.Errorf("%s comes after a simulated one", tee)
-		}
-		simulated = simulated || tee.Simulated()
-		if !tee.Simulated() && (!tee.Hardware() || tee.BindSize() == 0) {
-			t.Errorf("%s binds no initdata", tee)
-		}
-	}
-}

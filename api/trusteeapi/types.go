@@ -49,8 +49,18 @@ type Namespace struct {
 	AllowUnproven []string `json:"allow_unproven,omitempty"`
 	// AppraisalPolicy is the id of the policies that judge evidence: <id>_cpu,
 	// <id>_gpu, ...; "" is "default".
-	AppraisalPolicy string    `json:"appraisal_policy,omitempty"`
-	Created         time.Time `json:"created"`
+	AppraisalPolicy string `json:"appraisal_policy,omitempty"`
+	// RequireChannelBinding refuses evidence that does not cover the connection that
+	// brings it.
+	RequireChannelBinding bool `json:"require_channel_binding,omitempty"`
+	// TrustDomain is that of the namespace's SPIFFE identities; "": it gives none.
+	TrustDomain string    `json:"trust_domain,omitempty"`
+	Created     time.Time `json:"created"`
+}
+
+// ChannelBinding is the body that says whether a namespace demands it.
+type ChannelBinding struct {
+	Required bool `json:"required"`
 }
 
 // NamespaceDeletion is both steps of deleting a namespace: asked for without Confirm, the

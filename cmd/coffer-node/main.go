@@ -13,6 +13,9 @@ const usage = `usage: coffer-node COMMAND
                    and output (package api/nodeapi); started by coffer run
   sweep [--root DIR]
                    remove what runs left behind whose processes are all gone
+  doctor [--tee TEE] [--output json]
+                   what each TEE needs of this machine, what is missing and
+                   what to do; exit status 1 if none can run
   snapshotter [--listen SOCKET] [--root DIR] [--containerd SOCKET] [--name NAME]
                    containerd's proxy plugin for images that the guest pulls
                    itself: no layer is fetched on the node
@@ -29,6 +32,8 @@ func main() {
 		err = sandboxMain(args)
 	case "sweep":
 		err = sweepMain(args)
+	case "doctor":
+		err = doctorMain(args, os.Stdout)
 	case "snapshotter":
 		err = snapshotterMain(args)
 	case "supervise": // started by sandbox

@@ -79,12 +79,16 @@ func running(ctx context.Context, proc string) (*libos.Running, error) {
 		if err != nil {
 			return nil, err
 		}
-		args, err := libos.SplitArguments(b)
-		if err != nil {
-			return nil, err
-		}
-		if args[0] != libos.Start {
-			return libos.ParseRunning(args)
+		// While the kernel puts the next program in its place, a process has no
+		// arguments.
+		if len(b) > 0 {
+			args, err := libos.SplitArguments(b)
+			if err != nil {
+				return nil, err
+			}
+			if args[0] != libos.Start {
+				return libos.ParseRunning(args)
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -3,10 +3,12 @@ package simhw
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cofferproject/coffer/api/libos"
 )
@@ -73,5 +75,50 @@ func TestReadProcessOfAnother(t *testing.T) {
 	}
 	if in, err := readProcess(t.Context(), os.Getpid(), empty); err == nil || !strings.Contains(err.Error(), "arguments") {
 		t.Errorf("%+v, %v", in, err)
+	}
+}
+
+// The launcher's process becomes the runtime while it is looked at.
+func TestRunningWaits(t *testing.T) {
+	c, err := libos.ParseCommand(libos.DefaultCmdline(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	final := append([]string{"runsc"}, libos.RunArgs(c, "/s", "/b", "id")...)
+	dir := t.TempDir()
+	put := func(args []string) {
+		t.Helper()
+		content := ""
+		if args != nil {
+			content = strings.Join(args, "\x00") + "\x00"
+		}
+		tmp := filepath.Join(dir, "next")
+		if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(tmp, filepath.Join(dir, "cmdline")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(append([]string{"runsc", libos.Start}, final[1:]...))
+	got := make(chan error, 1)
+	go func() {
+		r, err := running(t.Context(), dir)
+		if err == nil && r.Bundle != "/b" {
+			err = errors.New(r.Bundle)
+		}
+		got <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	put(nil) // between two programs
+	time.Sleep(20 * time.Millisecond)
+	select {
+	case err := <-got:
+		t.Fatalf("it did not wait: %v", err)
+	default:
+	}
+	put(final)
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }

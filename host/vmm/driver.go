@@ -36,6 +36,9 @@ type Options struct {
 	Network *Network
 	// Machine overrides what Detect finds out; for benchmarks and tests.
 	Machine *Machine
+	// QuoteSocket is where the host's quote generation service listens (TDX); "":
+	// DefaultQuoteSocket.
+	QuoteSocket string
 }
 
 // Network is a guest's network made of tap interfaces, for one launch: the driver
@@ -77,6 +80,9 @@ func New(p *platform.Platform, opt Options) (*Driver, error) {
 	}
 	if opt.StartTimeout == 0 {
 		opt.StartTimeout = defaultStartTimeout
+	}
+	if opt.QuoteSocket == "" {
+		opt.QuoteSocket = DefaultQuoteSocket
 	}
 	return &Driver{p, opt}, nil
 }
@@ -149,8 +155,14 @@ func (d *Driver) check(spec *launch.Spec) error {
 			return errors.New("launch spec: firmware: tpm-sim measures its boot with firmware; code and variable store must be given")
 		}
 	default:
+		if spec.TEE.Hardware() {
+			if err := checkHardware(spec); err != nil {
+				return err
+			}
+			break
+		}
 		if !spec.TEE.Played() {
-			return fmt.Errorf("launch spec: tee: %q is not one this driver launches (%s, none)", spec.TEE, launch.SimulatedTEEs)
+			return fmt.Errorf("launch spec: tee: %q is not one this driver launches (%s, %s, none)", spec.TEE, launch.HardwareTEEs, launch.SimulatedTEEs)
 		}
 		if spec.Firmware.Path != "" {
 			return fmt.Errorf("launch spec: firmware: %s boots its kernel directly; what its hardware would measure is tee_firmware", spec.TEE)
@@ -218,12 +230,17 @@ func (l *launching) prepare(ctx context.Context, tpmUID int) (*prepared, error) 
 		errc <- err
 	}()
 	go func() {
+		var err error
+		if l.spec.TEE.Hardware() { // checked, not probed: there is nothing to fall back to
+			p.machine, err = d.hardwareMachine(ctx, l.spec)
+			errc <- err
+			return
+		}
 		if d.opt.Machine != nil {
 			p.machine = *d.opt.Machine
 			errc <- nil
 			return
 		}
-		var err error
 		p.machine, err = Detect(ctx, d.platform, d.opt.CacheDir, l.progress)
 		errc <- err
 	}()

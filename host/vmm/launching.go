@@ -120,6 +120,11 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 		}
 		in.paths.KVM = in.add(kvm)
 	}
+	if l.spec.TEE.Hardware() {
+		if err := in.hardwareDevices(l.spec, l.driver.opt.QuoteSocket, uid); err != nil {
+			return nil, nil, err
+		}
+	}
 	if n := l.driver.opt.Network; n != nil {
 		in.paths.Taps = true
 		for _, t := range n.Taps {

@@ -37,7 +37,11 @@ func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 		}
 		in.paths.ROMs = append(in.paths.ROMs, in.path(d))
 	}
-	k, err := openLaunched("kernel", spec.Kernel)
+	what, file := "kernel", spec.Kernel
+	if spec.TEE.LoadsImage() {
+		what, file = "image", spec.Image
+	}
+	k, err := openLaunched(what, file)
 	if err != nil {
 		return err
 	}
@@ -51,6 +55,11 @@ func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 	}
 	if spec.Firmware.Path != "" {
 		if err := in.firmware(spec); err != nil {
+			return err
+		}
+	}
+	if spec.TEE.Hardware() {
+		if err := in.hardware(spec); err != nil {
 			return err
 		}
 	}

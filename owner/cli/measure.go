@@ -82,7 +82,7 @@ to import. TEEs: ` + strings.Join(measure.TEEs(), ", ") + `.`,
 	}
 	f.add(cmd)
 	fl := cmd.Flags()
-	for _, hidden := range []string{"file", "tee", "cpus"} { // given as --from-pod, TEE, --vcpus
+	for _, hidden := range []string{"file", "tee", "cpus", "insecure-simulate"} { // given as --from-pod, TEE, --vcpus
 		_ = fl.MarkHidden(hidden)
 	}
 	fl.StringVar(&f.fromPod, "from-pod", "", "measure what coffer run would launch for this pod manifest")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,15 +18,18 @@ import (
 
 // podFlags are the flags that run and seal have in common.
 type podFlags struct {
-	opts   run.PodOptions
-	tee    string
-	images []string
+	opts     run.PodOptions
+	tee      string
+	simulate bool
+	chosen   string // what --insecure-simulate chose; for the user
+	images   []string
 }
 
 func (f *podFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVarP(&f.opts.File, "file", "f", "", "pod manifest (YAML or JSON); - is standard input")
-	fl.StringVar(&f.tee, "tee", "", "TEE to run in: "+teeNames()+" (simulated: protects nothing)")
+	fl.StringVar(&f.tee, "tee", "", "TEE to run in: auto (hardware that this machine has), or "+teeNames()+" (simulated: protects nothing)")
+	fl.BoolVar(&f.simulate, "insecure-simulate", false, "with --tee auto: where there is no hardware, simulate a TEE, which protects nothing")
 	fl.StringVar(&f.opts.Platform, "platform", run.DefaultPlatform(), "platform.json of coffer guest build")
 	fl.BoolVar(&f.opts.Debug, "debug-image", false, "use the debug guest image: another measurement, talks on the console")
 	addTrusteeFlags(cmd, &f.opts.Trustee)
@@ -65,13 +69,41 @@ func (f *podFlags) finish(args []string) error {
 	}
 	switch tee := launch.TEE(f.tee); {
 	case slices.Contains(runnable, tee):
+		if f.simulate {
+			return Exit(ExitUsage, fmt.Errorf("--insecure-simulate: --tee %s is a choice already", tee))
+		}
 		f.opts.TEE = tee
+	case f.simulate && (tee == "" || tee == teeAuto):
+		// No hardware can be chosen yet (runnable), so there is none to prefer.
+		f.opts.TEE = bestSimulation(f.opts.Platform)
+		f.chosen = fmt.Sprintf("no TEE hardware that coffer can use: --insecure-simulate chose %s", f.opts.TEE)
+	case tee == teeAuto:
+		return Exit(ExitUsage, errors.New("--tee auto: this machine has no TEE hardware that coffer can use yet, and auto never simulates; --insecure-simulate does (it protects nothing)"))
 	case tee == "":
 		return Exit(ExitUsage, errors.New("no TEE chosen, and this machine has none that coffer can use yet: --tee tpm-sim simulates one (it protects nothing)"))
 	default:
 		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows %s", f.tee, teeNames()))
 	}
 	return f.localImages()
+}
+
+// teeAuto asks for the hardware that the machine has, and never for a simulation.
+const teeAuto = "auto"
+
+// bestSimulation is the one that computes least: a virtual machine with a software
+// TPM really measures its boot. Without a guest image it is a process.
+func bestSimulation(platformFile string) launch.TEE {
+	if _, err := os.Stat(platformFile); err == nil {
+		return launch.TPMSim
+	}
+	return launch.SGXSim
+}
+
+// announce says what was chosen for the user.
+func (f *podFlags) announce(cmd *cobra.Command) {
+	if f.chosen != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), "coffer: "+f.chosen)
+	}
 }
 
 // runnable are the TEEs that coffer can start a pod in.

@@ -42,6 +42,7 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 			if err := f.finish(args); err != nil {
 				return err
 			}
+			f.announce(cmd)
 			if err := checkSimDevices(f.opts.TEE, simDevices); err != nil {
 				return err
 			}
@@ -151,6 +152,7 @@ secrets to the printed seal with coffer secret put --for SEAL.`,
 			if err := f.finish(args); err != nil {
 				return err
 			}
+			f.announce(cmd)
 			r, err := run.Seal(cmd.Context(), f.opts, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "coffer: "+s) })
 			if err != nil {
 				return runError(err)

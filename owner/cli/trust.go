@@ -129,8 +129,21 @@ func NewNamespaceCommand() *cobra.Command {
 					return nil, err
 				}
 				return namespaces([]trusteeapi.Namespace{*out}), nil
+			}),
+		onTrustee("channel-binding NAME required|optional", "Say whether evidence must cover the TLS connection that brings it (docs/trustee/identity.md)", exactArgs(2, "the namespace's name, and required or optional"),
+			func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
+				if args[1] != bindingRequired && args[1] != bindingOptional {
+					return nil, Exit(ExitUsage, fmt.Errorf("%q is neither %s nor %s", args[1], bindingRequired, bindingOptional))
+				}
+				out, err := c.Namespace(args[0]).SetChannelBinding(cmd.Context(), args[1] == bindingRequired)
+				if err != nil || Output(cmd) == "json" {
+					return out, err
+				}
+				return "namespace " + out.Name + ": channel binding is " + args[1], nil
 			}))
 }
+
+const bindingRequired, bindingOptional = "required", "optional"
 
 func removeNamespace() *cobra.Command {
 	var confirm string

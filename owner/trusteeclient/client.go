@@ -191,6 +191,14 @@ func post[T any](ctx context.Context, c *Client, path string, in any) (*T, error
 	return decode[T](b)
 }
 
+func put[T any](ctx context.Context, c *Client, path string, in any) (*T, error) {
+	b, err := c.send(ctx, http.MethodPut, path, in)
+	if err != nil {
+		return nil, err
+	}
+	return decode[T](b)
+}
+
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (*T, error) {
 	b, err := c.raw(ctx, http.MethodGet, path, query, "", nil)
 	if err != nil {

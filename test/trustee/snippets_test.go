@@ -11,7 +11,7 @@ import (
 )
 
 // pages are the documents whose blocks of sh run, each in a world of its own.
-var pages = []string{"secrets.md", "policies.md", "operations.md", "audit.md", "roles.md", "keys.md", "install.md", "configure.md", "collateral.md", "secret-stores.md"}
+var pages = []string{"secrets.md", "policies.md", "operations.md", "audit.md", "roles.md", "keys.md", "install.md", "configure.md", "collateral.md", "secret-stores.md", "identity.md"}
 
 // TestSnippets runs what the documents of the trustee tell people to type.
 func TestSnippets(t *testing.T) {

@@ -31,6 +31,7 @@ const (
 	ReadAuditLog     Permission = "audit-log:read" // the whole
 	MakeBackup       Permission = "backup:make"
 	RotateKeys       Permission = "keys:rotate"
+	WriteIdentities  Permission = "identities:write"
 	ReadCredentials  Permission = "credentials:read"
 	WriteCredentials Permission = "credentials:write"
 )
@@ -44,11 +45,11 @@ const (
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
 		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, WriteCollateral,
-		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, ReadCredentials, WriteCredentials,
+		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
 		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
-		RotateKeys, ReadCredentials, WriteCredentials,
+		RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleSecretWriter: {ReadInfo, ReadTenant, WriteSeals, WriteBindings, WriteSecrets},
 	trusteeapi.RolePolicyAdmin:  {ReadInfo, ReadTenant, WriteTrust, ReadRecords},

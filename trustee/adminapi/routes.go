@@ -39,7 +39,7 @@ func routes() []route {
 		ns  = "/namespaces/{ns}"
 		res = "/{repository}/{type}/{tag}"
 	)
-	return append(accessRoutes(), []route{
+	return append(append(accessRoutes(), identityRoutes()...), []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
 		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
 		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
@@ -104,6 +104,13 @@ func routes() []route {
 		}},
 
 		{"PUT", ns + "/allow-unproven", WriteTrust, small, (*call).allowUnproven},
+		{"PUT", ns + "/channel-binding", WriteTrust, small, func(c *call) (any, error) {
+			b, err := decode[trusteeapi.ChannelBinding](c)
+			if err != nil {
+				return nil, err
+			}
+			return c.cfg.Registry.SetChannelBinding(c.ctx(), c.ns(), b.Required)
+		}},
 
 		{"GET", ns + "/policies", ReadTenant, 0, func(c *call) (any, error) { return c.cfg.Registry.Policies(c.ctx(), c.ns()) }},
 		{"GET", ns + "/policies/{name}", ReadTenant, 0, func(c *call) (any, error) {

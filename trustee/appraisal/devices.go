@@ -42,7 +42,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	if err != nil {
 		return nil, &denial.Denial{Reason: ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence", Detail: err.Error()}
 	}
-	hash, err := kbs.RuntimeDataHash(a.Hash, a.Nonce, key, evidence.Additional)
+	hash, err := kbs.BoundRuntimeDataHash(a.Hash, a.Nonce, key, evidence.Additional, a.Message.RuntimeData.Binding)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	if a.Message.InitData != nil {
 		in.Initdata = []byte(a.Message.InitData.Body)
 	}
-	claims := kbs.RuntimeDataClaims(a.Nonce, key, evidence.Additional)
+	claims := kbs.BoundRuntimeDataClaims(a.Nonce, key, evidence.Additional, a.Message.RuntimeData.Binding)
 	if len(evidence.Additional) > policy.MaxClaim {
 		delete(claims, "additional-evidence")
 	}

@@ -65,6 +65,9 @@ func (c *call) verify(open *session.Open, body []byte) error {
 			Expected: want, Source: "challenge of this session",
 		}
 	}
+	if err := c.bound(ctx, open, m.RuntimeData.Binding); err != nil {
+		return err
+	}
 	c.rec.ID = record.NewID()
 	res, err := c.appraise(ctx, open, m)
 	if err != nil {
@@ -131,7 +134,7 @@ func fail(c *call, err error) {
 	}
 	if d.RecordID == "" {
 		// Sessions that merely ended or never were are no decisions about anybody.
-		if d.Component != session.Component || d.Reason == session.ReasonUsed || d.Reason == ReasonNonce || d.Reason == release.ReasonAudit {
+		if d.Component != session.Component || d.Reason == session.ReasonUsed || d.Reason == ReasonNonce || ofBinding(d.Reason) || d.Reason == release.ReasonAudit {
 			d = c.h.cfg.Book.Deny(c.r.Context(), c.rec, d)
 		}
 	}
@@ -157,7 +160,7 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusUnauthorized, httpio.TypeAttestation, "Attestation error: RCAR handshake Attest failed: session"
 	case release.ReasonTokenExpired, release.ReasonTokenInvalid, release.ReasonNamespace:
 		return http.StatusUnauthorized, httpio.TypeTokenVerifier, "Token verification failed"
-	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, release.ReasonNamed, release.ReasonPluginRefused, respolicy.ReasonDenied:
+	case release.ReasonUnbound, release.ReasonNoInitdata, release.ReasonStatus, release.ReasonNamed, release.ReasonIdentityKey, release.ReasonPluginRefused, respolicy.ReasonDenied:
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired, release.ReasonUnversioned:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"

@@ -26,6 +26,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/identity"
 	"github.com/cofferproject/coffer/trustee/nebulaca"
 	"github.com/cofferproject/coffer/trustee/plugin"
 	"github.com/cofferproject/coffer/trustee/provisioner"
@@ -77,8 +78,10 @@ type Config struct {
 	Provisioner *provisioner.Plugin
 	// Nebula makes credentials of overlay networks; nil: it does not.
 	Nebula *nebulaca.CA
-	Bodies *httpio.Budget
-	Log    *slog.Logger
+	// Identities issues those of guests.
+	Identities *identity.Issuer
+	Bodies     *httpio.Budget
+	Log        *slog.Logger
 	// Soon says when the cause of a denial may be gone; nil, or 0: nobody knows.
 	Soon func(*denial.Denial) time.Duration
 	// JWKS gives a namespace's key set.
@@ -93,7 +96,7 @@ type Handler struct {
 
 // New refuses a configuration with a part missing.
 func New(c Config) (*Handler, error) {
-	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil || c.JWKS == nil {
+	if c.Service == nil || c.Gate == nil || c.Sessions == nil || c.Registry == nil || c.Book == nil || c.Audit == nil || c.Admin == nil || c.Bodies == nil || c.Log == nil || c.JWKS == nil || c.Identities == nil {
 		return nil, errors.New("kbsapi: a part of the configuration is missing")
 	}
 	return &Handler{c, make(chan struct{}, slots*runtime.GOMAXPROCS(0))}, nil
@@ -104,6 +107,7 @@ func (h *Handler) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	for _, base := range []string{"", "/ns/{ns}"} {
 		mux.HandleFunc("GET "+base+"/.well-known/jwks.json", h.jwks)
+		mux.HandleFunc("GET "+base+"/.well-known/spiffe-bundle.json", h.bundle)
 		mux.HandleFunc(base+kbs.PathPrefix+"/{path...}", h.serve)
 	}
 }
@@ -168,6 +172,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 		c.provision(path[1:])
 	case path[0] == nebulaca.Name && h.cfg.Nebula != nil:
 		c.nebula(path[1:])
+	case path[0] == identity.Name:
+		c.identities(path[1:])
 	case h.cfg.Admin.PublishedTrust(w, r, c.ns, path):
 	default:
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypePlugin, fmt.Sprintf("plugin %.60q not found", path[0]))
@@ -233,6 +239,9 @@ func (c *call) challenge(b []byte) error {
 		return err
 	}
 	open := session.Open{Namespace: c.ns, TEE: req.TEE, Nonce: nonce, Hash: alg, Extra: req.ExtraParams}
+	if open.Binding, err = c.confirm(req, challenge); err != nil {
+		return err
+	}
 	open.Ask(challenge.Nonce)
 	cookie, expires, err := c.h.cfg.Sessions.Begin(open)
 	if err != nil {

@@ -41,6 +41,7 @@ const (
 	EnrolledAKs     Name = "enrolled-aks"
 	Policies        Name = "policies"
 	Anchors         Name = "anchors"
+	Identities      Name = "identities"
 	CollateralItems Name = "collateral-items" // of the trustee
 	CollateralBytes Name = "collateral-bytes" // as stored: JSON with bodies in base64; of the trustee
 	Credentials     Name = "credentials"      // of the trustee
@@ -53,7 +54,7 @@ type Set map[Name]int
 func Defaults() Set {
 	return Set{
 		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, OutsideSecrets: 10_000, DeletedSecrets: 100_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
-		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000,
+		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, Identities: 1000, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000,
 	}
 }
 

@@ -24,7 +24,7 @@ var ways = map[string][]string{
 		"trustee/keyring.OpenKEK", // of a key service: the envelope key itself, at the start
 	},
 	"trustee/keyring.gcmOpen": {"trustee/keyring.Decrypt", "(*trustee/keyring.FileKEK).Unwrap"},
-	"trustee/keyring.Decrypt": {"(*trustee/release/internal/vault.Vault).Open", "trustee/keyring.load", "(*trustee/keyring.TokenKeys).decrypt", "(trustee/keyring.Placed).Unwrap"},
+	"trustee/keyring.Decrypt": {"(*trustee/release/internal/vault.Vault).Open", "trustee/keyring.load", "(*trustee/keyring.TokenKeys).decrypt", "(*trustee/keyring.Identities).decrypt", "(trustee/keyring.Placed).Unwrap"},
 	"(*trustee/release/internal/vault.Vault).Open": {
 		"(*trustee/release.Gate).release",
 		"(*trustee/release/internal/vault.Vault).Rollback", // into a new version

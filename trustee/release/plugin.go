@@ -44,6 +44,30 @@ func (n *Named) in(s *ear.Submod) error {
 	return d
 }
 
+// ReasonIdentityKey says that an identity was asked for with a key that the guest's
+// evidence did not cover.
+const ReasonIdentityKey denial.Reason = "identity-key-not-attested"
+
+// coversKey checks that the evidence behind a result covered a key.
+func coversKey(want string, s *ear.Submod) error {
+	if want == "" {
+		return nil
+	}
+	rt, _ := s.Evidence["runtime_data_claims"].(map[string]any)
+	bound, _ := rt[kbs.BindingClaim].(map[string]any)
+	got, _ := bound[kbs.BindIdentityKey].(string)
+	if got == want {
+		return nil
+	}
+	if got == "" {
+		got = "no key"
+	}
+	return &denial.Denial{
+		Reason: ReasonIdentityKey, Component: Component, Claim: kbs.BindIdentityKey, Measured: got, Expected: want,
+		Source: "certificate request",
+	}
+}
+
 // Use has a plugin answer an attested guest under the rules of a stored secret:
 // req.Resource is the name under which the plugin is bound. What leaves is recorded
 // before the plugin is asked, since asking may change something; call gives the answer

@@ -134,6 +134,9 @@ type Request struct {
 	Method string // "": GET
 	// Named, if set, must be among what the guest's initdata says.
 	Named *Named
+	// IdentityKey, if set, is what the guest's evidence must have covered
+	// (kbs.KeyBinding): who has the token alone has not that key.
+	IdentityKey string
 	// NeedPolicy, if set, says what only a resource policy can allow.
 	NeedPolicy string
 }
@@ -214,6 +217,9 @@ func (g *Gate) authorise(ctx context.Context, req *Request, r *trusteeapi.Record
 			return err
 		}
 		if err := req.Named.in(a.sub); err != nil {
+			return err
+		}
+		if err := coversKey(req.IdentityKey, a.sub); err != nil {
 			return err
 		}
 		if err := acceptable(n, a.claims.Submods); err != nil {

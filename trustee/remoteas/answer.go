@@ -33,6 +33,8 @@ type expected struct {
 	nonce string
 	key   []byte   // canonical JWK
 	tees  []string // the primary first
+	// binding is what the evidence covers beside; nil: nothing.
+	binding *kbs.Binding
 }
 
 // demanded holds the evidence to the owner's list of devices in initdata, which the
@@ -104,11 +106,27 @@ func (e *expected) bound(m *ear.Submod) error {
 	if got, err := kbs.Canonicalize(raw); err != nil || !bytes.Equal(got, e.key) {
 		return errors.New("another TEE key")
 	}
+	// What identities are issued by. Devices' runtime data has none; they decide nothing.
+	if b, has := rt[kbs.BindingClaim]; has && (e.binding == nil || !sameJSON(b, e.binding)) {
+		return errors.New("another binding")
+	}
 	// Of a nonce that is too long for a token the service leaves the text out.
 	if n, ok := rt["nonce"].(string); ok && n == e.nonce || !ok && len(e.nonce) > policy.MaxClaim {
 		return nil
 	}
 	return errors.New("another nonce")
+}
+
+// sameJSON compares values as JSON documents.
+func sameJSON(a, b any) bool {
+	x, err := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	x, err = kbs.Canonicalize(x)
+	y, err2 = kbs.Canonicalize(y)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
 
 // teeOf gives the wire name of the TEE that a result is about.

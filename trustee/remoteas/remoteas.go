@@ -173,13 +173,13 @@ func question(ns *trusteeapi.Namespace, a *appraisal.Attestation) (*aspb.Attesta
 		return nil, nil, &denial.Denial{Reason: appraisal.ReasonAdditionalDevices, Component: Component, Claim: "additional_evidence", Detail: err.Error()}
 	}
 	tee := verifiers.Canonical(a.TEE)
-	want := &expected{nonce: a.Nonce, tees: []string{tee}}
+	want := &expected{nonce: a.Nonce, tees: []string{tee}, binding: a.Message.RuntimeData.Binding}
 	if want.key, err = key.MarshalJSON(); err != nil {
 		return nil, nil, err
 	}
 	device := kbs.RuntimeDataClaims(a.Nonce, key, "")
 	delete(device, "additional-evidence")
-	first, err := individual(tee, evidence.Primary, kbs.RuntimeDataClaims(a.Nonce, key, evidence.Additional), a.Hash)
+	first, err := individual(tee, evidence.Primary, kbs.BoundRuntimeDataClaims(a.Nonce, key, evidence.Additional, a.Message.RuntimeData.Binding), a.Hash)
 	if err != nil {
 		return nil, nil, err
 	}

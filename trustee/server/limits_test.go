@@ -182,6 +182,17 @@ func (w *world) additions() []addition {
 			}
 			return w.admin.do("PUT", ns+"/anchors/cca/trust-anchors", trustAnchors(t))
 		}, again: true, remove: func(int) string { return ns + "/anchors/nvidiadpu/roots" }},
+		{limit: limits.Identities, most: 2, add: func(n int) (int, []byte) {
+			if n == 0 {
+				w.admin.must("PUT", ns+"/trust-domain", trusteeapi.TrustDomain{TrustDomain: "prod.example.org"})
+			}
+			name := fmt.Sprint("i", n)
+			b, err := json.Marshal(trusteeapi.Identity{Name: name, Path: "/web"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w.admin.do("PUT", ns+"/identities/"+name, b)
+		}, remove: func(n int) string { return fmt.Sprint(ns, "/identities/i", n) }, again: true},
 		{limit: limits.CollateralItems, most: 2, add: func(n int) (int, []byte) { return collateral(n, 1) }, again: true,
 			remove: func(n int) string { return fmt.Sprintf("/collateral?origin=https://vendor.example/%d", n) }},
 	}

@@ -57,6 +57,9 @@ func (s *Server) purgeOne(ctx context.Context, ns string) error {
 	if err := s.credentials.DropNamespace(ctx, ns); err != nil {
 		return err
 	}
+	if err := s.identities.Forget(ctx, ns); err != nil {
+		return err
+	}
 	if err := s.tokens.Forget(ctx, ns); err != nil {
 		return err
 	}

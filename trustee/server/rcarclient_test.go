@@ -18,6 +18,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 )
@@ -31,6 +32,11 @@ type rcar struct {
 	base string // URL up to /kbs/v0
 	key  *ecdh.PrivateKey
 	pub  string // JWK of a key of another kind, members sorted; "": that of key
+
+	// binding is the canonical coffer-binding of the runtime data; "": none. conn is the
+	// connection of the last request.
+	binding string
+	conn    *tls.Conn
 
 	nonce string
 	extra json.RawMessage
@@ -73,6 +79,7 @@ func (c *rcar) do(method, path string, body []byte, header ...string) *answer {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { c.conn, _ = i.Conn.(*tls.Conn) }}))
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -127,6 +134,9 @@ func (c *rcar) jwk() string {
 
 // runtimeData is the canonical primary runtime data.
 func (c *rcar) runtimeData() string {
+	if c.binding != "" {
+		return fmt.Sprintf(`{"additional-evidence":"","coffer-binding":%s,"nonce":%s,"tee-pubkey":%s}`, c.binding, c.quotedNonce(), c.jwk())
+	}
 	return fmt.Sprintf(`{"additional-evidence":"","nonce":%s,"tee-pubkey":%s}`, c.quotedNonce(), c.jwk())
 }
 
@@ -153,9 +163,13 @@ func (c *rcar) attest(evidence string, initdata []byte) *answer {
 	}
 	// kid is a member that must be dropped before hashing.
 	key := strings.Replace(c.jwk(), "{", `{"kid":"x",`, 1)
+	var binding string
+	if c.binding != "" {
+		binding = `,"coffer-binding":` + c.binding
+	}
 	a := c.do("POST", "/attest", fmt.Appendf(nil,
-		`{"init-data":%s,"runtime-data":{"nonce":%s,"tee-pubkey":%s},"tee-evidence":{"primary_evidence":%s,"additional_evidence":""}}`,
-		doc, c.quotedNonce(), key, evidence))
+		`{"init-data":%s,"runtime-data":{"nonce":%s,"tee-pubkey":%s%s},"tee-evidence":{"primary_evidence":%s,"additional_evidence":""}}`,
+		doc, c.quotedNonce(), key, binding, evidence))
 	if a.status == 200 {
 		var tok struct {
 			Token string `json:"token"`

@@ -77,6 +77,15 @@ func (s *Server) renewTokenKeys(ctx context.Context) error {
 	})
 }
 
+// renewIdentities rotates authorities of identities that have reached their age.
+func (s *Server) renewIdentities(ctx context.Context) error {
+	return s.identities.Renew(ctx, func(ns string) error {
+		return s.audit.Append(ctx, &audit.Entry{
+			Kind: audit.KindAdmin, Record: record.NewID(), Namespace: ns, Actor: "coffer-trustee", Action: fmt.Sprintf("rotate authority of identities older than %s", keyring.IdentityAge),
+		})
+	})
+}
+
 func hasNamespace(tx store.Tx, ns string) error {
 	_, err := tenant.GetNamespace(tx, ns)
 	return err

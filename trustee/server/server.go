@@ -30,6 +30,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/identity"
 	"github.com/cofferproject/coffer/trustee/kbsapi"
 	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/keyring"
@@ -135,16 +136,18 @@ type Config struct {
 
 // Server is a running trustee.
 type Server struct {
-	cfg      Config
-	store    store.Store
-	lock     *os.File // of the state folder, where the store has none
-	shelf    *shelf.Shelf
-	fetcher  *fetch.Fetcher
-	kek      keyring.KEK
-	keys     *keyring.Keys
-	tokens   *keyring.TokenKeys
-	audit    *audit.Log
-	sessions *session.Manager
+	cfg     Config
+	store   store.Store
+	lock    *os.File // of the state folder, where the store has none
+	shelf   *shelf.Shelf
+	fetcher *fetch.Fetcher
+	kek     keyring.KEK
+	keys    *keyring.Keys
+	tokens  *keyring.TokenKeys
+	// identities are the authorities of guests' identities.
+	identities *keyring.Identities
+	audit      *audit.Log
+	sessions   *session.Manager
 
 	checkpoints *audit.Checkpointer
 	witnesses   *witness.Set
@@ -263,6 +266,7 @@ func (s *Server) open(ctx context.Context) error {
 		return err
 	}
 	s.tokens = keyring.NewTokenKeys(s.store, s.kek, s.keys, c.Now, hasNamespace)
+	s.identities = keyring.NewIdentities(s.store, s.kek, c.Now, hasNamespace)
 	auditKey, err := keyring.AuditKey(ctx, s.store, s.kek)
 	if err != nil {
 		return err
@@ -341,11 +345,15 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err := s.openAccess(ctx); err != nil {
 		return nil, err
 	}
+	issuer, err := identity.New(registry, s.identities, c.Now)
+	if err != nil {
+		return nil, err
+	}
 	admin, err := adminapi.New(adminapi.Config{
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -368,7 +376,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	kbs, err := kbsapi.New(kbsapi.Config{
-		Plugins: s.plugins, Provisioner: inside.provisioner, Nebula: inside.nebula,
+		Plugins: s.plugins, Provisioner: inside.provisioner, Nebula: inside.nebula, Identities: issuer,
 		Service: appraiser, Gate: gate, Sessions: s.sessions, Registry: registry, Book: book, Audit: s.audit,
 		Admin: published, Bodies: bodies, Log: c.Log, JWKS: s.tokens.JWKS, Soon: s.fetcher.Soon,
 	})
@@ -485,7 +493,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 			}
 		case <-renew.C:
 			_, err = s.credentials.Sweep(ctx)
-			err = errors.Join(err, s.renewTLS(ctx), s.renewTokenKeys(ctx))
+			err = errors.Join(err, s.renewTLS(ctx), s.renewTokenKeys(ctx), s.renewIdentities(ctx))
 		case <-checkpoint.C:
 			err = s.checkpoints.Write(ctx)
 		}

@@ -70,6 +70,7 @@ type Open struct {
 	// Asked is the SHA-256 of the nonce as it was sent, where that is not Nonce.
 	Asked   []byte          `json:"q,omitempty"`
 	Extra   json.RawMessage `json:"x,omitempty"` // Request.extra-params
+	Binding []string        `json:"b,omitempty"` // what the challenge has confirmed (kbs.Confirmed)
 	Expires int64           `json:"e"`
 }
 

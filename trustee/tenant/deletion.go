@@ -41,7 +41,7 @@ type shown struct {
 
 // BucketsOf are the buckets of this package that a namespace has, and its marks.
 func BucketsOf() []string {
-	return []string{owners, seals, bindings, refvalues, refdocs, ekroots, enrolled, policies, policyVersions, anchors, anchordocs, "meta"}
+	return []string{owners, seals, bindings, refvalues, refdocs, ekroots, enrolled, policies, policyVersions, anchors, anchordocs, identities, "meta"}
 }
 
 // secrets counts the keys of the bucket that has one for each secret.

@@ -73,6 +73,9 @@ func (r *Registry) CreateNamespace(ctx context.Context, n trusteeapi.Namespace) 
 	if n.AppraisalPolicy != "" {
 		return nil, invalid(errors.New("appraisal_policy: a new namespace has no policies yet"))
 	}
+	if n.TrustDomain != "" {
+		return nil, invalid(errors.New("trust_domain: it is set on a namespace that is there"))
+	}
 	n.Created = r.now().UTC()
 	var out *trusteeapi.Namespace
 	err := r.store.Update(ctx, func(tx store.Tx) error {
@@ -114,6 +117,21 @@ func (r *Registry) SetAllowUnproven(ctx context.Context, ns string, names []stri
 	}
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
 		n.AllowUnproven, out = names, n
+		if err := store.PutJSON(tx, namespaces, ns, n); err != nil {
+			return err
+		}
+		return bump(tx, ns)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// SetChannelBinding says whether evidence must cover the connection that brings it.
+func (r *Registry) SetChannelBinding(ctx context.Context, ns string, required bool) (out *trusteeapi.Namespace, err error) {
+	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		n.RequireChannelBinding, out = required, n
 		if err := store.PutJSON(tx, namespaces, ns, n); err != nil {
 			return err
 		}

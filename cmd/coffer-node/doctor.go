@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/hostcheck"
+	"github.com/cofferproject/coffer/host/vmm"
+)
+
+// errNoTEE says that what was asked about cannot run here.
+var errNoTEE = errors.New("no TEE of those asked about can run on this machine")
+
+// doctorMain says what each TEE needs, and whether it is there.
+func doctorMain(args []string, out io.Writer) error {
+	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	output := fs.String("output", "text", "text or json")
+	tee := fs.String("tee", "", "this TEE alone")
+	path := fs.String("platform", "", "platform.json of coffer guest build (default: the one in the cache)")
+	quotes := fs.String("quote-socket", vmm.DefaultQuoteSocket, "tdx: socket of the quote generation service")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() != 0 || *output != "text" && *output != "json" {
+		return errors.New("doctor takes no arguments, and --output text or json")
+	}
+	tees := launch.HardwareTEEs
+	if *tee != "" {
+		if tees = []launch.TEE{launch.TEE(*tee)}; !tees[0].Hardware() {
+			return fmt.Errorf("--tee %q: the hardware that can be launched is %v", *tee, launch.HardwareTEEs)
+		}
+	}
+	p, err := doctorPlatform(*path)
+	if err != nil {
+		return err
+	}
+	h := hostcheck.This(p.QEMU.Path, *quotes)
+	var reports []*hostcheck.Report
+	ready := false
+	for _, t := range tees {
+		r := h.Inspect(context.Background(), t, hostcheck.Needs{Firmware: p.TEEFirmware[t.Firmware()].Path})
+		reports, ready = append(reports, r), ready || r.Ready
+	}
+	if err := printReports(out, *output, reports); err != nil {
+		return err
+	}
+	if !ready {
+		return errNoTEE
+	}
+	return nil
+}
+
+// doctorPlatform gives the platform; where none was built, what needs it is missing
+// and the rest is still worth knowing.
+func doctorPlatform(path string) (*platform.Platform, error) {
+	named := path != ""
+	if !named {
+		cache, err := vmm.CacheDir()
+		if err != nil {
+			return nil, err
+		}
+		path = filepath.Join(cache, "guest", platform.FileName)
+	}
+	p, err := platform.Load(path)
+	if errors.Is(err, os.ErrNotExist) && !named {
+		return new(platform.Platform), nil
+	}
+	return p, err
+}
+
+func printReports(out io.Writer, format string, reports []*hostcheck.Report) error {
+	if format == "json" {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(map[string]any{"tees": reports})
+	}
+	for _, r := range reports {
+		state := "not here"
+		if r.Ready {
+			state = "ready"
+		}
+		if _, err := fmt.Fprintf(out, "%s: %s\n", r.TEE, state); err != nil {
+			return err
+		}
+		for _, c := range r.Checks {
+			mark := "ok  "
+			if !c.OK {
+				mark = "MISS"
+			}
+			line := fmt.Sprintf("  %s %s: %s", mark, c.What, c.Found)
+			if c.Fix != "" {
+				line += "\n       " + c.Fix
+			}
+			if _, err := fmt.Fprintln(out, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

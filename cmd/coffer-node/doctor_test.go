@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/host/hostcheck"
+)
+
+func TestDoctor(t *testing.T) {
+	t.Setenv("COFFER_CACHE", t.TempDir()) // no platform: nothing can be ready
+	var out bytes.Buffer
+	if err := doctorMain([]string{"--output", "json"}, &out); !errors.Is(err, errNoTEE) {
+		t.Fatal(err)
+	}
+	var doc struct{ TEEs []hostcheck.Report }
+	if err := json.Unmarshal(out.Bytes(), &doc); err != nil || len(doc.TEEs) != len(launch.HardwareTEEs) {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	for _, r := range doc.TEEs {
+		for _, c := range r.Checks {
+			if c.ID == "" || c.What == "" || c.Found == "" || c.OK != (c.Fix == "") {
+				t.Errorf("%s: %+v", r.TEE, c)
+			}
+		}
+	}
+	out.Reset()
+	if err := doctorMain([]string{"--tee", "tdx"}, &out); !errors.Is(err, errNoTEE) || !strings.HasPrefix(out.String(), "tdx: not here\n") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	for _, args := range [][]string{{"x"}, {"--output", "xml"}, {"--tee", "tpm-sim"}, {"--platform", "/nonexistent"}} {
+		out.Reset()
+		if err := doctorMain(args, &out); err == nil || errors.Is(err, errNoTEE) || out.Len() > 0 {
+			t.Errorf("%v: %v, %s", args, err, out.String())
+		}
+	}
+	if err := doctorMain([]string{"--platform", "/nonexistent"}, &out); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package hostcheck
+
+func cpuEncryption() CPU { return CPU{} }
