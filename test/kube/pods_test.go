@@ -8,8 +8,9 @@ import (
 )
 
 // httpGet asks for path, of host and port: the test image's wget resolves names with
-// a library that a static program does not have.
-const httpGet = `printf 'GET %s HTTP/1.0\r\n\r\n' | nc -w 30 %s %d`
+// a library that a static program does not have. The pause keeps nc from closing its
+// side, which Go's servers take for the end of the request.
+const httpGet = `(printf 'GET %s HTTP/1.0\r\n\r\n'; sleep 2) | nc -w 30 %s %d`
 
 // simple is a pod of one container that runs script in a shell.
 func simple(name, class, script string) string {
