@@ -116,6 +116,13 @@ func newCommands(t *testing.T) *commands {
 // serve starts a trustee, and gives what stops it.
 func (c *commands) serve(args ...string) func() {
 	c.t.Helper()
+	_, stop := c.server(args...)
+	return stop
+}
+
+// server is serve that gives the process as well.
+func (c *commands) server(args ...string) (*os.Process, func()) {
+	c.t.Helper()
 	server := exec.Command(filepath.Join(c.bin, "coffer-trustee"), append([]string{"serve", "--die-with-parent"}, args...)...)
 	server.Env, server.Dir = c.env, c.dir
 	ready, err := server.StdoutPipe()
@@ -136,7 +143,7 @@ func (c *commands) serve(args ...string) func() {
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
 		c.t.Fatalf("the trustee does not start: %v", err)
 	}
-	return stop
+	return server.Process, stop
 }
 
 func (c *commands) coffer(stdin string, args ...string) (string, error) {
