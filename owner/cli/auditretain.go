@@ -114,8 +114,9 @@ func newAuditSign() *cobra.Command {
 		})
 	cmd.Long = `Have the replica that answers sign where the log of another one ends. A server signs
 that itself when it stops; one that was killed could not, and without it the log cannot be
-removed. The replica reads the whole log first: it must be whole, and as it was when it was
-signed last. Witnesses of the trustee are sent the checkpoint. An end that is signed
+removed. The replica reads the whole log first: it must be whole, as it was when it was signed
+last, and have been signed by nobody for two hours, since a server that lives does it each
+hour. It takes no record more afterwards. Witnesses of the trustee are sent the checkpoint. An end that is signed
 already is given as it is.
 
 Exit codes: 0 the end is signed; 120 no such log; 123 refused, with a reason of

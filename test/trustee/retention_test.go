@@ -14,6 +14,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/server"
+	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/witness"
 )
 
@@ -43,6 +44,29 @@ func (c *commands) logs() []trusteeapi.AuditLog {
 	return l
 }
 
+// unsigned takes away what was signed of the newest log in a store, as if its server had
+// been killed before.
+func unsigned(t *testing.T, state string) {
+	t.Helper()
+	inStore(t, state, func(tx store.Tx) error {
+		newest := ""
+		var began time.Time
+		if err := tx.Scan("audit-logs", "", func(key string, value []byte) (bool, error) {
+			var h struct{ Began time.Time }
+			if err := json.Unmarshal(value, &h); err != nil {
+				return false, err
+			}
+			if h.Began.After(began) {
+				newest, began = key, h.Began
+			}
+			return true, nil
+		}); err != nil {
+			return err
+		}
+		return tx.Delete("audit-checkpoints", newest)
+	})
+}
+
 // A log of three days ago is exported, checked and removed; verify knows it by its signed
 // end, and misses it when that is gone too. One whose server was killed has to be signed.
 func TestRetention(t *testing.T) {
@@ -50,17 +74,20 @@ func TestRetention(t *testing.T) {
 	socket := filepath.Join(c.dir, "log")
 	k := newKeeper(t, socket)
 	state := filepath.Join(c.dir, "state", "trustee")
-	old, err := server.Start(t.Context(), server.Config{
-		State: state, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Now().Add(-72 * time.Hour) },
-		Audit: server.Audit{InStore: true, Witnesses: []witness.Target{{URL: "syslog+unix://" + socket}}},
-	})
-	if err != nil {
-		t.Fatal(err)
+	for i := range 2 {
+		old, err := server.Start(t.Context(), server.Config{
+			State: state, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Now().Add(-72 * time.Hour) },
+			Audit: server.Audit{InStore: true, Witnesses: []witness.Target{{URL: "syslog+unix://" + socket}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.wait(t, i+1)
+		if err := old.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Fatal(err)
+		}
 	}
-	k.wait(t, 1)
-	if err := old.Close(context.WithoutCancel(t.Context())); err != nil {
-		t.Fatal(err)
-	}
+	unsigned(t, state)
 	args := []string{"--audit-log", "store", "--audit-witness", "syslog+unix://" + socket}
 	killed, _ := c.server(args...)
 	if out, err := c.coffer("secret", "secret", "put", "default/db/password", "--namespace", "default"); err != nil {
@@ -71,7 +98,7 @@ func TestRetention(t *testing.T) {
 	}
 	stop := c.serve(args...)
 	l := c.logs()
-	if len(l) != 3 || !l[2].Own {
+	if len(l) != 4 || !l[3].Own {
 		t.Fatalf("%+v", l)
 	}
 	id := func(i int) string { return l[i].ID[:16] }
@@ -80,22 +107,25 @@ func TestRetention(t *testing.T) {
 	c.want(2, "--log", "audit", "export", "--out", "x")
 	c.want(2, "--out", "audit", "export", "--log", id(0))
 	c.want(120, "0 logs", "audit", "export", "--log", "none", "--out", "x")
-	c.want(120, "goes on writing", "audit", "export", "--log", id(2), "--out", "x")
+	c.want(120, "goes on writing", "audit", "export", "--log", id(3), "--out", "x")
 	c.want(0, "SHA-256", "audit", "export", "--log", id(0), "--out", copyOf(0))
 	c.want(125, "exists", "audit", "export", "--log", id(0), "--out", copyOf(0))
 	c.want(0, "chain whole", "audit", "verify", "--dir", copyOf(0), "--witness", filepath.Join(copyOf(0), "witness.json"))
 	c.want(0, "chain whole", "audit", "verify", "--dir", copyOf(0), "--witness", k.file, "--replicas", "--key", publicKeyOf(t, copyOf(0)))
-	c.want(0, "is not signed", "audit", "export", "--log", id(1), "--out", copyOf(1))
+	c.want(125, "", "audit", "export", "--log", id(1), "--out", copyOf(1)) // nothing vouches for it
+	c.want(0, "is not signed", "audit", "export", "--log", id(2), "--out", copyOf(2))
 
 	c.want(2, "was not exported", "audit", "rm", "--log", id(0))
-	c.want(120, "it is of log", "audit", "rm", "--log", id(0), "--export", copyOf(1))
+	c.want(120, "it is of log", "audit", "rm", "--log", id(0), "--export", copyOf(2))
 	c.want(123, "audit-log-unexported", "audit", "rm", "--log", id(0), "--sha256", strings.Repeat("0", 64))
-	c.want(123, "audit-log-unsigned", "audit", "rm", "--log", id(1), "--export", copyOf(1))
+	c.want(123, "audit-log-unsigned", "audit", "rm", "--log", id(2), "--export", copyOf(2))
+	c.want(123, "audit-log-in-use", "audit", "sign", "--log", id(2)) // in two hours
 	c.want(0, "was signed at", "audit", "sign", "--log", id(1))
+	c.want(0, "SHA-256", "audit", "export", "--log", id(1), "--out", copyOf(1))
 	c.want(123, "audit-log-in-use", "audit", "rm", "--log", id(1), "--export", copyOf(1)) // tomorrow
-	c.want(123, "audit-log-in-use", "audit", "sign", "--log", id(2))
+	c.want(123, "audit-log-in-use", "audit", "sign", "--log", id(3))
 	out := c.want(0, "chain whole", "audit", "verify", "--all", "--witness", k.file)
-	if strings.Count(out, "chain whole") != 3 {
+	if strings.Count(out, "chain whole") != 4 {
 		t.Errorf("verify --all: %s", out)
 	}
 
@@ -103,12 +133,12 @@ func TestRetention(t *testing.T) {
 	c.want(0, "is removed", "audit", "rm", "--log", id(0), "--export", copyOf(0))
 	c.want(123, "audit-log-removed", "audit", "export", "--log", id(0), "--out", "x")
 	c.want(120, "was removed", "audit", "verify", "--log", id(0))
-	if l := c.logs(); len(l) != 3 || l[0].Removed == nil || l[1].Removed != nil || l[0].Removed.Log != l[2].ID {
+	if l := c.logs(); len(l) != 4 || l[0].Removed == nil || l[1].Removed != nil || l[0].Removed.Log != l[3].ID {
 		t.Errorf("%+v", l)
 	}
 	for range 2 { // by the server that removed it, and by the next one
 		out = c.want(0, "is signed, the witness was told 1 times", "audit", "verify", "--all", "--witness", k.file)
-		if !strings.Contains(out, "log "+id(0)+": removed at") || strings.Count(out, "chain whole") < 2 {
+		if !strings.Contains(out, "log "+id(0)+": removed at") || strings.Count(out, "chain whole") < 3 {
 			t.Errorf("verify --all: %s", out)
 		}
 		stop()

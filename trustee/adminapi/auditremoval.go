@@ -36,6 +36,9 @@ func (c *call) removeAuditLog() (any, error) {
 
 // signAuditLog signs where the log of another server ends.
 func (c *call) signAuditLog() (any, error) {
+	if _, err := decode[struct{}](c); err != nil {
+		return nil, err
+	}
 	l, err := c.storedLog(c.r.PathValue("log"))
 	if err != nil {
 		return nil, err

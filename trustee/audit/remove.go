@@ -164,9 +164,15 @@ func (l *Stored) walk(ctx context.Context, fn func(*auditlog.Chain) error) (stri
 	return digest.Hex(), nil
 }
 
+// silence is how long a server must have signed nothing before another one signs where its
+// log ends.
+const silence = 2 * signAgain
+
 // SignEnd signs where the log of another server ends, which did not do it itself: it was
-// killed. The log must be whole and as it was when it was signed last. A checkpoint of its
-// end that is there already is given as it is, with its time.
+// killed. The log must be whole and as it was when it was signed last. It takes nothing
+// more from then on: a server that lives after all could otherwise take back a record whose
+// outcome it does not know, and that is signed now. A checkpoint of its end that is there
+// already is given as it is, with its time.
 func (c *Checkpointer) SignEnd(ctx context.Context, l *Stored) (*auditlog.Signed, error) {
 	if l.Removed != nil {
 		return nil, removed(l.Removed)
@@ -184,6 +190,13 @@ func (c *Checkpointer) SignEnd(ctx context.Context, l *Stored) (*auditlog.Signed
 	}
 	if kept != nil && kept.Seq > l.Records {
 		return nil, refuse(ReasonBroken, "the log ends at record %d, and record %d was signed: it was cut off", l.Records, kept.Seq)
+	}
+	last := l.Began
+	if kept != nil {
+		last = kept.Time
+	}
+	if done := kept != nil && kept.Seq == l.Records; !done && c.log.cfg.Now().Sub(last) < silence {
+		return nil, refuse(ReasonInUse, "the log was signed or begun at %s, and another server may sign where it ends %s later: its own may live", last.Format(time.RFC3339), silence)
 	}
 	if _, err := l.walk(ctx, func(chain *auditlog.Chain) error {
 		if kept != nil && chain.Seq == kept.Seq && chain.Hash != kept.Hash {
@@ -209,6 +222,10 @@ func (c *Checkpointer) SignEnd(ctx context.Context, l *Stored) (*auditlog.Signed
 		}
 		if h.Removed != nil {
 			return removed(h.Removed)
+		}
+		h.Closed = true
+		if err := store.PutJSON(tx, bucketHeads, l.name, h); err != nil {
+			return err
 		}
 		return store.PutJSON(tx, bucketCheckpoints, l.name, signed)
 	}); err != nil {

@@ -246,8 +246,10 @@ func TestSignEnd(t *testing.T) {
 	r := newRetention(t, openBolt(t))
 	old := r.finished(4, false)
 	digest := r.digest(old)
+	_, err := r.cp.SignEnd(t.Context(), old)
+	r.refused("its server may live", err, ReasonInUse)
 	r.now = r.now.Add(LeastAge)
-	_, err := r.remove(old, digest)
+	_, err = r.remove(old, digest)
 	r.refused("an end that nobody signed", err, ReasonUnsigned)
 	signed, err := r.cp.SignEnd(t.Context(), old)
 	if err != nil {
@@ -269,6 +271,42 @@ func TestSignEnd(t *testing.T) {
 		t.Error(err)
 	} else {
 		r.onRecord(old, x, digest)
+	}
+}
+
+// A server that was cut off from the store does not know whether its last record is there.
+// It is, and is signed by another one: then it stays.
+func TestSignedForLivingServer(t *testing.T) {
+	s := openBolt(t)
+	r := newRetention(t, s)
+	f := &faultyStore{Store: s}
+	l := open(t, Config{Store: f, Now: func() time.Time { return r.now }})
+	r.append(l, "first")
+	f.after = store.ErrUnknown
+	if err := l.Append(t.Context(), &Entry{Kind: KindRelease}); err == nil {
+		t.Fatal("the outcome is known")
+	}
+	lines, err := l.Read(0, 10, 1<<20)
+	if err != nil || len(lines) != 2 {
+		t.Fatal(len(lines), err)
+	}
+	r.now = r.now.Add(silence)
+	id := hashLine(lines[0])
+	signed, err := r.cp.SignEnd(t.Context(), r.find(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := l.Append(t.Context(), &Entry{Kind: KindRelease}); err == nil {
+			t.Error("it goes on")
+		}
+	}
+	if err := l.w.m.keep("x", "y"); err == nil {
+		t.Error("a checkpoint replaces the one of the end")
+	}
+	now := r.find(id)
+	if c, err := signed.Verify(); err != nil || c.Seq != 2 || c.Hash != now.hash || r.left(now) != 2 {
+		t.Errorf("%+v, %v, and the log ends with %s", c, err, now.hash)
 	}
 }
 

@@ -36,10 +36,26 @@ type head struct {
 	Epoch uint64    `json:"epoch"` // of the last recovery
 	Host  string    `json:"host,omitempty"`
 	Began time.Time `json:"began"`
+	// Closed says that another server has signed where the log ends (SignEnd): what the
+	// one whose log it is has there, acknowledged or not, stays as it is.
+	Closed bool `json:"closed,omitempty"`
 	// Removed makes the head a tombstone: its records are gone, or about to be; Emptied
 	// says that none is left.
 	Removed *auditlog.Removal `json:"removed,omitempty"`
 	Emptied bool              `json:"emptied,omitempty"`
+}
+
+// open says why a log takes nothing more; nil: it does, or there is none yet.
+func (h *head) open() error {
+	switch {
+	case h == nil:
+		return nil
+	case h.Removed != nil:
+		return removed(h.Removed)
+	case h.Closed:
+		return errors.New("another server has signed where this log ends")
+	}
+	return nil
 }
 
 // rows is a log in a store. Its name is random: every start begins a log.
@@ -75,8 +91,8 @@ func (r *rows) append(lines []byte, from, to end) error {
 		if err != nil {
 			return err
 		}
-		if ok && h.Removed != nil {
-			return removed(h.Removed)
+		if err := h.open(); err != nil {
+			return err
 		}
 		if ok != r.begun || ok && (h.Seq != from.seq || h.Hash != from.hash || h.Epoch != r.epoch) {
 			return errors.New("the log in the store does not end where this server left it")
@@ -100,8 +116,8 @@ func (r *rows) recover(at end) error {
 			return err
 		}
 		epoch = r.epoch + 1
-		if h != nil && h.Removed != nil {
-			return removed(h.Removed)
+		if err := h.open(); err != nil {
+			return err
 		}
 		if h != nil {
 			epoch = max(epoch, h.Epoch+1)
@@ -165,8 +181,8 @@ func (r *rows) keep(signed, public string) error {
 		if err != nil {
 			return err
 		}
-		if h != nil && h.Removed != nil {
-			return removed(h.Removed)
+		if err := h.open(); err != nil {
+			return err
 		}
 		return store.PutJSON(tx, bucketCheckpoints, r.name, auditlog.Signed{Checkpoint: signed, PublicKey: public})
 	})
