@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/cofferproject/coffer/api/svid"
 )
 
 // AAConfig is the member aa.toml: the published attestation-agent configuration.
@@ -16,6 +18,12 @@ type AAConfig struct {
 	// wire names ("nvidia"), whose evidence must be part of every attestation
 	// (addition); see Document.AdditionalDevices.
 	AdditionalDevices []string `toml:"additional_devices,omitempty"`
+	// BindChannel has the guest take no attestation result but over a TLS connection
+	// that its evidence covers (addition; api/kbs SPEC.md, "Binding").
+	BindChannel bool `toml:"bind_channel,omitempty"`
+	// Identities are the names of the SPIFFE identities that the pod's workloads may ask
+	// for through the guest (addition; api/svid).
+	Identities []string `toml:"identities,omitempty"`
 
 	TokenConfigs struct {
 		KBS    *AAKBS    `toml:"kbs,omitempty"`
@@ -131,11 +139,53 @@ type Mirror struct {
 // AA gives aa.toml, nil if the document has none.
 func (d *Document) AA() (*AAConfig, error) {
 	c := new(AAConfig)
-	ok, err := d.member(KeyAA, c)
-	if !ok || err != nil {
+	md, err := d.member(KeyAA, c)
+	if md == nil || err != nil {
 		return nil, err
 	}
+	if err := exact(md, devicesKey, bindChannelKey, identitiesKey); err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
+	if err := CheckIdentities(c.Identities); err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
+	}
 	return c, nil
+}
+
+const (
+	bindChannelKey = "bind_channel"
+	identitiesKey  = "identities"
+	maxIdentities  = 16
+)
+
+// CheckIdentities reports what makes a list of identities invalid: too long, no name of
+// one, or one that comes twice.
+func CheckIdentities(names []string) error {
+	if len(names) > maxIdentities {
+		return fmt.Errorf("%s: %d names, at most %d", identitiesKey, len(names), maxIdentities)
+	}
+	for i, n := range names {
+		if err := svid.CheckName(n); err != nil {
+			return fmt.Errorf("%s: %w", identitiesKey, err)
+		}
+		if slices.Contains(names[:i], n) {
+			return fmt.Errorf("%s: %q comes twice", identitiesKey, n)
+		}
+	}
+	return nil
+}
+
+// exact holds top-level members to their spelling: the decoder takes any case, and of two
+// spellings one at random.
+func exact(md *toml.MetaData, members ...string) error {
+	for _, k := range md.Keys() {
+		for _, m := range members {
+			if len(k) == 1 && k[0] != m && strings.EqualFold(k[0], m) {
+				return fmt.Errorf("%.40q is spelled %s", k[0], m)
+			}
+		}
+	}
+	return nil
 }
 
 // maxDevices bounds additional_devices, as the KBS protocol bounds evidence.
@@ -164,11 +214,8 @@ func (d *Document) AdditionalDevices() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
 	}
-	// The decoder takes any case, and of two spellings one at random.
-	for _, k := range md.Keys() {
-		if len(k) == 1 && k[0] != devicesKey && strings.EqualFold(k[0], devicesKey) {
-			return nil, fmt.Errorf("initdata: %s: %.40q is spelled %s", KeyAA, k[0], devicesKey)
-		}
+	if err := exact(&md, devicesKey); err != nil {
+		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
 	}
 	if err := CheckDevices(c.Devices); err != nil {
 		return nil, fmt.Errorf("initdata: %s: %w", KeyAA, err)
@@ -197,8 +244,8 @@ func CheckDevices(names []string) error {
 // CDH gives cdh.toml, nil if the document has none.
 func (d *Document) CDH() (*CDHConfig, error) {
 	c := new(CDHConfig)
-	ok, err := d.member(KeyCDH, c)
-	if !ok || err != nil {
+	md, err := d.member(KeyCDH, c)
+	if md == nil || err != nil {
 		return nil, err
 	}
 	if c.SkipSealedSecretVerification {
@@ -231,22 +278,23 @@ func (d *Document) KBS() (url, cert string, ok bool, err error) {
 	return url, cert, url != "", nil
 }
 
-func (d *Document) member(key string, v any) (bool, error) {
+// member decodes a member of data; nil without an error: there is none.
+func (d *Document) member(key string, v any) (*toml.MetaData, error) {
 	s, ok := d.Data[key]
 	if !ok {
-		return false, nil
+		return nil, nil
 	}
 	if err := checkTOML([]byte(s)); err != nil {
-		return false, fmt.Errorf("initdata: %s: %w", key, err)
+		return nil, fmt.Errorf("initdata: %s: %w", key, err)
 	}
 	md, err := toml.Decode(s, v)
 	if err != nil {
-		return false, fmt.Errorf("initdata: %s: %w", key, err)
+		return nil, fmt.Errorf("initdata: %s: %w", key, err)
 	}
 	if u := md.Undecoded(); len(u) > 0 {
-		return false, fmt.Errorf("initdata: %s: unknown member %.80q", key, u[0].String())
+		return nil, fmt.Errorf("initdata: %s: unknown member %.80q", key, u[0].String())
 	}
-	return true, nil
+	return &md, nil
 }
 
 // EncodeConfig writes an AAConfig or CDHConfig as TOML.

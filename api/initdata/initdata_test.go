@@ -180,6 +180,31 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+func TestBindingAndIdentities(t *testing.T) {
+	aa := func(text string) (*AAConfig, error) { return doc(map[string]string{KeyAA: text}).AA() }
+	text, err := EncodeConfig(AAConfig{BindChannel: true, Identities: []string{"db", "web"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := aa(text)
+	if err != nil || !c.BindChannel || !slices.Equal(c.Identities, []string{"db", "web"}) {
+		t.Errorf("%+v, %v, from %s", c, err, text)
+	}
+	if c, err := aa(""); err != nil || c.BindChannel || len(c.Identities) != 0 {
+		t.Errorf("by default: %+v, %v", c, err)
+	}
+	for name, text := range map[string]string{
+		"no bool": "bind_channel = 'yes'", "another case": "Bind_Channel = true", "two cases": "bind_channel = true\nBIND_CHANNEL = false",
+		"no list": "identities = 'web'", "identities in another case": "Identities = ['web']", "twice": "identities = ['web', 'web']", "no name": "identities = ['']",
+		"a path": "identities = ['../x']", "capitals": "identities = ['Web']", "a dash": "identities = ['-web']", "too long": "identities = ['" + strings.Repeat("a", 64) + "']",
+		"too many": "identities = ['a'" + strings.Repeat(", 'a'", 16) + "]",
+	} {
+		if c, err := aa(text); err == nil {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
 func TestDigests(t *testing.T) {
 	sum := sha256.Sum256([]byte("coffer: no initdata"))
 	if NoneDigest() != sum {

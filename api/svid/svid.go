@@ -31,6 +31,21 @@ const (
 	MaxAudiences  = 8
 )
 
+const maxName = 63
+
+// CheckName reports what is no name of an identity.
+func CheckName(s string) error {
+	ok := s != "" && len(s) <= maxName && s[0] != '-'
+	for i := range len(s) {
+		c := s[i]
+		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
+	}
+	if !ok {
+		return fmt.Errorf("%.80q is no name of an identity: up to %d small letters, digits and dashes", s, maxName)
+	}
+	return nil
+}
+
 // MaxDocument bounds what comes back, in bytes.
 const MaxDocument = 128 << 10
 

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/cofferproject/coffer/api/svid"
 )
 
 // Bounds of identities.
@@ -55,17 +57,13 @@ type IdentityAuthority struct {
 }
 
 var (
-	identityName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-	trustDomain  = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
-	pathSegment  = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+	trustDomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+	pathSegment = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )
 
 // CheckIdentityName reports what is no name of an identity.
 func CheckIdentityName(s string) error {
-	if !identityName.MatchString(s) {
-		return fmt.Errorf("%.80q is no name of an identity: up to 63 small letters, digits and dashes", s)
-	}
-	return nil
+	return svid.CheckName(s)
 }
 
 // CheckTrustDomain reports what is no trust domain (SPIFFE-ID, section 2.1), or none

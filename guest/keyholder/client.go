@@ -35,13 +35,19 @@ const (
 	ReasonKBSRefused    denial.Reason = "kbs-refused"
 	ReasonResourceGone  denial.Reason = "resource-not-found"
 	ReasonWrongProtocol denial.Reason = "kbs-protocol"
+	// ReasonChannelNotBound: initdata wants evidence to cover the connection, and it cannot.
+	ReasonChannelNotBound denial.Reason = "channel-not-bound"
 )
 
 const (
 	requestTimeout = 20 * time.Second
 	userAgent      = "coffer-guest"
 	maxCAs         = 16
+	tlsTimeout     = 10 * time.Second
+	maxHeader      = 64 << 10
 )
+
+var dialer = &net.Dialer{Timeout: 5 * time.Second}
 
 // client speaks to one KBS.
 type client struct {
@@ -49,6 +55,7 @@ type client struct {
 	roots    []*x509.Certificate
 	clock    *clock.Clock
 	http     *http.Client
+	tls      *tls.Config
 	log      *slog.Logger
 	initdata []byte
 	tee      *future[Attester]
@@ -56,6 +63,9 @@ type client struct {
 	life     context.Context // of the process: attestations outlive who asked
 
 	attestTimeout time.Duration
+
+	bindChannel bool     // initdata wants evidence to cover the connection
+	identities  []string // that workloads may ask for, as initdata lists them
 
 	mu      sync.Mutex
 	current *session
@@ -76,21 +86,22 @@ func newClient(base, caPEM string, clk *clock.Clock, log *slog.Logger) (*client,
 		return nil, fmt.Errorf("trustee CA: %w", err)
 	}
 	c := &client{base: u, roots: roots, clock: clk, log: log, devices: &devices{log: log}}
+	c.tls = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		// The verification of crypto/tls believes the wall clock; ours,
+		// below, is complete and follows the time rule.
+		InsecureSkipVerify: true, //nolint:gosec // verified by VerifyConnection
+		VerifyConnection:   c.verifyConnection,
+	}
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-			TLSHandshakeTimeout:    10 * time.Second,
+			DialContext:            dialer.DialContext,
+			TLSHandshakeTimeout:    tlsTimeout,
 			MaxIdleConns:           4,
 			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
+			MaxResponseHeaderBytes: maxHeader,
 			DisableCompression:     true,
-			TLSClientConfig: &tls.Config{
-				MinVersion: tls.VersionTLS12,
-				// The verification of crypto/tls believes the wall clock; ours,
-				// below, is complete and follows the time rule.
-				InsecureSkipVerify: true, //nolint:gosec // verified by VerifyConnection
-				VerifyConnection:   c.verifyConnection,
-			},
+			TLSClientConfig:        c.tls,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -158,13 +169,9 @@ func printable(r rune) rune {
 	return r
 }
 
-// do sends one request and gives the body of a 200 answer, at most limit bytes.
-func (c *client) do(ctx context.Context, method, path string, body []byte, limit int64, header http.Header) ([]byte, http.Header, error) {
-	return c.doFor(ctx, requestTimeout, method, path, body, limit, header)
-}
-
-// doFor is do with a time of its own, for requests that wait at the trustee.
-func (c *client) doFor(ctx context.Context, most time.Duration, method, path string, body []byte, limit int64, header http.Header) ([]byte, http.Header, error) {
+// do sends one request and gives the body of a 200 answer, at most limit bytes. most is
+// for the whole of it: some requests wait at the trustee.
+func (c *client) do(ctx context.Context, hc *http.Client, most time.Duration, method, path string, body []byte, limit int64, header http.Header) ([]byte, http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	u := strings.TrimRight(c.base.String(), "/") + kbs.PathPrefix + path
@@ -176,10 +183,10 @@ func (c *client) doFor(ctx context.Context, most time.Duration, method, path str
 		req.Header[k] = v
 	}
 	req.Header.Set("User-Agent", userAgent)
-	if body != nil {
+	if body != nil && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	rsp, err := c.http.Do(req)
+	rsp, err := hc.Do(req)
 	if err != nil {
 		if d, ok := denial.As(err); ok {
 			return nil, nil, d

@@ -59,7 +59,7 @@ func TestCompositeByThePublishedRule(t *testing.T) {
 	} {
 		cpu, gpu, dcu := &recorder{tee: "snp", evidence: `{}`}, &recorder{tee: "nvidia", evidence: `{}`}, &recorder{tee: "hygondcu", evidence: `{"<&>":1}`}
 		cl := &client{log: log, devices: &devices{want: c.devices, log: log, open: map[string]func() (Attester, error){"nvidia": opener(gpu), "hygondcu": opener(dcu)}}}
-		b, err := cl.attestation(t.Context(), cpu, key, &kbs.Challenge{Nonce: "bm9uY2U=", ExtraParams: json.RawMessage(`""`)}, &kbs.ChallengeExtra{})
+		b, err := cl.attestation(t.Context(), cpu, key, &kbs.Challenge{Nonce: "bm9uY2U=", ExtraParams: json.RawMessage(`""`)}, &kbs.ChallengeExtra{}, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", want, err)
 		}

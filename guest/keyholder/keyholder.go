@@ -186,6 +186,9 @@ func (s *Server) readInitdata() error {
 	}
 	s.client.initdata, s.client.devices = s.cfg.Initdata, s.devices
 	s.client.attestTimeout = s.cfg.AttestTimeout
+	if aa != nil {
+		s.client.bindChannel, s.client.identities = aa.BindChannel, aa.Identities
+	}
 	if s.events != nil {
 		s.events.recorded = s.client.forget
 	}

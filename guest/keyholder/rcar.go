@@ -3,6 +3,7 @@ package keyholder
 import (
 	"context"
 	"crypto/ecdh"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,8 @@ type session struct {
 	token   string
 	key     *ecdh.PrivateKey
 	expires time.Time // by this process's monotonic clock
+	// identity is the key for identities that the evidence has covered; nil: none.
+	identity *ecdsa.PrivateKey
 }
 
 // session gives a valid session. Callers that come while an attestation runs
@@ -123,7 +126,12 @@ func (c *client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	extra, err := json.Marshal(tee.RequestExtra())
+	b, err := c.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	extra, err := json.Marshal(requestExtra(tee, b.offer))
 	if err != nil {
 		return nil, fmt.Errorf("encoding request: %w", err)
 	}
@@ -131,7 +139,7 @@ func (c *client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding request: %w", err)
 	}
-	raw, header, err := c.do(ctx, http.MethodPost, "/auth", body, kbs.MaxChallenge, nil)
+	raw, header, err := c.do(ctx, b.http, requestTimeout, http.MethodPost, "/auth", body, kbs.MaxChallenge, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +147,15 @@ func (c *client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, c.protocol("%v", err)
 	}
-	if body, err = c.attestation(ctx, tee, pub, ch, chExtra); err != nil {
+	binding, identity, err := b.confirmed(c, chExtra.Binding)
+	if err != nil {
+		return nil, err
+	}
+	if body, err = c.attestation(ctx, tee, pub, ch, chExtra, binding); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	raw, _, err = c.do(ctx, http.MethodPost, "/attest", body, kbs.MaxToken, http.Header{"Cookie": cookies(header)})
+	raw, _, err = c.do(ctx, b.http, requestTimeout, http.MethodPost, "/attest", body, kbs.MaxToken, http.Header{"Cookie": cookies(header)})
 	if err != nil {
 		return nil, err
 	}
@@ -155,11 +167,15 @@ func (c *client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{rsp.Token, key, began.Add(lifetime - expirySkew)}, nil
+	s := &session{token: rsp.Token, key: key, expires: began.Add(lifetime - expirySkew)}
+	if identity {
+		s.identity = b.identity
+	}
+	return s, nil
 }
 
 // attestation makes the evidence message for a challenge.
-func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey, ch *kbs.Challenge, x *kbs.ChallengeExtra) ([]byte, error) {
+func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey, ch *kbs.Challenge, x *kbs.ChallengeExtra, b *kbs.Binding) ([]byte, error) {
 	alg, err := kbs.SelectedHash(ch.ExtraParams)
 	if err != nil {
 		return nil, c.protocol("%v", err)
@@ -173,7 +189,7 @@ func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey,
 	if err != nil {
 		return nil, err
 	}
-	if hash, err = kbs.RuntimeDataHash(alg, ch.Nonce, pub, additional); err != nil {
+	if hash, err = kbs.BoundRuntimeDataHash(alg, ch.Nonce, pub, additional, b); err != nil {
 		return nil, err
 	}
 	evidence, err := tee.Evidence(ctx, hash, x.TPM)
@@ -184,7 +200,7 @@ func (c *client) attestation(ctx context.Context, tee Attester, pub *kbs.TEEKey,
 	if err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
 	}
-	a := kbs.Attestation{RuntimeData: kbs.RuntimeData{Nonce: ch.Nonce, TEEPubKey: jwk}, TEEEvidence: kbs.Evidence{Primary: evidence, Additional: additional}}
+	a := kbs.Attestation{RuntimeData: kbs.RuntimeData{Nonce: ch.Nonce, TEEPubKey: jwk, Binding: b}, TEEEvidence: kbs.Evidence{Primary: evidence, Additional: additional}}
 	if c.initdata != nil {
 		a.InitData = &kbs.InitData{Format: "toml", Body: string(c.initdata)}
 	}
@@ -223,7 +239,7 @@ func (c *client) resource(ctx context.Context, u *resource.URI) (*fetched, error
 		if err != nil {
 			return nil, err
 		}
-		raw, header, err := c.doFor(ctx, requestTimeout+v.Wait, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
+		raw, header, err := c.do(ctx, c.http, requestTimeout+v.Wait, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
 		if err == nil {
 			plain, err := kbs.Open(s.key, raw)
 			if err != nil {

@@ -35,6 +35,9 @@ type Config struct {
 	// limits; 0: the smallest that Coffer's guest is used with.
 	MemoryMiB int `toml:"memory_mib"`
 	VCPUs     int `toml:"vcpus"`
+	// NoPodCgroup leaves the TEE's processes out of the pod's control group, where
+	// the kubelet counts and bounds them: for classes without an overhead.
+	NoPodCgroup bool `toml:"no_pod_cgroup"`
 	// MaxMemoryMiB and MaxVCPUs bound what a pod's annotations may ask for, since
 	// the scheduler does not see them; 0: no bound.
 	MaxMemoryMiB int `toml:"max_memory_mib"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -51,7 +52,8 @@ type pod struct {
 	// account is what the cluster gives the pod for its API; nil: nothing yet.
 	account *account
 
-	done chan struct{} // closed when the TEE has ended
+	done   chan struct{} // closed when the TEE has ended
+	cgroup *cgroup
 }
 
 // policyOf reads the pod policy from the pod's initdata annotation.
@@ -119,6 +121,11 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	if err := p.launch(ctx, spec, network); err != nil {
 		return nil, err
+	}
+	if s.Linux != nil && !c.NoPodCgroup {
+		if p.cgroup, err = joinCgroup(cgroupRoot, s.Linux.CgroupsPath, slices.Collect(maps.Values(p.vm.PIDs()))); err != nil {
+			return nil, err
+		}
 	}
 	return p, p.prepare(ctx, s, network)
 }
@@ -286,6 +293,9 @@ func (p *pod) destroy() error {
 	}
 	if p.vm != nil {
 		errs = append(errs, p.vm.Destroy())
+	}
+	if p.cgroup != nil {
+		errs = append(errs, p.cgroup.remove())
 	}
 	if err := os.Remove(p.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("removing the run directory: %w", err))

@@ -310,6 +310,9 @@ func readCerts(files []string) ([]*x509.Certificate, error) {
 		}
 		n := len(out)
 		for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type != "CERTIFICATE" {
+				return nil, fmt.Errorf("%s: holds a %.40q: give a file with certificates alone", name, block.Type)
+			}
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)

@@ -43,9 +43,11 @@ type PodOptions struct {
 	AllowExec    bool // the host may start any command in any container
 	HideLogs     bool // the host may not read the containers' output
 	EventLog     bool // the guest records run-time events
+	BindChannel  bool // the guest's evidence covers its connection to the trustee, or it gives none
 	MemoryMiB    int
 	VCPUs        int
 	Devices      []string // kinds of devices beside the CPU whose evidence the pod is sealed to
+	Identities   []string // SPIFFE identities that workloads may ask for
 	Unregistered bool     // seal: leave the trustee's records alone
 }
 
@@ -189,7 +191,7 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
-	if err := demands(d, o.Devices); err != nil {
+	if err := demands(d, o); err != nil {
 		return nil, &InputError{err}
 	}
 	if note := foreignTrustee(d, o, src, t); note != "" {
@@ -208,16 +210,35 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	}, nil
 }
 
-// demands reports whether a sealed document demands evidence of all these kinds of
-// devices: what the user asks for must not be left out because it was sealed so.
-func demands(d *initdata.Document, devices []string) error {
+// demands reports whether a sealed document has all of these that the user asks for:
+// evidence of kinds of devices and of the channel, and identities. It must not be left out
+// because the pod was sealed so.
+func demands(d *initdata.Document, o *PodOptions) error {
 	list, err := d.AdditionalDevices()
 	if err != nil {
 		return fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)
 	}
-	for _, k := range devices {
+	for _, k := range o.Devices {
 		if !slices.Contains(list, k) {
 			return fmt.Errorf("the pod was sealed without demanding evidence of device %.40q: seal it again (coffer seal --attest-device)", k)
+		}
+	}
+	if !o.BindChannel && len(o.Identities) == 0 {
+		return nil
+	}
+	aa, err := d.AA()
+	if err != nil {
+		return fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)
+	}
+	if aa == nil {
+		aa = new(initdata.AAConfig)
+	}
+	if o.BindChannel && !aa.BindChannel {
+		return errors.New("the pod was sealed without binding its evidence to the channel: seal it again (coffer seal --bind-channel)")
+	}
+	for _, n := range o.Identities {
+		if !slices.Contains(aa.Identities, n) {
+			return fmt.Errorf("the pod was sealed without identity %.40q: seal it again (coffer seal --identity)", n)
 		}
 	}
 	return nil
@@ -289,7 +310,7 @@ func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
 	if err != nil {
 		return seal.Settings{}, err
 	}
-	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices, EventLog: o.EventLog}
+	s := seal.Settings{KBSURL: url, KBSCert: t.CAPEM, Devices: o.Devices, EventLog: o.EventLog, BindChannel: o.BindChannel, Identities: o.Identities}
 	s.Image.ExtraRootCertificates = src.roots
 	s.Image.AuthenticatedRegistryCredentialsURI = o.Images.GuestAuthURI
 	if rc := registryConfig(src.guestConf()); rc != nil {

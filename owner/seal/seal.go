@@ -43,6 +43,10 @@ type Settings struct {
 	// Devices are the kinds of devices beside the CPU, by wire name, without whose
 	// evidence the pod gets nothing.
 	Devices []string
+	// BindChannel has the guest attest over no connection that its evidence does not cover.
+	BindChannel bool
+	// Identities are the SPIFFE identities that workloads may ask for through the guest.
+	Identities []string
 }
 
 // AttestableDevices are the kinds of devices that Coffer's guest has an attester for.
@@ -76,6 +80,7 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 	if s.EventLog {
 		aa.EventlogConfig = &initdata.AAEventlog{EnableEventlog: true}
 	}
+	aa.BindChannel, aa.Identities = s.BindChannel, slices.Sorted(slices.Values(s.Identities))
 	aa.AdditionalDevices = slices.Sorted(slices.Values(s.Devices))
 	aaText, err := initdata.EncodeConfig(aa)
 	if err != nil {
@@ -112,7 +117,7 @@ func Make(policy *podpolicy.Policy, s Settings, algorithms Algorithms) (*Sealed,
 // check refuses settings that the guest would refuse, while there is somebody
 // to tell.
 func (s *Settings) check() error {
-	if err := initdata.CheckDevices(s.Devices); err != nil {
+	if err := errors.Join(initdata.CheckDevices(s.Devices), initdata.CheckIdentities(s.Identities)); err != nil {
 		return err
 	}
 	for _, d := range s.Devices {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +85,9 @@ func TestDocumentsHoldWhatTheGuestNeeds(t *testing.T) {
 	if err != nil || aa.TokenConfigs.KBS.URL != "https://10.0.2.2:8080" || aa.TokenConfigs.KBS.Cert != ca {
 		t.Errorf("%+v %v", aa, err)
 	}
+	if aa.BindChannel || aa.Identities != nil || strings.Contains(d.Data[initdata.KeyAA], "bind_channel") || strings.Contains(d.Data[initdata.KeyAA], "identities") {
+		t.Errorf("what guests of before do not know, and nobody asked for: %+v", aa)
+	}
 	if aa.EventlogConfig != nil {
 		t.Errorf("run-time events nobody asked for: %+v", aa.EventlogConfig)
 	}
@@ -91,14 +95,17 @@ func TestDocumentsHoldWhatTheGuestNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recording, err := Make(p, Settings{KBSURL: "https://10.0.2.2:8080", KBSCert: ca, EventLog: true}, nil)
+	recording, err := Make(p, Settings{KBSURL: "https://10.0.2.2:8080", KBSCert: ca, EventLog: true, BindChannel: true, Identities: []string{"web", "db"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d, err := initdata.Parse(recording.Documents[initdata.SHA256]); err != nil {
 		t.Error(err)
-	} else if aa, err := d.AA(); err != nil || aa.EventlogConfig == nil || !aa.EventlogConfig.EnableEventlog || aa.EventlogConfig.InitPCR != nil {
+	} else if aa, err := d.AA(); err != nil || aa.EventlogConfig == nil || !aa.EventlogConfig.EnableEventlog || aa.EventlogConfig.InitPCR != nil || !aa.BindChannel || !slices.Equal(aa.Identities, []string{"db", "web"}) {
 		t.Errorf("%+v %v", aa, err)
+	}
+	if _, err := Make(p, Settings{KBSURL: "https://10.0.2.2:8080", KBSCert: ca, Identities: []string{"no name"}}, nil); err == nil {
+		t.Error("an identity that no guest can name")
 	}
 	cdh, err := d.CDH()
 	if err != nil || cdh.KBC.Name != "cc_kbc" || cdh.KBC.KBSCert != ca || len(cdh.Image.RegistryConfig.Registry[0].Mirror) != 1 || len(cdh.Image.ExtraRootCertificates) != 1 {

@@ -104,7 +104,7 @@ func (k *kube) setUp() error {
 	k.trustee = []string{"--trustee", trustee.URL, "--trustee-ca", filepath.Join(k.dir, "ca.pem"), "--admin-key", trustee.Admin}
 	classes := ""
 	for _, tee := range []string{"tpm-sim", "snp-sim", "tdx-sim", "cca-sim"} {
-		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: coffer-%s}\nhandler: coffer-%[1]s\n---\n", tee)
+		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: coffer-%s}\nhandler: coffer-%[1]s\noverhead: {podFixed: {memory: 512Mi, cpu: 250m}}\n---\n", tee)
 	}
 	if err := os.WriteFile(filepath.Join(k.dir, "classes.yaml"), []byte(classes), 0o600); err != nil {
 		return err

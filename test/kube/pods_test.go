@@ -8,8 +8,9 @@ import (
 )
 
 // httpGet asks for path, of host and port: the test image's wget resolves names with
-// a library that a static program does not have.
-const httpGet = `printf 'GET %s HTTP/1.0\r\n\r\n' | nc -w 30 %s %d`
+// a library that a static program does not have. The pause keeps nc from closing its
+// side, which Go's servers take for the end of the request.
+const httpGet = `(printf 'GET %s HTTP/1.0\r\n\r\n'; sleep 2) | nc -w 30 %s %d`
 
 // simple is a pod of one container that runs script in a shell.
 func simple(name, class, script string) string {
@@ -68,6 +69,16 @@ spec:
 	for _, want := range []string{"prepared", "round", "colour=blue host=whole"} {
 		k.logs(t, "whole", want)
 	}
+	t.Run("control group", func(t *testing.T) {
+		pid, err := k.pid("coffer,process=coffer-qemu")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid := strings.TrimSpace(k.must(t, "kubectl", "get", "pod", "whole", "-o", "jsonpath={.metadata.uid}"))
+		if out := k.must(t, "cat", "/proc/"+pid+"/cgroup"); !strings.Contains(out, uid) {
+			t.Errorf("QEMU is not in the pod's control group:\n%s", out)
+		}
+	})
 	t.Run("exec", func(t *testing.T) {
 		if out := k.must(t, "kubectl", "exec", "whole", "-c", "web", "--", "sh", "-c", "echo $KUBERNETES_SERVICE_HOST; id -u"); out != "10.96.0.1\n0\n" {
 			t.Errorf("%q", out)

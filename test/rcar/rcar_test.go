@@ -103,9 +103,16 @@ func newWorld(t *testing.T) *world {
 // document names the trustee; note makes it another document.
 func (w *world) document(note string) []byte {
 	w.t.Helper()
+	return w.documentWith(note, func(*initdata.AAConfig) {})
+}
+
+// documentWith changes what the attestation agent is told.
+func (w *world) documentWith(note string, change func(*initdata.AAConfig)) []byte {
+	w.t.Helper()
 	aa := &initdata.AAConfig{}
 	aa.TokenConfigs.KBS = &initdata.AAKBS{URL: w.cfg.URL + "/ns/" + namespace, Cert: w.cfg.CAPEM}
 	aa.EventlogConfig = &initdata.AAEventlog{EnableEventlog: true}
+	change(aa)
 	text, err := initdata.EncodeConfig(aa)
 	if err != nil {
 		w.t.Fatal(err)

@@ -191,7 +191,7 @@ func TestKeyService(t *testing.T) {
 	refused("without it", "--key-service", func(c *Config) { c.KeyService = "" })
 	other := fakevault.Start(t)
 	refused("another service", "is wrapped by", func(c *Config) { c.KeyService = other.Spec(t, t.TempDir()) })
-	refused("a service of no kind", "is none of aws-kms, gcp-kms, pkcs11, vault-transit", func(c *Config) { c.KeyService = "kms:x" })
+	refused("a service of no kind", "is none of aws-kms, azure-kms, gcp-kms, pkcs11, vault-transit", func(c *Config) { c.KeyService = "kms:x" })
 	token := v.Token
 	v.Token = "hvs.other"
 	refused("a token that ended", "403", nil)
