@@ -93,10 +93,14 @@ func FuzzAuditLog(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add(string(lines(1)[0]))
+	f.Add(fmt.Sprintf(`{"kind":"admin","action":"remove audit log","log":{"log":%[1]q,"seq":1,"hash":%[1]q,"sha256":%[1]q}}`, auditlog.Genesis))
 	f.Fuzz(func(t *testing.T, in string) {
 		c := auditlog.NewChain()
 		if err := c.Next([]byte(in)); err == nil && c.Seq != 1 {
 			t.Errorf("%q is taken as record %d", in, c.Seq)
+		}
+		if what, err := auditlog.RemovedBy([]byte(in)); what != nil && (err != nil || len(what.Log) != 64 || len(what.Hash) != 64 || len(what.SHA256) != 64) {
+			t.Errorf("%q is taken for the record of a removal", in)
 		}
 		if _, err := auditlog.VerifyCheckpoint(in, pub); err == nil && in != raw {
 			t.Errorf("a forged checkpoint verifies: %q", in)

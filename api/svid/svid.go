@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"time"
 )
 
@@ -30,6 +32,15 @@ const (
 	QueryAudience = "audience"
 	MaxAudiences  = 8
 )
+
+// ParseAudiences reads the query of a request for a JWT.
+func ParseAudiences(raw string) ([]string, error) {
+	q, err := url.ParseQuery(raw)
+	if a := q[QueryAudience]; err == nil && len(q) == 1 && len(a) > 0 && len(a) <= MaxAudiences && !slices.Contains(a, "") {
+		return a, nil
+	}
+	return nil, fmt.Errorf("query: from 1 to %d of %s, and nothing else", MaxAudiences, QueryAudience)
+}
 
 const maxName = 63
 

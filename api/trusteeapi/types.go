@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/launch"
 )
@@ -202,6 +203,15 @@ type AuditLog struct {
 	Began   time.Time `json:"began,omitzero"` // when that was started
 	Records uint64    `json:"records"`
 	Own     bool      `json:"own,omitempty"` // of the replica that answers
+	// Removed, if set, says that only the signed end of the log is kept.
+	Removed *auditlog.Removal `json:"removed,omitempty"`
+}
+
+// AuditRemoval asks for the removal of an audit log.
+type AuditRemoval struct {
+	// SHA256 is that of the log's lines, each with its newline, in hex: whoever asks has
+	// them.
+	SHA256 string `json:"sha256"`
 }
 
 // Record tells one decision in full: what `coffer explain` shows.

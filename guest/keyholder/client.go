@@ -37,6 +37,10 @@ const (
 	ReasonWrongProtocol denial.Reason = "kbs-protocol"
 	// ReasonChannelNotBound: initdata wants evidence to cover the connection, and it cannot.
 	ReasonChannelNotBound denial.Reason = "channel-not-bound"
+	// ReasonIdentityNotListed: a workload asks for an identity that initdata does not list.
+	ReasonIdentityNotListed denial.Reason = "identity-not-listed"
+	// ReasonIdentityKey: the evidence covers no key that a certificate could be for.
+	ReasonIdentityKey denial.Reason = "identity-key-not-confirmed"
 )
 
 const (

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/resource"
+	"github.com/cofferproject/coffer/api/svid"
 )
 
 // expirySkew is how long before its end a token is no longer used.
@@ -226,20 +228,41 @@ type fetched struct {
 	version uint64
 }
 
-// resource fetches and opens one resource. A token that the trustee no longer
-// takes is replaced once.
+// question is what is asked of the trustee within a session.
+type question struct {
+	method string
+	body   []byte
+	header http.Header
+}
+
+// resource fetches and opens one resource, or a document about an identity.
 func (c *client) resource(ctx context.Context, u *resource.URI) (*fetched, error) {
+	if u.Plugin == svid.Plugin {
+		return c.identity(ctx, u)
+	}
 	v, err := kbs.ParseVersionQuery(u.Query)
 	if err != nil {
 		return nil, fmt.Errorf("resource %s: %w", u.Name(), err)
 	}
+	return c.fetch(ctx, u, requestTimeout+v.Wait, func(*session) (*question, error) { return &question{method: http.MethodGet}, nil })
+}
+
+// fetch asks and opens the answer. A token that the trustee no longer takes is replaced
+// once, and the question is made anew then.
+func (c *client) fetch(ctx context.Context, u *resource.URI, most time.Duration, ask func(*session) (*question, error)) (*fetched, error) {
 	var stale *session
 	for attempt := 0; ; attempt++ {
 		s, err := c.session(ctx, stale)
 		if err != nil {
 			return nil, err
 		}
-		raw, header, err := c.do(ctx, c.http, requestTimeout+v.Wait, http.MethodGet, u.HTTPPath(), nil, kbs.MaxJWE, http.Header{"Authorization": {"Bearer " + s.token}})
+		q, err := ask(s)
+		if err != nil {
+			return nil, err
+		}
+		h := http.Header{"Authorization": {"Bearer " + s.token}}
+		maps.Copy(h, q.header)
+		raw, header, err := c.do(ctx, c.http, most, q.method, u.HTTPPath(), q.body, kbs.MaxJWE, h)
 		if err == nil {
 			plain, err := kbs.Open(s.key, raw)
 			if err != nil {

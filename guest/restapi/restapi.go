@@ -3,7 +3,8 @@
 //
 // Served now: GET /cdh/resource/<repository>/<type>/<tag>, and as an addition of
 // ours its query version=, after= and wait= (api/kbs), the answer 304 where nothing
-// newer came, and the header that names the version; POST /aa/aael where the key
+// newer came, and the header that names the version; GET /coffer/identity/x509/<name> and
+// /coffer/identity/jwt/<name>?audience=, an addition too (api/svid); POST /aa/aael where the key
 // holder has a socket for it. The other paths of the attestation part answer 404 as a
 // server without that feature does.
 //
@@ -92,6 +93,7 @@ type getter interface {
 func newHandler(g getter, rec recorder) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(resourcePrefix+"/", func(w http.ResponseWriter, r *http.Request) { serveResource(w, r, g) })
+	mux.HandleFunc(identityPrefix+"/", func(w http.ResponseWriter, r *http.Request) { serveIdentity(w, r, g) })
 	if rec != nil {
 		mux.HandleFunc("POST /aa/aael", func(w http.ResponseWriter, r *http.Request) { serveEvent(w, r, rec) })
 	}

@@ -35,6 +35,12 @@ func (keyHolder) GetResource(_ context.Context, r *cdhpb.GetResourceRequest) (*c
 		return &cdhpb.GetResourceResponse{Resource: []byte("seventh"), CofferVersion: 7}, nil
 	case "kbs:///default/secret/1?after=7&wait=3":
 		return nil, status.Error(codes.OutOfRange, "there is no newer version")
+	case "kbs+svid:///x509/web":
+		return &cdhpb.GetResourceResponse{Resource: []byte(`{"x509_svid_key":"k"}`)}, nil
+	case "kbs+svid:///jwt/web?audience=https%3A%2F%2Fdb&audience=queue":
+		return &cdhpb.GetResourceResponse{Resource: []byte(`{"jwt_svid":"t"}`)}, nil
+	case "kbs+svid:///x509/other":
+		return nil, status.Error(codes.PermissionDenied, "denied by guest-keyholder: identity-not-listed")
 	case "kbs:///default/secret/other":
 		return nil, status.Error(codes.PermissionDenied, "denied by kbs: not-bound [record r-1]")
 	}
@@ -109,6 +115,13 @@ func TestServedPaths(t *testing.T) {
 	check("GET", "/cdh/resource/default/secret%2f..%2fx/1", 400, "path segment")
 	check("GET", "/aa/token?token_type=kbs", 404, "Attestation Feature Not Enabled")
 	check("GET", "/", 404, "")
+	check("GET", "/coffer/identity/x509/web", 200, `"k"`)
+	check("GET", "/coffer/identity/jwt/web?audience=https://db&audience=queue", 200, `"t"`)
+	check("GET", "/coffer/identity/x509/other", 403, "identity-not-listed")
+	check("POST", "/coffer/identity/x509/web", 405, "")
+	for _, bad := range []string{"x509/web?audience=a", "jwt/web", "jwt/web?audience=", "jwt/web?audience=a&x=1", "ssh/web", "x509/web/more", "x509/Web", "x509/..%2fweb", "x509/", "x509"} {
+		check("GET", "/coffer/identity/"+bad, 400, "")
+	}
 	// The key holder starts anew.
 	_ = kh.Close()
 	startKeyHolder(t, sock)

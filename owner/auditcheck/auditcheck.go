@@ -49,6 +49,10 @@ type Report struct {
 	Releases Releases `json:"releases"`
 	// Witness is what to keep for the next time.
 	Witness auditlog.Signed `json:"witness"`
+	// Removed says that the log was removed: only its signed end was checked.
+	Removed *auditlog.Removal `json:"removed,omitempty"`
+	// Unproven says that the record of the removal is in a log that was removed as well.
+	Unproven bool `json:"unproven,omitempty"`
 }
 
 // Options say what a log is held against.

@@ -21,7 +21,7 @@ import (
 
 // NewAuditCommand checks and looks through the trustee's audit log.
 func NewAuditCommand() *cobra.Command {
-	return group("audit", "Check the trustee's audit log, and judge what it records by another policy", newAuditVerify(), newAuditLogs(), newAuditReplay())
+	return group("audit", "Check the trustee's audit log, and judge what it records by another policy", newAuditVerify(), newAuditLogs(), newAuditExport(), newAuditSign(), newAuditRemove(), newAuditReplay())
 }
 
 func newAuditVerify() *cobra.Command {
@@ -38,7 +38,9 @@ first time and renewed after each check that finds nothing wrong.
 Without --dir the log is read from the trustee. With --dir it is a folder with its
 files and checkpoints.jsonl, and the witness's key is the one that counts. Where the
 trustee keeps logs in its database (serve --audit-log store), --log checks one that
-another replica wrote, or an earlier start of one, and --all checks all of them.
+another replica wrote, or an earlier start of one, and --all checks all of them. Of
+a log that was removed (coffer audit rm) --all checks what is kept: its signed end, that
+the witness knows no more of it, and that the removal is on record in another log.
 
 The witness may also be the file in which a receiver of the trustee's checkpoints keeps
 them, a webhook's or a syslog's (coffer-trustee serve --audit-witness): one checkpoint
@@ -117,12 +119,29 @@ func (v *auditVerification) run(cmd *cobra.Command, _ []string) error {
 func verifyAll(cmd *cobra.Command, sources []auditOf, o auditcheck.Options) error {
 	o.Unwitnessed = true // one that has just begun
 	reports := map[string]*auditcheck.Report{}
+	removals := auditcheck.NewRemovals()
 	for _, s := range sources {
-		r, err := auditcheck.Run(cmd.Context(), s.Source, o)
+		var r *auditcheck.Report
+		var err error
+		if s.removed != nil {
+			r, err = auditcheck.Buried(s.removed, o)
+		} else {
+			r, err = auditcheck.Run(cmd.Context(), removals.Watch(s.Source, s.id), o)
+		}
 		if err != nil {
 			return fmt.Errorf("audit log %.16s: %w", s.id, err)
 		}
 		reports[s.id] = r
+	}
+	for _, s := range sources {
+		if s.removed == nil {
+			continue
+		}
+		proven, err := removals.Check(s.removed, reports[s.id], func(id string) bool { return reports[id] != nil && reports[id].Removed != nil })
+		if err != nil {
+			return fmt.Errorf("audit log %.16s: %w", s.id, err)
+		}
+		reports[s.id].Unproven = !proven
 	}
 	for _, r := range reports {
 		for _, other := range r.OtherLogs {
@@ -190,6 +209,15 @@ func readWitness(name string) (*auditcheck.Options, bool, error) {
 
 // printAudit says what was found to be good.
 func printAudit(w io.Writer, r *auditcheck.Report) {
+	if x := r.Removed; x != nil {
+		where := "record %d of log %.16s says so"
+		if r.Unproven {
+			where = "record %d of log %.16s says so, which was removed as well: its export has it"
+		}
+		fmt.Fprintf(w, "removed at %s by %s, its end at record %d is signed, the witness was told %d times; "+where+"\n",
+			x.Time.Format(time.RFC3339), x.Actor, r.Records, r.Witnessed, x.Record, x.Log)
+		return
+	}
 	since := "nothing is known from an earlier time"
 	switch {
 	case r.Since > 0:
@@ -206,13 +234,17 @@ func printAudit(w io.Writer, r *auditcheck.Report) {
 }
 
 func auditLogs(l []trusteeapi.AuditLog) table {
-	t := table{head: []string{"LOG", "RECORDS", "HOST", "BEGAN"}, doc: l}
+	t := table{head: []string{"LOG", "RECORDS", "HOST", "BEGAN", "REMOVED"}, doc: l}
 	for _, x := range l {
 		began := "kept in files by the replica that answers"
 		if !x.Began.IsZero() {
 			began = x.Began.Format(time.RFC3339)
 		}
-		t.rows = append(t.rows, []string{x.ID, fmt.Sprint(x.Records), x.Host, began})
+		removed := ""
+		if x.Removed != nil {
+			removed = x.Removed.Time.Format(time.RFC3339)
+		}
+		t.rows = append(t.rows, []string{x.ID, fmt.Sprint(x.Records), x.Host, began, removed})
 	}
 	return t
 }
@@ -221,6 +253,7 @@ func auditLogs(l []trusteeapi.AuditLog) table {
 type auditOf struct {
 	id string // "" where there is one
 	auditcheck.Source
+	removed *auditcheck.Tombstone // of a log that has no lines any more
 }
 
 // sources gives what to check, and the key for it if there is no witness.
@@ -264,17 +297,33 @@ func (v *auditVerification) stored(ctx context.Context, c *trusteeclient.Client)
 		if !strings.HasPrefix(l.ID, v.log) {
 			continue
 		}
-		out = append(out, auditOf{l.ID, &auditcheck.Remote{
-			Page: func(ctx context.Context, after uint64, limit int) ([]string, error) {
-				return c.AuditOf(ctx, l.ID, after, limit)
-			},
-			Checkpoint: func(ctx context.Context) (*auditlog.Signed, error) { return c.AuditCheckpointOf(ctx, l.ID) },
-		}})
+		if l.Removed == nil {
+			out = append(out, auditOf{id: l.ID, Source: storedLog(c, l.ID)})
+			continue
+		}
+		if v.log != "" {
+			return nil, Exit(ExitInput, fmt.Errorf("--log %s: that log was removed at %s; --all checks its signed end", v.log, l.Removed.Time.Format(time.RFC3339)))
+		}
+		s, err := c.AuditCheckpointOf(ctx, l.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, auditOf{id: l.ID, removed: &auditcheck.Tombstone{Log: l.ID, Records: l.Records, Removal: *l.Removed, Signed: s}})
 	}
 	if v.log != "" && len(out) != 1 {
 		return nil, Exit(ExitInput, fmt.Errorf("--log %s: %d logs begin so (coffer audit logs)", v.log, len(out)))
 	}
 	return out, nil
+}
+
+// storedLog is a log of the trustee's database.
+func storedLog(c *trusteeclient.Client, id string) *auditcheck.Remote {
+	return &auditcheck.Remote{
+		Page: func(ctx context.Context, after uint64, limit int) ([]string, error) {
+			return c.AuditOf(ctx, id, after, limit)
+		},
+		Checkpoint: func(ctx context.Context) (*auditlog.Signed, error) { return c.AuditCheckpointOf(ctx, id) },
+	}
 }
 
 // replayed is the outcome of a replay.

@@ -96,3 +96,14 @@ func (c *Client) AuditCheckpointOf(ctx context.Context, log string) (*auditlog.S
 func (c *Client) AuditLogs(ctx context.Context) ([]trusteeapi.AuditLog, error) {
 	return list[trusteeapi.AuditLog](ctx, c, "/audit/logs", nil)
 }
+
+// SignAuditLog has the replica that answers sign where another one's log ends.
+func (c *Client) SignAuditLog(ctx context.Context, log string) (*auditlog.Signed, error) {
+	return post[auditlog.Signed](ctx, c, "/audit/logs/"+url.PathEscape(log)+"/checkpoint", struct{}{})
+}
+
+// RemoveAuditLog takes a finished log out of the trustee's database. sha256 is the
+// auditlog.Digest of what was exported, in hex.
+func (c *Client) RemoveAuditLog(ctx context.Context, log, sha256 string) (*auditlog.Removal, error) {
+	return post[auditlog.Removal](ctx, c, "/audit/logs/"+url.PathEscape(log)+"/removal", trusteeapi.AuditRemoval{SHA256: sha256})
+}

@@ -21,6 +21,7 @@ var trusted = map[string]string{
 	"trustee/provisioner.FuzzDecode":                   "an administrator, authenticated",
 	"api/ovmf.FuzzReadAbilities":                       "the owner's own firmware, or the node's",
 	"api/svid.FuzzDecodeX509":                          "the trustee, authenticated",
+	"guest/keyholder.FuzzIdentityDocument":             "the trustee, authenticated",
 	"api/refvalue.FuzzParse":                           "the administrator's bundles",
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",

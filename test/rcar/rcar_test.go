@@ -43,7 +43,7 @@ type world struct {
 	ns      *trusteeclient.Namespaced
 	trustee *trusteeclient.Client
 	guest   logBuffer
-	aa      string // the last guest's socket of the attestation agent
+	aa, cdh string // the last guest's sockets
 }
 
 // logBuffer keeps what a guest logged.
@@ -131,8 +131,14 @@ func (w *world) secret(name, value string, doc []byte) {
 	if _, err := w.ns.PutResource(ctx, name, []byte(value)); err != nil {
 		w.t.Fatal(err)
 	}
+	w.bind(name, doc)
+}
+
+// bind lets a document have what is stored.
+func (w *world) bind(name string, doc []byte) {
+	w.t.Helper()
 	sum := sha256.Sum256(doc)
-	if _, err := w.ns.Bind(ctx, name, trusteeapi.Binding{Initdata: []string{"sha256:" + hex.EncodeToString(sum[:])}}); err != nil {
+	if _, err := w.ns.Bind(context.Background(), name, trusteeapi.Binding{Initdata: []string{"sha256:" + hex.EncodeToString(sum[:])}}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -158,7 +164,7 @@ func (w *world) boot(measured, sent []byte) cdhpb.GetResourceServiceService {
 		EventLogDir:  filepath.Join(dir, "aael"),
 		Logger:       slog.New(slog.NewTextHandler(&w.guest, nil)),
 	}
-	w.aa = cfg.AASocket
+	w.aa, w.cdh = cfg.AASocket, cfg.CDHSocket
 	s, err := keyholder.New(cfg)
 	if err != nil {
 		t.Fatal(err)

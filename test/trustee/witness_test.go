@@ -116,6 +116,13 @@ func newCommands(t *testing.T) *commands {
 // serve starts a trustee, and gives what stops it.
 func (c *commands) serve(args ...string) func() {
 	c.t.Helper()
+	_, stop := c.server(args...)
+	return stop
+}
+
+// server is serve that gives the process as well.
+func (c *commands) server(args ...string) (*os.Process, func()) {
+	c.t.Helper()
 	server := exec.Command(filepath.Join(c.bin, "coffer-trustee"), append([]string{"serve", "--die-with-parent"}, args...)...)
 	server.Env, server.Dir = c.env, c.dir
 	ready, err := server.StdoutPipe()
@@ -136,7 +143,7 @@ func (c *commands) serve(args ...string) func() {
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
 		c.t.Fatalf("the trustee does not start: %v", err)
 	}
-	return stop
+	return server.Process, stop
 }
 
 func (c *commands) coffer(stdin string, args ...string) (string, error) {
@@ -263,16 +270,7 @@ func TestLogsInStore(t *testing.T) {
 // takeOldestLog deletes a log from a store, as who owns it can.
 func takeOldestLog(t *testing.T, state string) {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(state, "*.db"))
-	if err != nil || len(names) != 1 {
-		t.Fatal(names, err)
-	}
-	s, err := bolt.Open(names[0], time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.Update(t.Context(), func(tx store.Tx) error {
+	inStore(t, state, func(tx store.Tx) error {
 		var oldest string
 		var began time.Time
 		if err := tx.Scan("audit-logs", "", func(key string, value []byte) (bool, error) {
@@ -291,7 +289,22 @@ func takeOldestLog(t *testing.T, state string) {
 			return errors.New("no log")
 		}
 		return tx.Delete("audit-logs", oldest)
-	}); err != nil {
+	})
+}
+
+// inStore changes the store of a trustee that is stopped.
+func inStore(t *testing.T, state string, fn func(store.Tx) error) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(state, "*.db"))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	s, err := bolt.Open(names[0], time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Update(t.Context(), fn); err != nil {
 		t.Fatal(err)
 	}
 }

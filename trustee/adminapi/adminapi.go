@@ -245,6 +245,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	var bad *httpio.Bad
 	var full *limits.Error
+	var kept *audit.Refusal
 	switch {
 	case errors.As(err, &bad):
 		httpio.WriteError(w, http.StatusBadRequest, bad.Type, bad.Detail)
@@ -260,6 +261,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		httpio.Write(w, http.StatusConflict, kbs.ErrorInfo{
 			Type: httpio.TypePrefix + httpio.TypeAdmin, Detail: err.Error(), Reason: string(limits.Reason), Claim: string(full.Name),
 		})
+	case errors.As(err, &kept):
+		httpio.Write(w, http.StatusConflict, kbs.ErrorInfo{
+			Type: httpio.TypePrefix + httpio.TypeAdmin, Detail: err.Error(), Reason: string(kept.Reason), Claim: "audit log",
+		})
+	case errors.Is(err, audit.ErrNoLog):
+		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
 	case errors.Is(err, tenant.ErrConflict):
 		httpio.WriteError(w, http.StatusConflict, httpio.TypeSerde, err.Error())
 	default:

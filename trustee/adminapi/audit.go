@@ -34,7 +34,8 @@ func (c *call) storedLog(id string) (*audit.Stored, error) {
 	return l, err
 }
 
-// auditLogs lists this server's own log, and those in the store.
+// auditLogs lists this server's own log, and those in the store, with those that were
+// removed.
 func (c *call) auditLogs() (any, error) {
 	own, seq, err := c.cfg.Audit.End(c.ctx())
 	if err != nil {
@@ -47,7 +48,7 @@ func (c *call) auditLogs() (any, error) {
 	out := []trusteeapi.AuditLog{}
 	found := false
 	for _, l := range stored {
-		x := trusteeapi.AuditLog{ID: l.ID, Host: l.Host, Began: l.Began, Records: l.Records, Own: l.ID == own}
+		x := trusteeapi.AuditLog{ID: l.ID, Host: l.Host, Began: l.Began, Records: l.Records, Own: l.ID == own, Removed: l.Removed}
 		found = found || x.Own
 		out = append(out, x)
 	}

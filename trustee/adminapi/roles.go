@@ -23,12 +23,15 @@ const (
 	WriteSecrets    Permission = "secrets:write"
 	// MapSecrets says which secret of a store outside goes by a name here: whoever may,
 	// reaches secrets that he does not know.
-	MapSecrets       Permission = "secrets:map"
-	WriteTrust       Permission = "trust:write"
-	WriteCollateral  Permission = "collateral:write"
-	ReadRecords      Permission = "records:read"
-	ReadAudit        Permission = "audit:read"     // a namespace's
-	ReadAuditLog     Permission = "audit-log:read" // the whole
+	MapSecrets      Permission = "secrets:map"
+	WriteTrust      Permission = "trust:write"
+	WriteCollateral Permission = "collateral:write"
+	ReadRecords     Permission = "records:read"
+	ReadAudit       Permission = "audit:read"     // a namespace's
+	ReadAuditLog    Permission = "audit-log:read" // the whole
+	// RemoveAuditLog takes finished logs out of the store, and signs the ends of those
+	// whose server could not. Auditors do not have it, nor owners: what both read stays.
+	RemoveAuditLog   Permission = "audit-log:remove"
 	MakeBackup       Permission = "backup:make"
 	RotateKeys       Permission = "keys:rotate"
 	WriteIdentities  Permission = "identities:write"
@@ -45,7 +48,7 @@ const (
 var granted = map[trusteeapi.Role][]Permission{
 	trusteeapi.RoleAdmin: {
 		ReadInfo, ReadTenant, WriteNamespaces, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, WriteCollateral,
-		ReadRecords, ReadAudit, ReadAuditLog, MakeBackup, RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
+		ReadRecords, ReadAudit, ReadAuditLog, RemoveAuditLog, MakeBackup, RotateKeys, WriteIdentities, ReadCredentials, WriteCredentials,
 	},
 	trusteeapi.RoleOwner: {
 		ReadInfo, ReadTenant, WriteOwners, WriteSeals, WriteBindings, WriteDigests, WriteSecrets, MapSecrets, WriteTrust, ReadRecords, ReadAudit, ReadAuditLog,
@@ -59,7 +62,7 @@ var granted = map[trusteeapi.Role][]Permission{
 
 // wide are the permissions on what all namespaces share: a grant in one of them is
 // not enough.
-var wide = []Permission{WriteNamespaces, WriteCollateral, ReadAuditLog, MakeBackup}
+var wide = []Permission{WriteNamespaces, WriteCollateral, ReadAuditLog, RemoveAuditLog, MakeBackup}
 
 // Scopes of operations.
 const (

@@ -45,6 +45,8 @@ func routes() []route {
 		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
 		{"GET", "/audit/logs", ReadAuditLog, 0, (*call).auditLogs},
 		{"GET", "/audit/checkpoint", ReadAuditLog, 0, (*call).auditCheckpoint},
+		{"POST", "/audit/logs/{log}/checkpoint", RemoveAuditLog, small, (*call).signAuditLog},
+		{"POST", "/audit/logs/{log}/removal", RemoveAuditLog, small, (*call).removeAuditLog},
 		{"GET", "/attestations/{id}", ReadRecords, 0, (*call).attestation},
 
 		{"GET", "/namespaces", ReadTenant, 0, (*call).namespaces},

@@ -67,6 +67,8 @@ type Entry struct {
 	Component string    `json:"component,omitempty"`
 	Claim     string    `json:"claim,omitempty"`
 	Count     uint64    `json:"count,omitempty"`
+	// Log is the log that an administrator removed.
+	Log *auditlog.Removed `json:"log,omitempty"`
 }
 
 // ErrClosed says that the log was closed.

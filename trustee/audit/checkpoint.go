@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cofferproject/coffer/api/auditlog"
 	"github.com/cofferproject/coffer/trustee/keyring"
@@ -32,7 +33,8 @@ type Checkpointer struct {
 	instance string
 
 	mu   sync.Mutex
-	last uint64 // written to the file by this process
+	last uint64    // written to the file by this process
+	at   time.Time // when that was
 }
 
 // NewCheckpointer makes one for a log.
@@ -62,18 +64,25 @@ func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, *auditlog.Che
 	return &auditlog.Signed{Checkpoint: raw, PublicKey: c.public}, what, nil
 }
 
-// Write appends a checkpoint to the file if the log has grown since the last one.
+// signAgain is how often the end of a log in a store is signed that has not grown: so
+// long as its server lives, what is signed about it is not old (Remove).
+const signAgain = time.Hour
+
+// Write keeps a checkpoint if the log has grown since the last one.
 func (c *Checkpointer) Write(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, what, err := c.Now(ctx)
-	if err != nil || what.Seq == c.last {
+	if err != nil {
 		return err
+	}
+	if what.Seq == c.last && (c.log.cfg.Store == nil || what.Time.Sub(c.at) < signAgain) {
+		return nil
 	}
 	if err := c.log.w.m.keep(s.Checkpoint, c.public); err != nil {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
-	c.last = what.Seq
+	c.last, c.at = what.Seq, what.Time
 	if c.Publish != nil {
 		c.Publish(*s)
 	}

@@ -36,6 +36,26 @@ type head struct {
 	Epoch uint64    `json:"epoch"` // of the last recovery
 	Host  string    `json:"host,omitempty"`
 	Began time.Time `json:"began"`
+	// Closed says that another server has signed where the log ends (SignEnd): what the
+	// one whose log it is has there, acknowledged or not, stays as it is.
+	Closed bool `json:"closed,omitempty"`
+	// Removed makes the head a tombstone: its records are gone, or about to be; Emptied
+	// says that none is left.
+	Removed *auditlog.Removal `json:"removed,omitempty"`
+	Emptied bool              `json:"emptied,omitempty"`
+}
+
+// open says why a log takes nothing more; nil: it does, or there is none yet.
+func (h *head) open() error {
+	switch {
+	case h == nil:
+		return nil
+	case h.Removed != nil:
+		return removed(h.Removed)
+	case h.Closed:
+		return errors.New("another server has signed where this log ends")
+	}
+	return nil
 }
 
 // rows is a log in a store. Its name is random: every start begins a log.
@@ -71,6 +91,9 @@ func (r *rows) append(lines []byte, from, to end) error {
 		if err != nil {
 			return err
 		}
+		if err := h.open(); err != nil {
+			return err
+		}
 		if ok != r.begun || ok && (h.Seq != from.seq || h.Hash != from.hash || h.Epoch != r.epoch) {
 			return errors.New("the log in the store does not end where this server left it")
 		}
@@ -93,6 +116,9 @@ func (r *rows) recover(at end) error {
 			return err
 		}
 		epoch = r.epoch + 1
+		if err := h.open(); err != nil {
+			return err
+		}
 		if h != nil {
 			epoch = max(epoch, h.Epoch+1)
 		}
@@ -122,6 +148,13 @@ func (r *rows) read(from uint64, fn func(seq uint64, line []byte) bool) error {
 
 func readRows(s store.Store, name string, from uint64, fn func(seq uint64, line []byte) bool) error {
 	return s.View(context.Background(), func(tx store.Tx) error {
+		h, _, err := store.GetJSON[head](tx, bucketHeads, name)
+		if err != nil {
+			return err
+		}
+		if h != nil && h.Removed != nil {
+			return removed(h.Removed) // rather than what is left of it
+		}
 		return tx.Scan(bucketRecords+name, seqKey(from), func(_ string, value []byte) (bool, error) {
 			for line := range bytes.Lines(value) {
 				line = bytes.TrimSuffix(line, []byte{'\n'})
@@ -144,6 +177,13 @@ func (r *rows) openCheckpoints() error { return nil }
 
 func (r *rows) keep(signed, public string) error {
 	return r.update(func(tx store.Tx) error {
+		h, _, err := store.GetJSON[head](tx, bucketHeads, r.name)
+		if err != nil {
+			return err
+		}
+		if err := h.open(); err != nil {
+			return err
+		}
 		return store.PutJSON(tx, bucketCheckpoints, r.name, auditlog.Signed{Checkpoint: signed, PublicKey: public})
 	})
 }
@@ -156,25 +196,25 @@ type Stored struct {
 	Host    string    // of the server that wrote it
 	Began   time.Time // when that was started
 	Records uint64
+	// Removed, if set, says that there is only the signed end of it.
+	Removed *auditlog.Removal
 
-	name string
-	s    store.Store
+	name  string
+	hash  string // of its last record
+	epoch uint64
+	s     store.Store
 }
 
-// List gives the logs of a store that have a record, the oldest first.
+// List gives the logs of a store that have a record, the oldest first, and what is kept
+// of those that were removed.
 func List(ctx context.Context, s store.Store) ([]*Stored, error) {
 	var out []*Stored
 	err := s.View(ctx, func(tx store.Tx) error {
 		out = nil
-		return tx.Scan(bucketHeads, "", func(key string, value []byte) (bool, error) {
-			var h head
-			if err := json.Unmarshal(value, &h); err != nil {
-				return false, fmt.Errorf("%s/%s: %w", bucketHeads, key, err)
-			}
+		return eachHead(tx, func(key string, h *head) {
 			if h.ID != "" {
-				out = append(out, &Stored{ID: h.ID, Host: h.Host, Began: h.Began, Records: h.Seq, name: key, s: s})
+				out = append(out, &Stored{ID: h.ID, Host: h.Host, Began: h.Began, Records: h.Seq, Removed: h.Removed, name: key, hash: h.Hash, epoch: h.Epoch, s: s})
 			}
-			return true, nil
 		})
 	})
 	if err != nil {
@@ -182,6 +222,17 @@ func List(ctx context.Context, s store.Store) ([]*Stored, error) {
 	}
 	slices.SortFunc(out, func(a, b *Stored) int { return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.ID, b.ID)) })
 	return out, nil
+}
+
+func eachHead(tx store.Tx, fn func(name string, h *head)) error {
+	return tx.Scan(bucketHeads, "", func(key string, value []byte) (bool, error) {
+		h := new(head)
+		if err := json.Unmarshal(value, h); err != nil {
+			return false, fmt.Errorf("%s/%s: %w", bucketHeads, key, err)
+		}
+		fn(key, h)
+		return true, nil
+	})
 }
 
 // Find gives the log of a store with an id, or ErrNoLog.

@@ -68,10 +68,9 @@ func (c *call) certificate(path []string, req release.Request) error {
 }
 
 func (c *call) jwt(path []string, req release.Request) error {
-	query := c.r.URL.Query()
-	audiences := query[svid.QueryAudience]
-	if len(query) != 1 || len(audiences) == 0 || len(audiences) > svid.MaxAudiences {
-		return httpio.BadRequest(httpio.TypePath, fmt.Sprintf("query: from 1 to %d of %s, and nothing else", svid.MaxAudiences, svid.QueryAudience))
+	audiences, err := svid.ParseAudiences(c.r.URL.RawQuery)
+	if err != nil {
+		return httpio.BadRequest(httpio.TypePath, err.Error())
 	}
 	// All of them are what a policy judges, not the last one alone.
 	req.Query = map[string]string{svid.QueryAudience: strings.Join(audiences, ",")}

@@ -485,7 +485,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 			for n := sweepBatch; n == sweepBatch && err == nil; {
 				n, err = s.sessions.Sweep(ctx, sweepBatch)
 			}
-			err = errors.Join(err, s.purge(ctx))
+			err = errors.Join(err, s.purge(ctx), audit.Sweep(ctx, s.store))
 		case <-refresh.C:
 			err = errors.Join(s.shelf.Refresh(ctx), s.tokens.Refresh(ctx), s.tlsFiles(ctx))
 			if errors.Is(err, store.ErrUnavailable) {
