@@ -94,3 +94,20 @@ func TestAuditRetention(t *testing.T) {
 		t.Errorf("%d records of the removal", n)
 	}
 }
+
+// A log in the store is signed often enough to be seen to live, whatever was configured.
+func TestCheckpointsOfAStoredLog(t *testing.T) {
+	for _, tc := range []struct {
+		every   time.Duration
+		inStore bool
+		want    time.Duration
+	}{
+		{0, false, 5 * time.Minute}, {0, true, 5 * time.Minute}, {time.Millisecond, true, 100 * time.Millisecond},
+		{48 * time.Hour, false, 48 * time.Hour}, {48 * time.Hour, true, audit.SignAgain / 2},
+	} {
+		s := &Server{cfg: Config{Audit: Audit{CheckpointEvery: tc.every, InStore: tc.inStore}}}
+		if got := s.checkpointEvery(); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
+	}
+}
