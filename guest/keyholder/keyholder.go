@@ -5,7 +5,9 @@
 // Invariants: the only trustee is the one in initdata, over TLS, under the CA
 // in initdata; one attestation serves all requests until its token ends; the
 // TEE's private key never leaves the process unless initdata says so; a layer's
-// key is unwrapped only for an image of the pod policy; no secret is logged.
+// key is unwrapped only for an image of the pod policy; a key for identities is
+// born here and leaves only with a certificate for a name that initdata lists; where
+// initdata binds evidence to the channel there is none for any other; no secret is logged.
 //
 // Trust zone: guest. guest/proc gives the process locked memory and no dumps.
 package keyholder
