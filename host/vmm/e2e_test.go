@@ -335,7 +335,7 @@ func TestRefusals(t *testing.T) {
 		{"no swtpm", "swtpm is missing", func(_ *launch.Spec, p *platform.Platform) { p.SWTPM = "/nonexistent/swtpm" }},
 		{"no kernel", "opening the kernel", func(s *launch.Spec, _ *platform.Platform) { s.Kernel.Path = "/nonexistent/kernel" }},
 		{"other kernel", "SHA-256", func(s *launch.Spec, _ *platform.Platform) { s.Kernel.SHA256 = strings.Repeat("0", 64) }},
-		{"unknown TEE", "not one this driver launches", func(s *launch.Spec, _ *platform.Platform) { s.TEE = "snp" }},
+		{"unknown TEE", "not one this driver launches", func(s *launch.Spec, _ *platform.Platform) { s.TEE = "csv" }},
 		{"no firmware", "firmware", func(s *launch.Spec, _ *platform.Platform) { s.Firmware.Path = "" }},
 		{"bad CPU", "QEMU refused", func(s *launch.Spec, _ *platform.Platform) { s.CPUModel = "pentium9" }},
 		{"bad initdata", "initdata", func(s *launch.Spec, _ *platform.Platform) { s.Initdata = make([]byte, launch.MaxInitdata+1) }},

@@ -228,3 +228,49 @@ func TestOtherTEEs(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatAKubeletDoes: probes and hooks by command, a sidecar, the service account's
+// files, host aliases; and a probe that fails restarts the container.
+func TestWhatAKubeletDoes(t *testing.T) {
+	k := cluster
+	path, _ := k.seal(t, "tpm-sim", `apiVersion: v1
+kind: Pod
+metadata: {name: probed}
+spec:
+  runtimeClassName: coffer-tpm-sim
+  terminationGracePeriodSeconds: 2
+  hostAliases: [{ip: 10.1.2.3, hostnames: [db.example]}]
+  initContainers:
+  - name: side
+    image: docker.io/library/busybox:latest
+    restartPolicy: Always
+    command: [sh, -c, 'echo side is up; while true; do date > /work/beat; sleep 1; done']
+    startupProbe: {exec: {command: [test, -s, /work/beat]}, periodSeconds: 1, failureThreshold: 60}
+    volumeMounts: [{name: work, mountPath: /work}]
+  containers:
+  - name: c
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'S=/var/run/secrets/kubernetes.io/serviceaccount; cat /work/hello /work/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
+    lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /work/hello']}}}
+    readinessProbe: {exec: {command: [test, -e, /tmp/ok]}, periodSeconds: 1}
+    livenessProbe: {exec: {command: [test, '!', -e, /work/die]}, periodSeconds: 1, failureThreshold: 1}
+    volumeMounts: [{name: work, mountPath: /work}]
+  volumes: [{name: work, emptyDir: {}}]
+`, "--allow-exec")
+	k.apply(t, path)
+	k.ready(t, "probed")
+	log := k.must(t, "kubectl", "logs", "probed", "-c", "c")
+	for _, want := range []string{"namespace=default", "ca=1", "10.1.2.3\tdb.example"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "token=0") || !strings.Contains(log, "token=") {
+		t.Errorf("no token:\n%s", log)
+	}
+	k.must(t, "kubectl", "exec", "probed", "-c", "c", "--", "touch", "/work/die")
+	eventually(t, "the container's restart after its probe failed", func() (bool, string) {
+		out, err := k.in("kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
+		return err == nil && out != "0" && out != "", out
+	})
+}

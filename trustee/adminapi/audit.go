@@ -13,6 +13,17 @@ import (
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
+// auditRoutes are those of the whole audit log.
+func auditRoutes() []route {
+	return []route{
+		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
+		{"GET", "/audit/logs", ReadAuditLog, 0, (*call).auditLogs},
+		{"GET", "/audit/checkpoint", ReadAuditLog, 0, (*call).auditCheckpoint},
+		{"POST", "/audit/logs/{log}/checkpoint", RemoveAuditLog, small, (*call).signAuditLog},
+		{"POST", "/audit/logs/{log}/removal", RemoveAuditLog, small, (*call).removeAuditLog},
+	}
+}
+
 // auditLog is the log that the query names, which is this server's own unless the
 // store has others.
 func (c *call) auditLog() (interface {

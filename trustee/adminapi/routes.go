@@ -39,14 +39,9 @@ func routes() []route {
 		ns  = "/namespaces/{ns}"
 		res = "/{repository}/{type}/{tag}"
 	)
-	return append(append(accessRoutes(), identityRoutes()...), []route{
+	return append(slices.Concat(accessRoutes(), identityRoutes(), auditRoutes()), []route{
 		{"GET", "/info", ReadInfo, 0, func(c *call) (any, error) { return c.cfg.Info, nil }},
 		{"POST", "/backup", MakeBackup, small, func(c *call) (any, error) { return stream(c.cfg.Backup), nil }},
-		{"GET", "/audit", ReadAuditLog, 0, (*call).auditTail},
-		{"GET", "/audit/logs", ReadAuditLog, 0, (*call).auditLogs},
-		{"GET", "/audit/checkpoint", ReadAuditLog, 0, (*call).auditCheckpoint},
-		{"POST", "/audit/logs/{log}/checkpoint", RemoveAuditLog, small, (*call).signAuditLog},
-		{"POST", "/audit/logs/{log}/removal", RemoveAuditLog, small, (*call).removeAuditLog},
 		{"GET", "/attestations/{id}", ReadRecords, 0, (*call).attestation},
 
 		{"GET", "/namespaces", ReadTenant, 0, (*call).namespaces},

@@ -64,9 +64,10 @@ func (c *Checkpointer) Now(ctx context.Context) (*auditlog.Signed, *auditlog.Che
 	return &auditlog.Signed{Checkpoint: raw, PublicKey: c.public}, what, nil
 }
 
-// signAgain is how often the end of a log in a store is signed that has not grown: so
-// long as its server lives, what is signed about it is not old (Remove).
-const signAgain = time.Hour
+// SignAgain is how often at least the end of a log in a store is signed, also one that has
+// not grown: so long as its server lives, what is signed about it is not old (Remove).
+// Whoever calls Write does it so often.
+const SignAgain = time.Hour
 
 // Write keeps a checkpoint if the log has grown since the last one.
 func (c *Checkpointer) Write(ctx context.Context) error {
@@ -76,7 +77,7 @@ func (c *Checkpointer) Write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if what.Seq == c.last && (c.log.cfg.Store == nil || what.Time.Sub(c.at) < signAgain) {
+	if what.Seq == c.last && (c.log.cfg.Store == nil || what.Time.Sub(c.at) < SignAgain) {
 		return nil
 	}
 	if err := c.log.w.m.keep(s.Checkpoint, c.public); err != nil {

@@ -166,7 +166,7 @@ func (l *Stored) walk(ctx context.Context, fn func(*auditlog.Chain) error) (stri
 
 // silence is how long a server must have signed nothing before another one signs where its
 // log ends.
-const silence = 2 * signAgain
+const silence = 2 * SignAgain
 
 // SignEnd signs where the log of another server ends, which did not do it itself: it was
 // killed. The log must be whole and as it was when it was signed last. It takes nothing

@@ -164,6 +164,9 @@ func TestRemove(t *testing.T) {
 	}
 	_, err = r.remove(r.find(own), digest)
 	r.refused("the own log", err, ReasonInUse)
+	if err := empty(t.Context(), r.s, old.name); err != nil {
+		t.Fatal(err)
+	}
 	if old = r.find(old.ID); old.Removed != nil || r.left(old) != 5 {
 		t.Fatalf("refused, and %+v with %d values", old.Removed, r.left(old))
 	}
@@ -397,7 +400,8 @@ func TestRemoveRaces(t *testing.T) {
 		"grows": func(r *retention, l *Log, _ *Checkpointer) error {
 			return l.Append(r.t.Context(), &Entry{Kind: KindRelease})
 		},
-		"signs": func(r *retention, _ *Log, c *Checkpointer) error { return c.Write(r.t.Context()) },
+		"recovers": func(_ *retention, l *Log, _ *Checkpointer) error { return l.w.m.recover(l.w.at) },
+		"signs":    func(r *retention, _ *Log, c *Checkpointer) error { return c.Write(r.t.Context()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRetention(t, openBolt(t))

@@ -30,10 +30,14 @@ const (
 )
 
 func (s *Server) checkpointEvery() time.Duration {
-	if d := s.cfg.Audit.CheckpointEvery; d != 0 {
-		return max(d, leastCheckpointEvery)
+	d := defaultCheckpointEvery
+	if every := s.cfg.Audit.CheckpointEvery; every != 0 {
+		d = max(every, leastCheckpointEvery)
 	}
-	return defaultCheckpointEvery
+	if s.cfg.Audit.InStore {
+		d = min(d, audit.SignAgain/2) // a tick may come a little before its hour
+	}
+	return d
 }
 
 // openAudit opens the log where it is to be.
