@@ -119,6 +119,11 @@ e2e-kube: deps build guest standins kube ## sealed pods on a Kubernetes of its o
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 60m -v .
 
+.PHONY: bench-kube
+bench-kube: deps build guest standins kube ## measure pods of a cluster: kubectl apply to Ready, the shim's cost
+	cd test/kube && COFFER_KUBE_TEST=1 COFFER_KUBE_BENCH=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
+	  $(GO) test -count=1 -timeout 60m -v -run HowFast .
+
 .PHONY: race
 race: ## unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
