@@ -24,7 +24,7 @@ func TestHowFast(t *testing.T) {
 		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
 			manifest := simple(name, class, "sleep 3600")
-			path := ""
+			var path string
 			if class == "runc" {
 				path = k.file(t, strings.Replace(manifest, "  runtimeClassName: runc\n", "", 1))
 			} else {
