@@ -48,17 +48,17 @@ spec:
   initContainers:
   - name: prepare
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'echo prepared > /work/state']
-    volumeMounts: [{name: work, mountPath: /work}]
+    command: [sh, -c, 'echo prepared > /scratch/state']
+    volumeMounts: [{name: work, mountPath: /scratch}]
   containers:
   - name: web
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'cat /work/state /etc/settings/shape.txt; echo colour=$COLOUR host=$(hostname); echo gone > /dev/termination-log; mkdir /www; echo from the guest > /www/index.html; trap "echo stopping; exit 0" TERM; httpd -p 8080 -h /www; while true; do sleep 0.2; done']
+    command: [sh, -c, 'cat /scratch/state /etc/settings/shape.txt; echo colour=$COLOUR host=$(hostname); echo gone > /dev/termination-log; mkdir /www; echo from the guest > /www/index.html; trap "echo stopping; exit 0" TERM; httpd -p 8080 -h /www; while true; do sleep 0.2; done']
     env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]
     ports: [{containerPort: 8080}]
     resources: {limits: {memory: 64Mi, cpu: 500m}}
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [NET_RAW]}}
-    volumeMounts: [{name: work, mountPath: /work}, {name: settings, mountPath: /etc/settings}]
+    volumeMounts: [{name: work, mountPath: /scratch}, {name: settings, mountPath: /etc/settings}]
   volumes:
   - {name: work, emptyDir: {}}
   - {name: settings, configMap: {name: settings}}
@@ -244,17 +244,17 @@ spec:
   - name: side
     image: docker.io/library/busybox:latest
     restartPolicy: Always
-    command: [sh, -c, 'echo side is up; while true; do date > /work/beat; sleep 1; done']
-    startupProbe: {exec: {command: [test, -s, /work/beat]}, periodSeconds: 1, failureThreshold: 60}
-    volumeMounts: [{name: work, mountPath: /work}]
+    command: [sh, -c, 'echo side is up; while true; do date > /scratch/beat; sleep 1; done']
+    startupProbe: {exec: {command: [test, -s, /scratch/beat]}, periodSeconds: 1, failureThreshold: 60}
+    volumeMounts: [{name: work, mountPath: /scratch}]
   containers:
   - name: c
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'S=/var/run/secrets/kubernetes.io/serviceaccount; cat /work/hello /work/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
-    lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /work/hello']}}}
+    command: [sh, -c, 'S=/var/run/secrets/kubernetes.io/serviceaccount; cat /scratch/hello /scratch/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
+    lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /scratch/hello']}}}
     readinessProbe: {exec: {command: [test, -e, /tmp/ok]}, periodSeconds: 1}
-    livenessProbe: {exec: {command: [test, '!', -e, /work/die]}, periodSeconds: 1, failureThreshold: 1}
-    volumeMounts: [{name: work, mountPath: /work}]
+    livenessProbe: {exec: {command: [test, '!', -e, /scratch/die]}, periodSeconds: 1, failureThreshold: 1}
+    volumeMounts: [{name: work, mountPath: /scratch}]
   volumes: [{name: work, emptyDir: {}}]
 `, "--allow-exec")
 	k.apply(t, path)
@@ -268,7 +268,7 @@ spec:
 	if strings.Contains(log, "token=0") || !strings.Contains(log, "token=") {
 		t.Errorf("no token:\n%s", log)
 	}
-	k.must(t, "kubectl", "exec", "probed", "-c", "c", "--", "touch", "/work/die")
+	k.must(t, "kubectl", "exec", "probed", "-c", "c", "--", "touch", "/scratch/die")
 	eventually(t, "the container's restart after its probe failed", func() (bool, string) {
 		out, err := k.in("kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
 		return err == nil && out != "0" && out != "", out
