@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -35,7 +36,8 @@ func (p *pod) copyAccount(ctx context.Context, v *podpolicy.Volume, s *specs.Spe
 		if filepath.Clean(s.Mounts[i].Destination) != podpolicy.ServiceAccountDir {
 			continue
 		}
-		if _, dir, ok := volumeOf(s.Mounts[i].Source); ok && dir != "" {
+		// Only what the API server has added: no other path of the node is read.
+		if name, dir, ok := volumeOf(s.Mounts[i].Source); ok && dir != "" && strings.HasPrefix(name, accountPrefix) {
 			a := &account{volume: v, dir: dir, sent: map[string][]byte{}}
 			if err := call(ctx, callTimeout, p.agent.CopyFile, podpolicy.CopyDirRequest(v, "")); err != nil {
 				return err

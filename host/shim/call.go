@@ -10,11 +10,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/cofferproject/coffer/api/launch"
 )
-
-type launchSpec = launch.Spec
 
 // guestError is the guest agent's answer in its own words.
 type guestError struct{ st *status.Status }

@@ -20,6 +20,7 @@ import (
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/host/podnet"
@@ -119,7 +120,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 			return nil, err
 		}
 	}
-	if err := p.launch(ctx, spec, network); err != nil {
+	if err := p.launch(ctx, pf, spec, network); err != nil {
 		return nil, err
 	}
 	if s.Linux != nil && !c.NoPodCgroup {
@@ -253,15 +254,11 @@ func (p *pod) endError() error {
 	return errors.New(msg)
 }
 
-func (p *pod) launch(ctx context.Context, spec *launchSpec, n *podnet.Network) error {
+// launch starts the TEE on the network, whose taps are the driver's from then on.
+func (p *pod) launch(ctx context.Context, pf *platform.Platform, spec *launch.Spec, n *podnet.Network) error {
 	network := &vmm.Network{}
 	for _, i := range n.Interfaces {
 		network.Taps = append(network.Taps, vmm.Tap{File: i.Tap, MAC: i.MAC})
-	}
-	pf, err := platform.Load(p.config.Platform)
-	if err != nil {
-		n.Close()
-		return err
 	}
 	driver, err := vmm.New(pf, vmm.Options{
 		CacheDir: p.config.Cache, Supervisor: []string{filepath.Join(p.config.Bin, "coffer-node"), "supervise"},

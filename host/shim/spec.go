@@ -13,20 +13,20 @@ import (
 
 // Annotations of CRI's two implementations that say what a bundle is.
 const (
-	criType       = "io.kubernetes.cri.container-type"
-	criSandbox    = "io.kubernetes.cri.sandbox-id"
-	criName       = "io.kubernetes.cri.container-name"
-	criMemory     = "io.kubernetes.cri.sandbox-memory"
-	criCPUQuota   = "io.kubernetes.cri.sandbox-cpu-quota"
-	criCPUPeriod  = "io.kubernetes.cri.sandbox-cpu-period"
-	crioType      = "io.kubernetes.cri-o.ContainerType"
-	crioSandbox   = "io.kubernetes.cri-o.SandboxID"
-	crioName      = "io.kubernetes.cri-o.ContainerName"
-	criLegacyType = "io.kubernetes.container.name" // set by CRI-O's older releases
-	typeSandbox   = "sandbox"
-	typeContainer = "container"
-	maxSpec       = 16 << 20
-	specFile      = "config.json"
+	criType        = "io.kubernetes.cri.container-type"
+	criSandbox     = "io.kubernetes.cri.sandbox-id"
+	criName        = "io.kubernetes.cri.container-name"
+	criMemory      = "io.kubernetes.cri.sandbox-memory"
+	criCPUQuota    = "io.kubernetes.cri.sandbox-cpu-quota"
+	criCPUPeriod   = "io.kubernetes.cri.sandbox-cpu-period"
+	crioType       = "io.kubernetes.cri-o.ContainerType"
+	crioSandbox    = "io.kubernetes.cri-o.SandboxID"
+	crioName       = "io.kubernetes.cri-o.ContainerName"
+	crioLegacyName = "io.kubernetes.container.name" // set by CRI-O's older releases
+	typeSandbox    = "sandbox"
+	typeContainer  = "container"
+	maxSpec        = 16 << 20
+	specFile       = "config.json"
 )
 
 // readSpec reads a bundle's config.json.
@@ -77,5 +77,5 @@ func containerName(s *specs.Spec) string {
 	if n := s.Annotations[crioName]; n != "" {
 		return n
 	}
-	return s.Annotations[criLegacyType]
+	return s.Annotations[crioLegacyName]
 }
