@@ -74,6 +74,8 @@ type client struct {
 	mu      sync.Mutex
 	current *session
 	flight  *future[*session]
+	stopped bool
+	running sync.WaitGroup // attestations, forgotten ones too
 }
 
 // newClient refuses anything but https and a CA of its own.

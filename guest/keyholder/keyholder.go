@@ -222,6 +222,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	s.tee = start(func() (Attester, error) { return s.openAttester(ctx) })
 	defer func() {
+		if s.client != nil {
+			s.client.stop() // it uses the TEE
+		}
 		s.devices.close()
 		if a, err := s.tee.get(context.Background()); err == nil {
 			_ = a.Close()

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,39 @@ func (fakeTEE) RequestExtra() *kbs.RequestExtra {
 func (fakeTEE) Close() error { return nil }
 func (fakeTEE) Evidence(_ context.Context, rd []byte, _ *kbs.TPMChallenge) (json.RawMessage, error) {
 	return json.Marshal(map[string][]byte{"report_data": rd})
+}
+
+// slowTEE takes its time for evidence, whatever its caller's context says, as
+// hardware does; it must not be closed under it.
+type slowTEE struct {
+	fakeTEE
+	asked chan struct{}
+	busy  *atomic.Bool
+	bad   *atomic.Bool
+}
+
+func (s slowTEE) Evidence(ctx context.Context, rd []byte, ch *kbs.TPMChallenge) (json.RawMessage, error) {
+	s.busy.Store(true)
+	close(s.asked)
+	time.Sleep(100 * time.Millisecond)
+	s.busy.Store(false)
+	return s.fakeTEE.Evidence(ctx, rd, ch)
+}
+
+func (s slowTEE) Close() error {
+	s.bad.Store(s.busy.Load())
+	return nil
+}
+
+func TestEndsAfterTheAttestation(t *testing.T) {
+	k := simpleKBS(t)
+	tee := slowTEE{asked: make(chan struct{}), busy: new(atomic.Bool), bad: new(atomic.Bool)}
+	_, end := runPodIn(t, document(t, k.URL, k.CAPEM()), func() (Attester, error) { return tee, nil }, t.TempDir())
+	<-tee.asked
+	end()
+	if tee.bad.Load() {
+		t.Error("the TEE was closed while evidence was made")
+	}
 }
 
 // pod is a running key holder with its clients.

@@ -35,6 +35,10 @@ type session struct {
 // share it; stale, if set, is one that the trustee no longer takes.
 func (c *client) session(ctx context.Context, stale *session) (*session, error) {
 	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return nil, errStopped
+	}
 	if s := c.current; s != nil && s != stale && time.Now().Before(s.expires) {
 		c.mu.Unlock()
 		return s, nil
@@ -44,7 +48,9 @@ func (c *client) session(ctx context.Context, stale *session) (*session, error) 
 	if f == nil {
 		// Not bound to this caller: others wait for it too. The outcome is
 		// recorded before anybody hears of it.
+		c.running.Add(1)
 		f = start(func() (*session, error) {
+			defer c.running.Done()
 			s, err := c.attest(c.life)
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -61,6 +67,18 @@ func (c *client) session(ctx context.Context, stale *session) (*session, error) 
 	}
 	c.mu.Unlock()
 	return f.get(ctx)
+}
+
+// errStopped answers who asks while the key holder ends.
+var errStopped = errors.New("the key holder is stopping")
+
+// stop lets no attestation begin any more and waits for those that run; life has
+// ended.
+func (c *client) stop() {
+	c.mu.Lock()
+	c.stopped = true
+	c.mu.Unlock()
+	c.running.Wait()
 }
 
 // forget has the next caller attest anew: what evidence says has changed.

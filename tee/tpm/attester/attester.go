@@ -34,6 +34,9 @@ import (
 // ErrSoftwareTPM says that the TPM names itself a software TPM.
 var ErrSoftwareTPM = errors.New("the TPM is a software TPM, which protects nothing; this guest image takes none")
 
+// errClosed answers who asks for evidence after Close.
+var errClosed = errors.New("the connection to the TPM is closed")
+
 // Options configures New.
 type Options struct {
 	// AcceptSoftware, if set, may accept a software TPM and gives the note that
@@ -144,6 +147,9 @@ func (a *Attester) Evidence(_ context.Context, reportData []byte, ch *kbs.TPMCha
 func (a *Attester) credentialMAC(reportData []byte, ch *kbs.TPMChallenge) ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.ak == nil {
+		return nil, errClosed
+	}
 	s, err := a.activate(ch)
 	if err != nil {
 		return nil, err
@@ -157,6 +163,9 @@ func (a *Attester) credentialMAC(reportData []byte, ch *kbs.TPMChallenge) ([]byt
 func (a *Attester) quote(qualifying []byte) (tpm.Quote, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.ak == nil {
+		return tpm.Quote{}, errClosed
+	}
 	q, err := device.NewQuote(a.t, a.ak, qualifying)
 	if err != nil {
 		return tpm.Quote{}, err

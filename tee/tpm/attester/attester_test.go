@@ -40,6 +40,24 @@ func TestTPMWithoutCertificate(t *testing.T) {
 	}
 }
 
+// An attestation may still run when its guest ends.
+func TestEvidenceAfterClose(t *testing.T) {
+	c := tpmtest.Start(t)
+	tpmtest.NewCA(t, "root").Provision(t, c, 0)
+	a, err := New(c, Options{EventLogPath: tpmtest.Boot(t, c, nil), AcceptSoftware: acceptAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range []*kbs.TPMChallenge{nil, {}} {
+		if _, err := a.Evidence(context.Background(), make([]byte, 48), ch); !errors.Is(err, errClosed) {
+			t.Errorf("challenge %v: %v", ch != nil, err)
+		}
+	}
+}
+
 func TestCertificateOfAnotherTPM(t *testing.T) {
 	one, two := tpmtest.Start(t), tpmtest.Start(t)
 	ca := tpmtest.NewCA(t, "root")
