@@ -44,11 +44,12 @@ demo-image:
 	$(GO) run ./test/standins build --only registry.example/coffer/demo:plain --out $(CACHE)/standins/demo
 
 .PHONY: test
-test: ## everything that CI tests, on this machine (packages, builds, unit tests, VMs)
+test: ## everything that CI tests, on this machine (packages, builds, unit tests, VMs, Kubernetes)
 	@scripts/part.sh "packages (test)" 180 $(MAKE) deps
 	@scripts/part.sh "builds" 480 $(MAKE) build runsc guest standins
 	@scripts/part.sh "unit tests" 420 $(MAKE) unit
 	@scripts/part.sh "VM tests" 420 $(MAKE) e2e
+	@scripts/part.sh "Kubernetes" 480 $(MAKE) e2e-kube
 
 .PHONY: deps
 deps: ## install the missing Debian packages
@@ -115,7 +116,7 @@ kube: ## build Kubernetes, etcd and containerd from their modules, for e2e-kube 
 	bash test/kube/build.sh
 
 .PHONY: e2e-kube
-e2e-kube: deps build guest standins kube ## sealed pods on a Kubernetes of its own (test/kube); not in CI yet
+e2e-kube: deps build guest standins kube ## sealed pods on a Kubernetes of its own (test/kube)
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 60m -v .
 

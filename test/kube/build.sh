@@ -3,6 +3,8 @@
 # pause image. What is there already stays: the go command says whether it is current.
 set -eu
 . "$(dirname "$0")/env.sh"
+exec 9> "$B/build.lock" # one build at a time; the next finds its work done
+flock 9
 KV=$(grep -oE 'k8s.io/kubernetes v[0-9][^ ]*' "$KUBE_SRC/tools/k8s/go.mod" | head -1 | cut -d' ' -f2)
 mm=${KV#v}; maj=${mm%%.*}; min=${mm#*.}; min=${min%%.*}
 LD="-s -w"

@@ -21,7 +21,7 @@ setsid bash -c '
 U=$!
 for _ in $(seq 100); do P=$(tr -d ' ' < "/proc/$U/task/$U/children" 2>/dev/null) && [ -n "$P" ] && break; sleep 0.05; done
 echo "$P" > "$RUN/ns.pid"
-for _ in $(seq 900); do
+for _ in $(seq 1800); do
   grep -q "up done" "$RUN/timeline" 2>/dev/null && exit 0
   kill -0 "$P" 2>/dev/null || break
   sleep 0.1
