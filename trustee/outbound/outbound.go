@@ -196,7 +196,14 @@ const maxCredential = 16 << 10
 
 // Credential reads a file with one word, such as a token. Each use reads it anew:
 // whoever renews it replaces the file. One that everybody can read is refused.
-func Credential(path string) (string, error) {
+func Credential(path string) (string, error) { return credential(path, 0o007) }
+
+// ServiceAccountToken is Credential for a token that a kubelet projects, which is
+// mode 0644 in the pod's own mount where the pod has no fsGroup. Nobody may write it
+// but its owner.
+func ServiceAccountToken(path string) (string, error) { return credential(path, 0o022) }
+
+func credential(path string, forbidden os.FileMode) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("credentials: %w", err)
@@ -206,8 +213,8 @@ func Credential(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("credentials: %w", err)
 	}
-	if st.Mode().Perm()&0o007 != 0 {
-		return "", fmt.Errorf("credentials: %s can be read by everybody (mode %04o)", path, st.Mode().Perm())
+	if m := st.Mode().Perm(); m&forbidden != 0 {
+		return "", fmt.Errorf("credentials: %s is mode %04o, which lets others use it: take away %04o", path, m, m&forbidden)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
 	defer clear(b)

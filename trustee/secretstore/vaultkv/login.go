@@ -149,7 +149,7 @@ type lease struct {
 func (s *store) logIn(ctx context.Context) (string, error) {
 	var in map[string]string
 	if s.login.role != "" {
-		jwt, err := outbound.Credential(s.login.jwt)
+		jwt, err := outbound.ServiceAccountToken(s.login.jwt)
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", secretstore.ErrRefused, err)
 		}

@@ -66,6 +66,9 @@ func TestLogins(t *testing.T) {
 	v.Put2("db", map[string]any{"password": "hunter2"})
 	dir := t.TempDir()
 	role, secret, jwt := fakekv.File(t, dir, "role", v.RoleID+"\n"), fakekv.File(t, dir, "secret", v.SecretID), fakekv.File(t, dir, "jwt", v.JWT)
+	if err := os.Chmod(jwt, 0o644); err != nil { // as a kubelet projects it
+		t.Fatal(err)
+	}
 	for name, options := range map[string]string{
 		"approle": "&namespace=team&approle=approle&role-id-file=" + role + "&secret-id-file=" + secret, "kubernetes": "&namespace=team&kubernetes=kubernetes&role=coffer&jwt-file=" + jwt,
 	} {
@@ -100,6 +103,19 @@ func TestLogins(t *testing.T) {
 				t.Errorf("%d logins", logins())
 			}
 		})
+	}
+	for file, options := range map[string]string{
+		jwt: "&namespace=team&kubernetes=kubernetes&role=coffer&jwt-file=" + jwt, secret: "&namespace=team&approle=approle&role-id-file=" + role + "&secret-id-file=" + secret,
+	} {
+		if err := os.Chmod(file, 0o646); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fetch(t, open(t, v, c, options)); !errors.Is(err, secretstore.ErrRefused) || !strings.Contains(err.Error(), file) {
+			t.Errorf("others may write %s: %v", file, err)
+		}
+		if err := os.Chmod(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	wrong := open(t, v, c, "&namespace=team&approle=approle&role-id-file="+role+"&secret-id-file="+jwt)
 	if _, err := fetch(t, wrong); !errors.Is(err, secretstore.ErrRefused) || strings.Contains(err.Error(), v.JWT) {
@@ -172,7 +188,7 @@ func TestTokenFile(t *testing.T) {
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fetch(t, s); !errors.Is(err, secretstore.ErrRefused) || !strings.Contains(err.Error(), "everybody") {
+	if _, err := fetch(t, s); !errors.Is(err, secretstore.ErrRefused) || !strings.Contains(err.Error(), "lets others use it") {
 		t.Errorf("a token for everybody: %v", err)
 	}
 }
