@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/kbsconfig"
 	"github.com/cofferproject/coffer/trustee/secretstore"
 	"github.com/cofferproject/coffer/trustee/secretstore/vaultkv/fakekv"
 )
@@ -254,4 +256,43 @@ func TestSlowStoreHoldsNobodyElse(t *testing.T) {
 	if a := <-slow; a.status != 200 {
 		t.Errorf("%d %s", a.status, a.body)
 	}
+}
+
+// TestPublishedVaultFile starts the server from the existing service's own
+// configuration of Vault, and has a bound guest get what lies there.
+func TestPublishedVaultFile(t *testing.T) {
+	v := fakekv.Start(t, time.Now)
+	v.Put1("app/password", map[string]any{"data": "hunter2"})
+	read, err := kbsconfig.ParseTOML(fmt.Appendf(nil, `
+[http_server]
+sockets = ["127.0.0.1:8080"]
+[admin]
+authorization_mode = "DenyAll"
+[[plugins]]
+name = "resource"
+storage_backend_type = "Vault"
+vault_url = %q
+token = %q
+mount_path = "kv1"
+verify_ssl = true
+ca_certs = [%q]
+`, v.URL, v.Root(), v.CA(t, t.TempDir())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c *Config) {
+		if err := c.Use(read, "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	doc := document(t, "pod a")
+	c, stranger := w.client(""), w.client("")
+	c.handshake(doc)
+	stranger.handshake(document(t, "pod b"))
+	w.admin.must("PUT", "/namespaces/default/outside/"+secretName, trusteeapi.OutsideSecret{Store: kbsconfig.ResourceStore, Source: "app/password", Field: "data"})
+	w.admin.must("POST", "/namespaces/default/bindings/"+secretName, trusteeapi.Binding{Initdata: []string{"sha256:" + digestOf(doc)}})
+	if a := c.get(secretName); a.status != 200 || string(c.open(a.body)) != "hunter2" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	denied(t, w, stranger.get(secretName), 403, "secret-unbound")
 }
