@@ -105,6 +105,9 @@ func TestClusterMembersAreValidated(t *testing.T) {
 	for what, change := range map[string]func(*Policy){
 		"a sidecar that never restarts":      func(p *Policy) { p.InitContainers[1].Sidecar = true },
 		"a sidecar among the containers":     func(p *Policy) { p.Containers[1].Sidecar = true },
+		"a word of nobody's":                 func(p *Policy) { p.Containers[0].Env = []EnvVar{{Name: "A", From: "host-name"}} },
+		"a word beside a value":              func(p *Policy) { p.Containers[0].Env = []EnvVar{{Name: "A", From: FromPodIP, Value: ptr("x")}} },
+		"a word that loads code":             func(p *Policy) { p.Containers[0].Env = []EnvVar{{Name: "LD_PRELOAD", From: FromNodeName}} },
 		"an account with files":              func(p *Policy) { p.Volumes[0].Kind = VolumeServiceAccount },
 		"an account that is writable":        func(p *Policy) { p.Volumes[1] = Volume{Name: "scratch", Kind: VolumeServiceAccount} },
 		"a host alias without an address":    func(p *Policy) { p.Sandbox.Hosts = []HostAlias{{IP: "x", Names: []string{"a"}}} },

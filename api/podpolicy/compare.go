@@ -111,7 +111,11 @@ func (c *Container) judgeEnv(got []string, claim string, tty bool) ([]string, *d
 		if v.Value != nil && value != *v.Value {
 			return nil, deny(EnvMismatch, at, fmt.Sprintf("another value, %d bytes", len(value)), *v.Value)
 		}
-		if v.Value == nil {
+		if v.From != "" {
+			if f := hostWords[v.From]; f == nil || !f(value) {
+				return nil, deny(EnvMismatch, at, value, "a value of the grammar "+v.From)
+			}
+		} else if v.Value == nil {
 			sum := sha256.Sum256([]byte(value))
 			if hex.EncodeToString(sum[:]) != v.SHA256 {
 				return nil, deny(EnvMismatch, at, "a value with another SHA-256", "the value that the owner's Secret had")

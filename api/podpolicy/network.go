@@ -75,7 +75,7 @@ func (e *Enforcer) judgeInterface(r *agentpb.UpdateInterfaceRequest) (*Grant, *d
 // unicast parses an address an interface, a gateway or a neighbour may have.
 func unicast(s string, family agentpb.IPFamily) (netip.Addr, bool) {
 	a, ok := hostAddr(s)
-	if !ok || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
+	if !ok || !unicastAddr(a) {
 		return a, false
 	}
 	return a, a.Is4() == (family == agentpb.IPFamily_v4) && a.Is6() == (family == agentpb.IPFamily_v6)

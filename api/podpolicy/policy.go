@@ -116,11 +116,12 @@ type Container struct {
 	Signals         []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
 }
 
-// EnvVar is one expected variable; exactly one of Value and SHA256 is set.
+// EnvVar is one expected variable; exactly one of Value, SHA256 and From is set.
 type EnvVar struct {
 	Name   string  `json:"name"`
 	Value  *string `json:"value,omitempty"`
 	SHA256 string  `json:"sha256,omitempty"` // of the value: for values from a Secret, so that the policy does not carry them
+	From   string  `json:"from,omitempty"`   // the host's word, by its fixed grammar: one of FromPodIP and so on
 }
 
 // User is who the container runs as. Names are resolved in the guest from the

@@ -276,6 +276,17 @@ func validateArgs(args []string) error {
 	return nil
 }
 
+// one reports whether exactly one source of the value is set.
+func (v *EnvVar) one() bool {
+	n := 0
+	for _, set := range []bool{v.Value != nil, v.SHA256 != "", v.From != ""} {
+		if set {
+			n++
+		}
+	}
+	return n == 1
+}
+
 func validateEnv(env []EnvVar) error {
 	if len(env) > maxList {
 		return fmt.Errorf("env: more than %d", maxList)
@@ -287,11 +298,13 @@ func validateEnv(env []EnvVar) error {
 			return fmt.Errorf("env[%d].name: not a variable's name", i)
 		case seen[v.Name]:
 			return fmt.Errorf("env[%s]: twice", clip(v.Name))
-		case (v.Value == nil) == (v.SHA256 == ""):
-			return fmt.Errorf("env[%s]: exactly one of value and sha256 belongs here", clip(v.Name))
+		case !v.one():
+			return fmt.Errorf("env[%s]: exactly one of value, sha256 and from belongs here", clip(v.Name))
 		case v.Value == nil && LoaderVariable(v.Name):
-			return fmt.Errorf("env[%s]: a variable that makes programs load code must be spelled out, not hashed", clip(v.Name))
-		case v.Value == nil && !hex64RE.MatchString(v.SHA256):
+			return fmt.Errorf("env[%s]: a variable that makes programs load code must be spelled out, neither hashed nor the host's", clip(v.Name))
+		case v.From != "" && hostWords[v.From] == nil:
+			return fmt.Errorf("env[%s].from: %q is not known", clip(v.Name), clip(v.From))
+		case v.SHA256 != "" && !hex64RE.MatchString(v.SHA256):
 			return fmt.Errorf("env[%s].sha256: not 64 lower-case hex digits", clip(v.Name))
 		case v.Value != nil && (len(*v.Value) > maxString || strings.ContainsRune(*v.Value, 0)):
 			return fmt.Errorf("env[%s].value: too long or with a NUL", clip(v.Name))

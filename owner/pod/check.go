@@ -263,7 +263,11 @@ func (p *Pod) SubPath(c Container, m corev1.VolumeMount) (string, error) {
 		if sub != "" {
 			return "", fmt.Errorf("not beside subPathExpr")
 		}
-		sub, _ = p.env(c, new(problems)).expand(m.SubPathExpr)
+		ps := new(problems)
+		sub, _ = p.env(c, new(problems)).expand(m.SubPathExpr, "subPathExpr", ps)
+		if err := ps.err(); err != nil {
+			return "", err
+		}
 		if strings.Contains(sub, "$(") {
 			return "", fmt.Errorf("subPathExpr names a variable that is not set")
 		}

@@ -5,18 +5,26 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
 // Var is one variable of a container's environment as the manifest defines it.
 type Var struct {
 	Name, Value string
 	Secret      bool // the value comes, in whole or in part, from a Secret
+	// From, if set, says which word of the cluster the value is, as podpolicy.EnvVar
+	// does; Value is empty then.
+	From string
 }
 
 // String keeps secret values out of whatever prints a Var.
 func (v Var) String() string {
 	if v.Secret {
 		return v.Name + "=(from a Secret)"
+	}
+	if v.From != "" {
+		return v.Name + "=(" + v.From + ", from the cluster)"
 	}
 	return v.Name + "=" + v.Value
 }
@@ -35,11 +43,15 @@ func (e *environment) set(v Var) {
 	e.vars[v.Name] = v
 }
 
-// expand replaces $(NAME) in s and reports whether a secret value went in.
-func (e *environment) expand(s string) (string, bool) {
+// expand replaces $(NAME) in s, which stands at path, and reports whether a secret
+// value went in. A value that only the cluster knows cannot.
+func (e *environment) expand(s, path string, ps *problems) (string, bool) {
 	secret := false
 	out := expand(s, func(name string) (string, bool) {
 		v, ok := e.vars[name]
+		if v.From != "" {
+			ps.add(path, "$(%s) is the cluster's word, which the policy cannot fix inside another text: let the program read the variable", name)
+		}
 		secret = secret || ok && v.Secret
 		return v.Value, ok
 	})
@@ -63,15 +75,19 @@ func (p *Pod) env(c Container, ps *problems) *environment {
 			ps.add(path+".value", "holds a NUL")
 		}
 		if v.ValueFrom == nil {
-			value, secret := e.expand(v.Value)
-			e.set(Var{v.Name, value, secret})
+			value, secret := e.expand(v.Value, path+".value", ps)
+			e.set(Var{Name: v.Name, Value: value, Secret: secret})
 			continue
 		}
 		if v.Value != "" {
 			ps.add(path+".valueFrom", "not beside value")
 		}
+		if f := v.ValueFrom.FieldRef; f != nil && hostWords[f.FieldPath] != "" && sources(v.ValueFrom) == 1 && (p.UID == "" || f.FieldPath != "metadata.uid") {
+			p.hostWord(v, f, path, e, ps)
+			continue
+		}
 		if value, secret, ok := p.valueFrom(c, v.ValueFrom, path+".valueFrom", ps); ok {
-			e.set(Var{v.Name, value, secret})
+			e.set(Var{Name: v.Name, Value: value, Secret: secret})
 		}
 	}
 	return e
@@ -89,7 +105,7 @@ func (p *Pod) envFrom(from corev1.EnvFromSource, path string, e *environment, ps
 			return
 		}
 		for _, k := range keys(cm.Data) {
-			e.set(Var{from.Prefix + k, cm.Data[k], false})
+			e.set(Var{Name: from.Prefix + k, Value: cm.Data[k]})
 		}
 	default:
 		ref := from.SecretRef
@@ -99,7 +115,7 @@ func (p *Pod) envFrom(from corev1.EnvFromSource, path string, e *environment, ps
 			return
 		}
 		for _, k := range keys(s.Data) {
-			e.set(Var{from.Prefix + k, string(s.Data[k]), true})
+			e.set(Var{Name: from.Prefix + k, Value: string(s.Data[k]), Secret: true})
 		}
 	}
 }
@@ -116,16 +132,42 @@ func missing(ps *problems, path, kind, name string, optional *bool) {
 	ps.add(path+".name", "%s %s is not in the file", kind, name)
 }
 
-// valueFrom gives the value of a source; ok is false where an optional source
-// is absent or a problem was reported.
-func (p *Pod) valueFrom(c Container, src *corev1.EnvVarSource, path string, ps *problems) (value string, secret, ok bool) {
+// hostWords are the fields that only the cluster knows, and what the policy calls them.
+// A uid that the manifest has is the manifest's.
+var hostWords = map[string]string{
+	"metadata.uid": podpolicy.FromPodUID, "spec.nodeName": podpolicy.FromNodeName, "status.podIP": podpolicy.FromPodIP,
+	"status.podIPs": podpolicy.FromPodIPs, "status.hostIP": podpolicy.FromHostIP, "status.hostIPs": podpolicy.FromHostIPs,
+}
+
+// hostWord takes a variable whose value is the cluster's word.
+func (p *Pod) hostWord(v corev1.EnvVar, ref *corev1.ObjectFieldSelector, path string, e *environment, ps *problems) {
+	path += ".valueFrom.fieldRef.fieldPath"
+	switch {
+	case ref.APIVersion != "" && ref.APIVersion != "v1":
+		ps.add(path, "apiVersion %q is not v1", ref.APIVersion)
+	case podpolicy.LoaderVariable(v.Name):
+		ps.add(path, "%s decides what code a program loads: it cannot be the cluster's word", v.Name)
+	default:
+		ps.onCluster(path, "%s is the cluster's word, and coffer run has no cluster", ref.FieldPath)
+		e.set(Var{Name: v.Name, From: hostWords[ref.FieldPath]})
+	}
+}
+
+// sources counts what a variable's value comes from.
+func sources(src *corev1.EnvVarSource) int {
 	n := 0
 	for _, set := range []bool{src.ConfigMapKeyRef != nil, src.SecretKeyRef != nil, src.FieldRef != nil, src.ResourceFieldRef != nil} {
 		if set {
 			n++
 		}
 	}
-	if n != 1 {
+	return n
+}
+
+// valueFrom gives the value of a source; ok is false where an optional source
+// is absent or a problem was reported.
+func (p *Pod) valueFrom(c Container, src *corev1.EnvVarSource, path string, ps *problems) (value string, secret, ok bool) {
+	if sources(src) != 1 {
 		ps.add(path, "exactly one source belongs here")
 		return "", false, false
 	}
@@ -192,15 +234,15 @@ func (p *Pod) process(c Container, ps *problems) *ContainerProcess {
 	for _, name := range e.order {
 		out.Env = append(out.Env, e.vars[name])
 	}
-	expandAll := func(in []string) []string {
+	expandAll := func(in []string, field string) []string {
 		var list []string
-		for _, s := range in {
-			v, secret := e.expand(s)
+		for i, s := range in {
+			v, secret := e.expand(s, fmt.Sprintf("%s.%s[%d]", c.Path, field, i), ps)
 			out.SecretArgs = out.SecretArgs || secret
 			list = append(list, v)
 		}
 		return list
 	}
-	out.Command, out.Args = expandAll(c.Command), expandAll(c.Args)
+	out.Command, out.Args = expandAll(c.Command, "command"), expandAll(c.Args, "args")
 	return out
 }

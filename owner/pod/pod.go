@@ -121,6 +121,14 @@ func (ps *problems) add(path, format string, args ...any) {
 	ps.list = append(ps.list, Problem{path, fmt.Sprintf(format, args...)})
 }
 
+// onCluster notes what only a cluster does for the pod.
+func (ps *problems) onCluster(path, format string, args ...any) {
+	p := Problem{path, fmt.Sprintf(format, args...)}
+	if !slices.Contains(ps.cluster, p) {
+		ps.cluster = append(ps.cluster, p)
+	}
+}
+
 func (ps *problems) note(path, reason string) { ps.notes = append(ps.notes, path+": "+reason) }
 
 // err gives the problems, sorted, each once.

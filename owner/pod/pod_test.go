@@ -68,8 +68,12 @@ func TestRefusals(t *testing.T) {
 		{withContainer("env: [{name: A, value: 5}]"), "spec.containers[0].env[0].value: a number where a string (quote it) belongs"},
 		{withContainer("env: [{name: A, value: yes}]"), "spec.containers[0].env[0].value: true or false where a string (quote it) belongs"},
 		{withContainer("env: [{name: 'A=B', value: x}]"), "spec.containers[0].env[0].name"},
-		{withContainer("env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]"), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: status.podIP is the host's word"},
-		{withContainer("env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"), "a pod without a cluster has no uid"},
+		{withContainer("env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.phase}}}]"), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: status.phase is the host's word"},
+		{withContainer("env: [{name: LD_PRELOAD, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]"), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: LD_PRELOAD decides what code a program loads"},
+		{withContainer("env: [{name: A, valueFrom: {fieldRef: {apiVersion: v2, fieldPath: status.podIP}}}]"), "apiVersion \"v2\" is not v1"},
+		{withContainer("args: [a, $(IP)]\nenv: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]"), "spec.containers[0].args[1]: $(IP) is the cluster's word"},
+		{withContainer("env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: URL, value: http://$(IP)}]"), "spec.containers[0].env[1].value: $(IP) is the cluster's word"},
+		{withContainer("volumeMounts: [{name: v, mountPath: /m, subPathExpr: $(IP)}]\nenv: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]"), "$(IP) is the cluster's word"},
 		{withContainer("env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]"), "spec.containers[0].env[0].valueFrom.resourceFieldRef.resource: the container does not set limits.cpu"},
 		{withContainer("env: [{name: A, valueFrom: {}}]"), "spec.containers[0].env[0].valueFrom: exactly one source"},
 		{withContainer("env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]"), "spec.containers[0].env[0].valueFrom.secretKeyRef.name: Secret s is not in the file"},
@@ -126,6 +130,9 @@ func TestWhatOnlyAClusterDoes(t *testing.T) {
   containers:
   - name: app
     image: x
+    env:
+    - {name: UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
+    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     ports: [{containerPort: 80, hostPort: 8080}]
     livenessProbe: {exec: {command: [alive, now]}, periodSeconds: 5}
     readinessProbe: {exec: {command: [alive, now]}}
@@ -141,7 +148,7 @@ func TestWhatOnlyAClusterDoes(t *testing.T) {
 	}
 	slices.Sort(paths)
 	want := []string{
-		"spec.activeDeadlineSeconds", "spec.containers[0].lifecycle", "spec.containers[0].livenessProbe", "spec.containers[0].ports[0].hostPort",
+		"spec.activeDeadlineSeconds", "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath", "spec.containers[0].env[1].valueFrom.fieldRef.fieldPath", "spec.containers[0].lifecycle", "spec.containers[0].livenessProbe", "spec.containers[0].ports[0].hostPort",
 		"spec.containers[0].readinessProbe", "spec.containers[0].startupProbe", "spec.dnsConfig", "spec.initContainers[0].restartPolicy",
 		"spec.initContainers[0].startupProbe",
 	}

@@ -40,6 +40,10 @@ func (b *builder) env(c pod.Container, proc *pod.ContainerProcess, cfg *manifest
 	var full []string
 	for _, name := range order {
 		v := vars[name]
+		if v.From != "" {
+			out = append(out, podpolicy.EnvVar{Name: name, From: v.From})
+			continue
+		}
 		full = append(full, name+"="+v.Value)
 		if !v.Secret {
 			out = append(out, podpolicy.EnvVar{Name: name, Value: &v.Value})

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -316,6 +317,32 @@ func TestSmallPodFitsTheSmallestVM(t *testing.T) {
 	_, plan := build(t, podHead+"  containers: [{name: app, image: x, resources: {limits: {memory: 64Mi}}}]\n", Options{})
 	if plan.MemoryMiB != 256 || plan.VCPUs != 2 {
 		t.Errorf("%d MiB, %d vCPUs", plan.MemoryMiB, plan.VCPUs)
+	}
+}
+
+// TestWordsOfTheCluster: the policy takes what only the cluster knows by its grammar.
+func TestWordsOfTheCluster(t *testing.T) {
+	policy, plan := build(t, podHead+`
+  containers:
+  - name: app
+    image: x
+    env:
+    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    - {name: IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}
+    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    - {name: HOST, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
+    - {name: HOSTS, valueFrom: {fieldRef: {fieldPath: status.hostIPs}}}
+    - {name: UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
+`, Options{})
+	got := map[string]string{}
+	for _, v := range container(policy).Env {
+		if v.From != "" {
+			got[v.Name] = v.From
+		}
+	}
+	want := map[string]string{"IP": "pod-ip", "IPS": "pod-ips", "NODE": "node-name", "HOST": "host-ip", "HOSTS": "host-ips", "UID": "pod-uid"}
+	if !maps.Equal(got, want) || len(plan.Notes) != 0 {
+		t.Errorf("%v, notes %q", got, plan.Notes)
 	}
 }
 
