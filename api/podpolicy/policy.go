@@ -41,6 +41,7 @@ type Sandbox struct {
 	ShmBytes   int64             `json:"shm_bytes"`
 	Hosts      []HostAlias       `json:"hosts,omitempty"` // beside the guest's own lines in /etc/hosts
 	Resources  bool              `json:"allow_resource_updates,omitempty"`
+	SharePIDs  bool              `json:"share_pids,omitempty"` // the containers are in one pid namespace, and see each other's processes
 }
 
 // HostAlias is a line of /etc/hosts.

@@ -34,7 +34,7 @@ const (
 // CreateSandboxRequest gives the request that creates the sandbox. dns holds
 // lines of resolv.conf and is empty where the policy's ResolvConf is "none".
 func (p *Policy) CreateSandboxRequest(sandboxID string, dns []string) *agentpb.CreateSandboxRequest {
-	r := &agentpb.CreateSandboxRequest{Hostname: p.Hostname, Dns: dns, SandboxId: sandboxID}
+	r := &agentpb.CreateSandboxRequest{Hostname: p.Hostname, Dns: dns, SandboxId: sandboxID, SandboxPidns: p.Sandbox.SharePIDs}
 	if p.Sandbox.ShmBytes > 0 {
 		r.Storages = []*agentpb.Storage{{
 			Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: ShmDir,
@@ -68,7 +68,9 @@ func (p *Policy) CreateContainerRequest(c *Container, containerID, sandboxID str
 		Annotations: annotations,
 		Linux:       linux,
 	}
-	return &agentpb.CreateContainerRequest{ContainerId: containerID, Storages: p.storages(c, containerID, annotations), OCI: spec}
+	return &agentpb.CreateContainerRequest{
+		ContainerId: containerID, Storages: p.storages(c, containerID, annotations), OCI: spec, SandboxPidns: p.Sandbox.SharePIDs,
+	}
 }
 
 func (r *Resources) oci() *agentpb.LinuxResources {

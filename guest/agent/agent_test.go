@@ -165,6 +165,74 @@ func TestOutputExitCodeAndRemoval(t *testing.T) {
 	wg.Wait()
 }
 
+// TestSharedPIDs: the containers of a pod see each other's processes and outlive each
+// other, nothing of the guest is among them, and orphans are reaped.
+func TestSharedPIDs(t *testing.T) {
+	share := func(p *podpolicy.Policy) { p.Sandbox.SharePIDs = true }
+	look := app("look", "term")
+	for _, command := range [][]string{{"pids"}, {"leave"}, {"kill", "workload", "sleep"}} {
+		look.Exec = append(look.Exec, podpolicy.Exec{Args: append([]string{"workload"}, command...)})
+	}
+	p := start(t, agentns.Layer(t), share, app("work", "sleep"), look)
+	for _, name := range []string{"work", "look"} {
+		if err := p.create(name, name, nil); err != nil {
+			t.Fatal(err)
+		}
+		p.startContainer(name)
+		if _, err := p.ReadStdout(ctxFor(t), &agentpb.ReadStreamRequest{ContainerId: name, Len: 64}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	do := func(args ...string) string {
+		t.Helper()
+		n++
+		id := fmt.Sprint("x", n)
+		c := p.policy.Container("look")
+		if _, err := p.ExecProcess(ctxFor(t), p.policy.ExecProcessRequest(c, "look", id, append([]string{"workload"}, args...), env(c, nil), false)); err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.Output(ctxFor(t), "look", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.wait("look", id)
+		return out
+	}
+	out := do("pids")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 4 || !strings.HasPrefix(lines[0], "1 coffer-pod-init ") || !strings.HasSuffix(lines[0], "root=false") {
+		t.Errorf("the namespace's first process, two containers' and one exec'd are to be seen:\n%s", out)
+	}
+	contains(t, out, " workload sleep ")
+	contains(t, out, " workload term ")
+	do("leave")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if out = do("pids"); !strings.Contains(out, "exit-later") && !strings.Contains(out, " Z ") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("an orphan is left:\n%s", out)
+		}
+	}
+	if out = do("kill", "workload", "sleep"); out != "<nil>\n" {
+		t.Errorf("kill: %s", out)
+	}
+	if code := p.wait("work", ""); code != 137 {
+		t.Errorf("exit code %d", code)
+	}
+	p.remove("work")
+	if out = do("pids"); strings.Contains(out, "workload sleep") || !strings.Contains(out, "workload term") {
+		t.Errorf("after one container's end:\n%s", out)
+	}
+	if _, err := p.SignalProcess(ctxFor(t), &agentpb.SignalProcessRequest{ContainerId: "look", Signal: 15}); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.wait("look", ""); code != 7 {
+		t.Errorf("SIGTERM: exit code %d", code)
+	}
+}
+
 func TestSignals(t *testing.T) {
 	stubborn := app("stubborn", "stubborn")
 	stubborn.Signals = []uint32{9, 10, 15}

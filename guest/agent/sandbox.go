@@ -37,7 +37,7 @@ func (s *Server) CreateSandbox(_ context.Context, req *agentpb.CreateSandboxRequ
 			return nil, fmt.Errorf("preparing the sandbox: shared memory: %w", err)
 		}
 	}
-	if err := s.opt.Runtime.Setup(p.Hostname, p.Sandbox.Sysctls); err != nil {
+	if err := s.opt.Runtime.Setup(p.Hostname, p.Sandbox.Sysctls, p.Sandbox.SharePIDs); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()

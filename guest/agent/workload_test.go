@@ -113,6 +113,32 @@ func workload(args []string) int {
 			return fail(err)
 		}
 		_ = p.Release()
+	case "pids": // what a container sees of processes, those without a command line by their names
+		names, _ := filepath.Glob("/proc/[0-9]*")
+		slices.Sort(names)
+		for _, p := range names {
+			line, _ := os.ReadFile(p + "/cmdline")
+			status, _ := os.ReadFile(p + "/status")
+			_, root := os.Readlink(p + "/root")
+			text := string(status)
+			fmt.Printf("%s %s %s root=%v\n", filepath.Base(p), strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "), strings.Fields(text[strings.Index(text, "State:"):])[1], root == nil)
+		}
+	case "leave": // leaves a child that ends later than this
+		p, err := os.StartProcess("/bin/workload", []string{"workload", "exit-later"}, &os.ProcAttr{})
+		if err != nil {
+			return fail(err)
+		}
+		_ = p.Release()
+	case "exit-later":
+		time.Sleep(100 * time.Millisecond)
+	case "kill":
+		names, _ := filepath.Glob("/proc/[0-9]*")
+		for _, p := range names {
+			if line, _ := os.ReadFile(p + "/cmdline"); string(line) == strings.Join(args[1:], "\x00")+"\x00" {
+				pid, _ := strconv.Atoi(filepath.Base(p))
+				fmt.Println(unix.Kill(pid, unix.SIGKILL))
+			}
+		}
 	case "id":
 		groups, _ := os.Getgroups()
 		slices.Sort(groups)

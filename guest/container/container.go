@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,11 @@ func (r *Runtime) Create(ctx context.Context, id string, cfg *Config, limits Lim
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
-	c.init, c.sock, err = r.launch(InitName, c, "", stdio, []*os.File{r.ipc, r.uts}, unix.CLONE_NEWNS|unix.CLONE_NEWPID)
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID)
+	if r.pids != nil {
+		flags = unix.CLONE_NEWNS
+	}
+	c.init, c.sock, err = r.launch(InitName, c, "", stdio, []*os.File{r.ipc, r.uts}, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -325,8 +330,8 @@ func (r *Runtime) launch(name string, c *Container, execID string, stdio *stdio,
 	start := func() (*proc.Child, error) {
 		return r.fork(name, stdio, append([]*os.File{far}, ns...), group, flags)
 	}
-	if c.pid != nil {
-		start = inPIDNamespace(c.pid, start)
+	if ns := cmp.Or(c.pid, r.pids); ns != nil {
+		start = inPIDNamespace(ns, start)
 	}
 	child, err := start()
 	if err != nil {

@@ -26,6 +26,10 @@ func Main(name string) int {
 	// Namespaces, credentials and filters are this thread's; the execve that
 	// ends it makes them the process's.
 	runtime.LockOSThread()
+	if name == PodInitName {
+		fmt.Fprintln(os.Stderr, "coffer-pod-init:", podInitMain())
+		return 126
+	}
 	sock := socket{os.NewFile(fdSocket, "agent")}
 	run := initMain
 	if name == ExecName {

@@ -19,6 +19,7 @@ import (
 type Runtime struct {
 	opt      Options
 	ipc, uts *os.File // set by Setup
+	pids     *os.File // the containers' pid namespace; nil: each has its own
 	oom      *oomWatcher
 
 	mu         sync.Mutex
@@ -62,11 +63,16 @@ func NewRuntime(opt Options) (*Runtime, error) {
 	return r, nil
 }
 
-// Setup makes the namespaces that the pod's containers share (ipc, uts), and
-// sets host name and sysctls in them. Once.
-func (r *Runtime) Setup(hostname string, sysctls map[string]string) error {
+// Setup makes the namespaces that the pod's containers share (ipc, uts, with sharePIDs
+// pid), and sets host name and sysctls in them. Once.
+func (r *Runtime) Setup(hostname string, sysctls map[string]string, sharePIDs bool) error {
 	if r.ipc != nil {
 		return errors.New("setting up the pod: done already")
+	}
+	if sharePIDs {
+		if err := r.sharePIDs(); err != nil {
+			return err
+		}
 	}
 	errs := make(chan error, 1)
 	go func() {

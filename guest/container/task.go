@@ -30,8 +30,8 @@ func (p *Task) finish(c *Container, execID string) {
 	<-p.child.Done()
 	p.code = p.child.ExitCode()
 	if execID == "" {
-		// The pid namespace has gone with its init, but for processes that joined
-		// it from outside and are still on their way.
+		// A pid namespace of its own has gone with its init, but for processes that joined
+		// it from outside and are still on their way; in the pod's all others live on.
 		_ = c.cgroup.kill()
 		c.r.oom.check(c)
 	}

@@ -37,7 +37,15 @@ func create(policy *podpolicy.Policy, c *podpolicy.Container, s *specs.Spec, id,
 	}
 	req.OCI.Linux.Resources = resources(c, s.Linux.Resources)
 	req.OCI.Mounts = mounts(req.OCI.Mounts, policy, c, s)
+	req.SandboxPidns = sharesPIDs(s)
 	return req, nil
+}
+
+// sharesPIDs reports whether the container is to be in the pod's pid namespace, or the
+// node's, which the guest has no more than a policy.
+func sharesPIDs(s *specs.Spec) bool {
+	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	return i < 0 || s.Linux.Namespaces[i].Path != ""
 }
 
 // execute makes the request for a further process in the container.

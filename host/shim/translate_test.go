@@ -76,7 +76,7 @@ func bundle(pods string) *specs.Spec {
 				Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20))},
 				CPU:    &specs.LinuxCPU{Shares: ptr(uint64(2)), Quota: ptr(int64(0)), Period: ptr(uint64(100000))},
 			},
-			Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/run/netns/x"}}, CgroupsPath: "/kubepods/x",
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}}, CgroupsPath: "/kubepods/x",
 			Seccomp: &specs.LinuxSeccomp{},
 		},
 	}
@@ -147,6 +147,8 @@ func TestWhatTheHostChangesIsDenied(t *testing.T) {
 	}{
 		{"another command", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Args = []string{"/app", "serve", "--insecure"} }},
 		{"another directory", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Cwd = "/tmp" }},
+		{"the pod's processes", podpolicy.UnexpectedField, func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }},
+		{"the node's processes", podpolicy.UnexpectedField, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }},
 		{"a variable more", podpolicy.EnvUnexpected, func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "LD_PRELOAD=/x.so") }},
 		{"a service that is no address", podpolicy.EnvUnexpected, func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "DB_SERVICE_HOST=evil") }},
 		{"another value", podpolicy.EnvMismatch, func(s *specs.Spec) { s.Process.Env[1] = "PATH=/evil" }},

@@ -77,7 +77,7 @@ var Fields = []Field{
 	{"spec.hostPID", Refused, leavesTEE},
 	{"spec.hostIPC", Refused, leavesTEE},
 	{"spec.hostUsers", Ignored, "no container shares users with the host"},
-	{"spec.shareProcessNamespace", Refused, notYet},
+	{"spec.shareProcessNamespace", Supported, "the first process of the namespace is the guest's"},
 	{"spec.enableServiceLinks", Supported, "a kubelet may add variables of services, by their fixed grammar; coffer run has none"},
 	{"spec.serviceAccountName", Supported, "the token is the cluster's to give; coffer run has none"},
 	{"spec.serviceAccount", Supported, "as serviceAccountName"},

@@ -83,6 +83,9 @@ func Build(p *pod.Pod, images map[string]*ResolvedImage, opts Options) (*podpoli
 			b.policy.Sandbox.Sysctls[s.Name] = s.Value
 		}
 	}
+	if s := p.Spec.ShareProcessNamespace; s != nil {
+		b.policy.Sandbox.SharePIDs = *s
+	}
 	for _, a := range p.Spec.HostAliases {
 		b.policy.Sandbox.Hosts = append(b.policy.Sandbox.Hosts, podpolicy.HostAlias{IP: a.IP, Names: a.Hostnames})
 	}

@@ -48,7 +48,7 @@ type config struct {
 // the containers' program "/bin/workload" does, with its arguments.
 func Main(workload func(args []string) int) {
 	switch name := filepath.Base(os.Args[0]); name {
-	case container.InitName, container.ExecName:
+	case container.InitName, container.ExecName, container.PodInitName:
 		os.Exit(container.Main(name))
 	case workloadName:
 		os.Exit(workload(os.Args[1:]))

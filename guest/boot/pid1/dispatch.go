@@ -17,7 +17,7 @@ func Dispatch(argv []string, opt Options) int {
 		return 2
 	}
 	switch name := filepath.Base(argv[0]); name {
-	case container.InitName, container.ExecName:
+	case container.InitName, container.ExecName, container.PodInitName:
 		return container.Main(name)
 	case keyholderName:
 		return helper(name, opt.keyholderMain)(argv[1:])
