@@ -120,8 +120,12 @@ func TestForwardRulesOfTheNodeBite(t *testing.T) {
 					return fmt.Errorf("iptables %s: %w: %s", step.change, err, out)
 				}
 			}
-			if got, err := arrives("after rule " + step.change); err != nil || got != step.want {
-				return fmt.Errorf("after %q of the rule the datagram arrived: %t, want %t (error: %v)", step.change, got, step.want, err)
+			got, err := arrives("after rule " + step.change)
+			if err != nil {
+				return err
+			}
+			if got != step.want {
+				return fmt.Errorf("after %q of the rule the datagram arrived: %t, want %t", step.change, got, step.want)
 			}
 		}
 		return nil
