@@ -36,8 +36,11 @@ case ${VERSION_CODENAME:-} in
   *) need+=(postgresql-17) ;;
 esac
 
+# The node's packet filter, for host/podnet's tests (and kube-proxy's).
+need+=(iptables)
+
 # Beside those: what a Kubernetes of its own needs (make kube).
-if [ "${1:-}" = kube ]; then need+=(bc containernetworking-plugins iptables openssl runc util-linux); fi
+if [ "${1:-}" = kube ]; then need+=(bc containernetworking-plugins openssl runc util-linux); fi
 
 missing=()
 for p in "${need[@]}"; do have "$p" || missing+=("$p"); done

@@ -2,7 +2,9 @@ package podpolicy
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/agentpb"
 )
@@ -204,9 +206,11 @@ func CopyDirRequest(v *Volume, dir string) *agentpb.CopyFileRequest {
 func (v *Volume) Dirs() []string { return sortedKeys(v.dirs()) }
 
 // ExecProcessRequest gives the request that starts a further process in c. env
-// is the container's environment; a terminal adds TERM=xterm where it lacks TERM.
+// is the container's environment; a terminal adds TERM=xterm where both lack TERM
+// (a host's runtime may have added it to env already).
 func (p *Policy) ExecProcessRequest(c *Container, containerID, execID string, args, env []string, tty bool) *agentpb.ExecProcessRequest {
-	if tty && !c.hasEnv("TERM") {
+	given := slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "TERM=") })
+	if tty && !given && !c.hasEnv("TERM") {
 		env = append(append([]string(nil), env...), termEnv)
 	}
 	return &agentpb.ExecProcessRequest{ContainerId: containerID, ExecId: execID, Process: c.process(args, env, tty)}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
@@ -32,11 +33,12 @@ func doctorMain(args []string, out io.Writer) error {
 	if fs.NArg() != 0 || *output != "text" && *output != "json" {
 		return errors.New("doctor takes no arguments, and --output text or json")
 	}
-	tees := launch.HardwareTEEs
+	tees := hostcheck.TEEs()
 	if *tee != "" {
-		if tees = []launch.TEE{launch.TEE(*tee)}; !tees[0].Hardware() {
-			return fmt.Errorf("--tee %q: the hardware that can be launched is %v", *tee, launch.HardwareTEEs)
+		if !slices.Contains(tees, launch.TEE(*tee)) {
+			return fmt.Errorf("--tee %q: the hardware that can be looked at is %v", *tee, tees)
 		}
+		tees = []launch.TEE{launch.TEE(*tee)}
 	}
 	p, err := doctorPlatform(*path)
 	if err != nil {

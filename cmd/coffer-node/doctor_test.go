@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/host/hostcheck"
 )
 
@@ -19,7 +18,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	var doc struct{ TEEs []hostcheck.Report }
-	if err := json.Unmarshal(out.Bytes(), &doc); err != nil || len(doc.TEEs) != len(launch.HardwareTEEs) {
+	if err := json.Unmarshal(out.Bytes(), &doc); err != nil || len(doc.TEEs) != len(hostcheck.TEEs()) {
 		t.Fatalf("%v: %s", err, out.String())
 	}
 	for _, r := range doc.TEEs {

@@ -97,6 +97,11 @@ func (h *Host) Inspect(ctx context.Context, tee launch.TEE, needs Needs) *Report
 	if !r.add(Check{ID: "architecture", What: "the machine is " + arch, OK: h.Arch == arch, Found: h.Arch, Fix: "run it on a machine that has this TEE"}) {
 		return r
 	}
+	if tee == launch.SGX { // a process: neither KVM nor QEMU
+		h.sgx(r)
+		r.Ready = r.First() == nil
+		return r
+	}
 	r.add(h.kvmDevice())
 	switch tee {
 	case launch.SNP, launch.SEV, launch.SEVES:
@@ -129,10 +134,14 @@ func (r *Report) add(c Check) bool {
 	return c.OK
 }
 
-// All inspects every hardware TEE with the firmware that firmware names.
+// TEEs lists what Inspect knows: the hardware that a VM is launched on, and SGX,
+// where a machine can be ready and Coffer launches nothing yet.
+func TEEs() []launch.TEE { return append(slices.Clone(launch.HardwareTEEs), launch.SGX) }
+
+// All inspects every TEE of TEEs with the firmware that firmware names.
 func (h *Host) All(ctx context.Context, firmware func(launch.TEE) string) []*Report {
 	var out []*Report
-	for _, t := range launch.HardwareTEEs {
+	for _, t := range TEEs() {
 		out = append(out, h.Inspect(ctx, t, Needs{Firmware: firmware(t)}))
 	}
 	return out

@@ -49,18 +49,25 @@ func newMachine(t *testing.T, arch string) *machine {
 	}
 	for name, content := range map[string]string{
 		"dev/kvm": "", "dev/sev": "", "dev/iommu": "",
-		"proc/cpuinfo":                      "processor\t: 0\nflags\t\t: fpu sev sev_es sev_snp tdx_host_platform\n",
+		"proc/cpuinfo":    "processor\t: 0\nflags\t\t: fpu sev sev_es sev_snp tdx_host_platform sgx sgx_lc\n",
+		"dev/sgx_enclave": "", "dev/sgx_provision": "", "etc/sgx_default_qcnl.conf": "{\n  // of this site\n  \"pccs_url\": \"https://pccs.example:8081/sgx/certification/v4/\"\n  //,\"use_secure_cert\": false\n}\n",
+		"sys/devices/system/node/node0/x86/sgx_total_bytes": "67108864\n", "sys/devices/system/node/node1/x86/sgx_total_bytes": "67108864\n",
 		"sys/module/kvm_amd/parameters/sev": "Y\n", "sys/module/kvm_amd/parameters/sev_es": "Y\n", "sys/module/kvm_amd/parameters/sev_snp": "Y\n",
 		"sys/module/kvm_intel/parameters/tdx": "Y\n", "sys/firmware/uv/prot_virt_host": "1\n", "sys/module/kvm/parameters/rme": "Y\n",
 	} {
 		m.write(name, content)
 	}
-	t.Chdir(m.Root) // a socket's path is at most 108 bytes
-	l, err := net.Listen("unix", "q.sock")
-	if err != nil {
+	if err := os.MkdirAll(m.path("var/run/aesmd"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	t.Chdir(m.Root) // a socket's path is at most 108 bytes
+	for _, name := range []string{"q.sock", "." + aesmSocket} {
+		l, err := net.Listen("unix", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+	}
 	return m
 }
 
@@ -86,7 +93,7 @@ func archOf(t launch.TEE) string { a, _ := architecture(t); return a }
 
 func TestReady(t *testing.T) {
 	fw := filepath.Join(vectors.Dir(t, "measure"), "ovmf_AmdSev_suffix.bin")
-	for _, tee := range launch.HardwareTEEs {
+	for _, tee := range TEEs() {
 		r := newMachine(t, archOf(tee)).Inspect(t.Context(), tee, Needs{Firmware: fw, HostDevices: true})
 		if err := r.Err(); err != nil || !r.Ready || len(r.Checks) < 5 {
 			t.Errorf("%s: %v, %+v", tee, err, r.Checks)
@@ -145,6 +152,26 @@ func TestMissing(t *testing.T) {
 		{launch.SE, "kvm-protected", "0x0", good, func(m *machine) { m.Extension = func(int) (int, error) { return 0, nil } }},
 		{launch.SE, "qemu-machine", "10.1.0", good, func(m *machine) { m.qemu.Machines = []string{"q35"} }},
 		{launch.CCA, "realm-management", "missing", good, func(m *machine) { m.remove("sys/module/kvm") }},
+		{launch.SGX, "cpu-flag", "cpuinfo", "", func(m *machine) { m.write("proc/cpuinfo", "flags : sgx_lc\n") }},
+		{launch.SGX, "launch-control", "cpuinfo", "", func(m *machine) { m.write("proc/cpuinfo", "flags : sgx\n") }},
+		{launch.SGX, "sgx-enclave", "missing", "", func(m *machine) { m.remove("dev/sgx_enclave") }},
+		{launch.SGX, "sgx-provision", "missing", "", func(m *machine) { m.remove("dev/sgx_provision") }},
+		{launch.SGX, "epc", "0 MiB", "", func(m *machine) { m.remove("sys/devices") }},
+		{launch.SGX, "epc", "0 MiB", "", func(m *machine) {
+			m.write("sys/devices/system/node/node0/x86/sgx_total_bytes", "no number")
+			m.remove("sys/devices/system/node/node1")
+			m.write("sys/fs/cgroup/misc.capacity", "sev 509\nsgx_epc 0\n")
+		}},
+		{launch.SGX, "aesm", "missing", "", func(m *machine) { m.remove("var/run/aesmd") }},
+		{launch.SGX, "aesm", "no socket", "", func(m *machine) {
+			m.remove("var/run/aesmd/aesm.socket")
+			m.write("var/run/aesmd/aesm.socket", "")
+		}},
+		{launch.SGX, "quote-provider", "missing", "", func(m *machine) { m.remove("etc") }},
+		{launch.SGX, "quote-provider", "names none", "", func(m *machine) { m.write("etc/sgx_default_qcnl.conf", "{}") }},
+		{launch.SGX, "quote-provider", "without TLS", "", func(m *machine) { m.write("etc/sgx_default_qcnl.conf", "# old\nPCCS_URL=http://pccs.example/\n") }},
+		{launch.SGX, "quote-provider", "no URL", "", func(m *machine) { m.write("etc/sgx_default_qcnl.conf", `{"pccs_url": "pccs"}`) }},
+		{launch.SGX, "quote-provider", "more than", "", func(m *machine) { m.write("etc/sgx_default_qcnl.conf", strings.Repeat("x", maxQCNL+1)) }},
 	} {
 		t.Run(string(c.tee)+"-"+c.id, func(t *testing.T) {
 			m := newMachine(t, archOf(c.tee))
@@ -174,6 +201,23 @@ func TestThisMachine(t *testing.T) {
 	for _, r := range h.All(t.Context(), func(launch.TEE) string { return "" }) {
 		if r.Ready { // there is no QEMU
 			t.Errorf("%s is ready: %+v", r.TEE, r.Checks)
+		}
+	}
+}
+
+// TestEPC takes the sources away one by one.
+func TestEPC(t *testing.T) {
+	m := newMachine(t, "amd64")
+	m.cpu.EPC = 32 << 20
+	m.write("sys/fs/cgroup/misc.capacity", "res_a 1\nsgx_epc 100663296\n")
+	for _, want := range []string{"128 MiB, by 2 NUMA nodes", "96 MiB, by /sys/fs/cgroup/misc.capacity", "32 MiB, by the CPU"} {
+		if c := m.epc(); !c.OK || c.Found != want {
+			t.Errorf("%+v, want %s", c, want)
+		}
+		if strings.HasPrefix(want, "128") {
+			m.remove("sys/devices")
+		} else {
+			m.remove("sys/fs")
 		}
 	}
 }

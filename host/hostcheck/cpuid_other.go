@@ -2,4 +2,4 @@
 
 package hostcheck
 
-func cpuEncryption() CPU { return CPU{} }
+func askCPU() CPU { return CPU{} }

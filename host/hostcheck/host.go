@@ -35,11 +35,13 @@ type SNPStatus struct {
 	RMPInitialised bool
 }
 
-// CPU is what CPUID says of memory encryption.
+// CPU is what CPUID says of memory encryption, and of the memory of enclaves.
 type CPU struct {
 	CBit     int // leaf 0x8000001f, EBX bits 5:0
 	Reduced  int // EBX bits 11:6
 	PhysBits int // leaf 0x80000008, EAX bits 7:0
+
+	EPC uint64 // bytes: leaf 0x12, subleaves from 2 on
 }
 
 // QEMU is what a QEMU says of itself.
@@ -52,6 +54,7 @@ type QEMU struct {
 const (
 	maxCPUInfo = 8 << 20
 	maxSysfs   = 4 << 10
+	maxQCNL    = 64 << 10
 )
 
 func (h *Host) path(name string) string { return filepath.Join(h.Root, name) }
@@ -100,6 +103,21 @@ func (h *Host) exists(id, what, name, fix string) Check {
 		return c
 	}
 	c.OK, c.Found = true, "/"+name
+	return c
+}
+
+// socket checks that a path is a socket.
+func (h *Host) socket(id, what, path, fix string) Check {
+	c := Check{ID: id, What: what, Fix: fix}
+	fi, err := os.Stat(h.path(strings.TrimPrefix(path, "/")))
+	switch {
+	case err != nil:
+		c.Found = reason(err)
+	case fi.Mode()&os.ModeSocket == 0:
+		c.Found = "it is no socket"
+	default:
+		c.OK, c.Found = true, "a socket"
+	}
 	return c
 }
 

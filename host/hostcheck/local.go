@@ -28,7 +28,7 @@ const (
 func This(qemu, quoteSocket string) *Host {
 	return &Host{
 		Root: "/", Arch: runtime.GOARCH, QuoteSocket: quoteSocket,
-		Extension: checkExtension, SNPStatus: snpStatus, CPU: cpuEncryption,
+		Extension: checkExtension, SNPStatus: snpStatus, CPU: askCPU,
 		QEMU: func(ctx context.Context) (QEMU, error) { return askQEMU(ctx, qemu) },
 	}
 }

@@ -2,7 +2,6 @@ package hostcheck
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -62,17 +61,7 @@ func (h *Host) tdx(r *Report) {
 	r.add(h.cpuFlag("tdx_host_platform", "turn on TME-MT, SEAM loader and TDX in the firmware setup; the CPU must be a Xeon that has it"))
 	r.add(h.parameter("kvm-parameter", "kvm_intel", "tdx", "start the host's kernel with kvm_intel.tdx=1, and see dmesg for virt/tdx"))
 	r.add(h.extension("kvm-vm-type", "KVM makes TDX guests", capVMTypes, 1<<vmTypeTDX, "use a kernel that has them (6.16 or newer)"))
-	c := Check{ID: "quote-socket", What: "Intel's quote generation service listens on " + h.QuoteSocket, Fix: "install and start qgsd (package tdx-qgs); without quotes a TD cannot attest"}
-	fi, err := os.Stat(h.path(strings.TrimPrefix(h.QuoteSocket, "/")))
-	switch {
-	case err != nil:
-		c.Found = "it is missing"
-	case fi.Mode()&os.ModeSocket == 0:
-		c.Found = "it is no socket"
-	default:
-		c.OK, c.Found = true, "a socket"
-	}
-	r.add(c)
+	r.add(h.socket("quote-socket", "Intel's quote generation service listens on "+h.QuoteSocket, h.QuoteSocket, "install and start qgsd (package tdx-qgs); without quotes a TD cannot attest"))
 }
 
 func (h *Host) cpuFlag(flag, fix string) Check {

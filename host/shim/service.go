@@ -21,6 +21,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
 // Service is the task API for one pod.
@@ -225,7 +227,7 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 	}
 	name := containerName(spec)
 	if c.policy = p.policy.Container(name); c.policy == nil {
-		return status.Errorf(codes.PermissionDenied, "the pod's policy has no container %q: it was sealed for others", name)
+		return status.Error(codes.PermissionDenied, undeclared(name).Error())
 	}
 	for i := range spec.Mounts {
 		if f, ok := terminationFile(&spec.Mounts[i]); ok {
@@ -243,6 +245,15 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 		return fmt.Errorf("creating container %s: %w", name, err)
 	}
 	return nil
+}
+
+// undeclared is the refusal of a container that the owner has not sealed. The guest
+// refuses it too; here nothing of it travels first.
+func undeclared(name string) *denial.Denial {
+	return &denial.Denial{
+		Reason: podpolicy.ContainerUndeclared, Component: "shim", Claim: fmt.Sprintf("container %q", name),
+		Detail: "the pod was sealed without it (ephemeral containers of kubectl debug never are sealed): put it into the manifest and seal that",
+	}
 }
 
 // Start starts a created process.

@@ -38,7 +38,7 @@ func testPolicy() *podpolicy.Policy {
 				{Volume: "scratch", Destination: "/logs", SubPath: "logs"},
 			},
 			ImageVolumes: []string{"/var/cache"}, Resources: podpolicy.Resources{MemoryBytes: 64 << 20}, Restart: "Always", Logs: true,
-			Exec: []podpolicy.Exec{{Args: []string{"/app", "healthy"}}},
+			Exec: []podpolicy.Exec{{Args: []string{"/app", "healthy"}}, {Args: []string{"/app", "shell"}, TTY: true}},
 		}},
 	}
 }
@@ -130,6 +130,11 @@ func TestWhatANodeAddsIsAllowed(t *testing.T) {
 	probe.Args = []string{"/app", "healthy"}
 	if _, err := e.Authorize(execute(p, &p.Containers[0], &probe, "c1", "x1")); err != nil {
 		t.Errorf("a declared probe: %v", err)
+	}
+	terminal := *s.Process
+	terminal.Args, terminal.Terminal, terminal.Env = []string{"/app", "shell"}, true, append(slices.Clone(s.Process.Env), "TERM=xterm") // containerd's own addition
+	if _, err := e.Authorize(execute(p, &p.Containers[0], &terminal, "c1", "x3")); err != nil {
+		t.Errorf("a command with a terminal: %v", err)
 	}
 	probe.Args = []string{"/bin/sh"}
 	if _, err := e.Authorize(execute(p, &p.Containers[0], &probe, "c1", "x2")); err == nil {

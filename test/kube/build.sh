@@ -23,6 +23,17 @@ CV=$(grep -oE 'containerd/containerd/v2 v[0-9][^ ]*' go.mod | head -1 | cut -d' 
 say "containerd $CV"
 go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_blockfile no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$CV" \
   -o "$B/bin/" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+if [ "${1:-}" = full ]; then
+  cd "$KUBE_SRC/tools/containerd17"
+  CV=$(grep -oE 'containerd/containerd v[0-9][^ ]*' go.mod | head -1 | cut -d' ' -f2)
+  say "containerd $CV"
+  mkdir -p "$B/bin17"
+  go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/version.Version=$CV" \
+    -o "$B/bin17/" github.com/containerd/containerd/cmd/{containerd,containerd-shim-runc-v2,ctr}
+fi
+cd "$KUBE_SRC/tools/cri"
+say "the CRI's client" # for the build cache: the test builds it
+go test -c -o /dev/null .
 cd "$KUBE_SRC/../.."
 say "pause image"
 go run ./test/kube/pause build "$B/images/pause.tar"

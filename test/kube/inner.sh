@@ -41,6 +41,7 @@ cat > $RUN/cni/net.d/10-bridge.conflist <<X
 X
 
 # SNAPSHOTTER= (empty): every image is pulled and unpacked on the node
+"$BIN/containerd" --version | grep -q " v1\.7\." && SNAPSHOTTER=
 SNAPSHOTTER=${SNAPSHOTTER-coffer} PROXY_PLUGIN= RUNTIME_SNAPSHOTTER=
 if [ -n "$SNAPSHOTTER" ]; then
   mkdir -p $RUN/snapshotter
@@ -111,6 +112,11 @@ for r in docker.io registry.k8s.io gcr.io registry.example; do
   mkdir -p $RUN/certs.d/$r
   printf 'server = "http://%s"\n[host."http://%s/v2/%s"]\n  override_path = true\n  capabilities = ["pull", "resolve"]\n' $REGISTRY $REGISTRY $r > $RUN/certs.d/$r/hosts.toml
 done
+if $BIN/containerd --version | grep -q ' v1\.7\.'; then # its file is of version 2, and its own snapshotters alone were tried
+  sed -i -e 's/^version = 3/version = 2/' -e "/cri.v1.images'\]/,/config_path/d" -e 's/io.containerd.cri.v1.runtime/io.containerd.grpc.v1.cri/' \
+    -e 's#bin_dirs = \["/usr/lib/cni"\]#bin_dir = "/usr/lib/cni"#' -e 's#^  enable_selinux.*#&\n  sandbox_image = "localhost/pause:dev"#' $RUN/containerd.toml
+  printf "[plugins.'io.containerd.grpc.v1.cri'.registry]\n  config_path = \"%s\"\n" $RUN/certs.d >> $RUN/containerd.toml
+fi
 CTR=$BIN/ctr
 start containerd $BIN/containerd --config $RUN/containerd.toml
 export CONTAINERD_ADDRESS=/run/containerd/containerd.sock

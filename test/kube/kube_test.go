@@ -102,6 +102,9 @@ func (k *kube) setUp() error {
 		}
 	}
 	k.trustee = []string{"--trustee", trustee.URL, "--trustee-ca", filepath.Join(k.dir, "ca.pem"), "--admin-key", trustee.Admin}
+	if os.Getenv("MODE") == "cri" { // containerd without a cluster
+		return nil
+	}
 	classes := ""
 	for _, tee := range []string{"tpm-sim", "snp-sim", "tdx-sim", "cca-sim"} {
 		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: coffer-%s}\nhandler: coffer-%[1]s\noverhead: {podFixed: {memory: 512Mi, cpu: 250m}}\n---\n", tee)

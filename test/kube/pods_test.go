@@ -190,13 +190,15 @@ func TestDenials(t *testing.T) {
 		k.apply(t, k.file(t, strings.Replace(string(b), "sleep 3600", "sleep 3601", 1)))
 		k.event(t, "denied", "args-mismatch")
 	})
-	t.Run("exec", func(t *testing.T) {
+	t.Run("exec and debug", func(t *testing.T) {
 		k.must(t, "kubectl", "delete", "pod", "denied", "--ignore-not-found", "--timeout=60s")
 		k.apply(t, path)
 		k.ready(t, "denied")
 		if _, err := k.in("kubectl", "exec", "denied", "--", "id"); err == nil || !strings.Contains(err.Error(), "exec-denied") {
 			t.Errorf("exec: %v", err)
 		}
+		k.must(t, "kubectl", "debug", "denied", "--image=docker.io/library/busybox:latest", "--container=debugger", "--", "sleep", "60")
+		k.event(t, "denied", `container-undeclared: container "debugger"`)
 	})
 	t.Run("not sealed", func(t *testing.T) {
 		k.apply(t, k.file(t, simple("unsealed", "coffer-tpm-sim", "sleep 3600")))

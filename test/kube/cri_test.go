@@ -1,0 +1,59 @@
+package kube
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestCRI walks every call of the Container Runtime Interface on a sealed pod
+// (tools/cri, a module of its own: its client is no product's dependency). The kubelet,
+// where one runs, is stopped meanwhile: it would remove pods that the API server does
+// not know. With MODE=cri there is none, and BIN may name another containerd.
+func TestCRI(t *testing.T) {
+	k := cluster
+	path, _ := k.seal(t, "tpm-sim", `apiVersion: v1
+kind: Pod
+metadata: {name: walk}
+spec:
+  runtimeClassName: coffer-tpm-sim
+  enableServiceLinks: false
+  automountServiceAccountToken: false
+  securityContext: {sysctls: [{name: net.ipv4.ip_local_port_range, value: "20000 60000"}]}
+  containers:
+  - name: main
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'trap "exit 5" TERM; (while true; do printf "HTTP/1.0 200 OK\r\n\r\nfrom the guest\n" | nc -l -p 8080; done) & head -c 20000 /dev/zero | tr "\0" x; echo; echo to stderr >&2; while true; do echo tick; sleep 0.5; done']
+    securityContext: {runAsUser: 1000, runAsGroup: 1000, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}
+  - name: shell
+    image: docker.io/library/busybox:latest
+    command: [sh]
+    stdin: true
+    tty: true
+  - name: once
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'while read l; do echo got $l; done; echo ended >&2; exit 3']
+    stdin: true
+    stdinOnce: true
+`, "--allow-exec")
+	walk := filepath.Join(t.TempDir(), "cri.test")
+	build := exec.Command("go", "test", "-c", "-o", walk, ".")
+	build.Dir = filepath.Join("tools", "cri")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the walk: %v\n%s", err, out)
+	}
+	if kubelet, err := k.pid("bin/kubelet --config"); err == nil {
+		k.must(t, "kill", "-STOP", kubelet)
+		defer k.must(t, "kill", "-CONT", kubelet)
+	}
+	cmd := exec.Command("bash", "in.sh", "env", "COFFER_CRI_POD="+path, walk, "-test.v", "-test.timeout=8m")
+	out := new(strings.Builder)
+	cmd.Stdout, cmd.Stderr = out, out
+	err := cmd.Run()
+	t.Logf("%s", out)
+	if err != nil || !strings.Contains(out.String(), "--- PASS: TestWalk ") {
+		t.Errorf("the walk failed: %v", err)
+	}
+	k.nothingLeft(t)
+}
