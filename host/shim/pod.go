@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,7 @@ type pod struct {
 
 	done   chan struct{} // closed when the TEE has ended
 	cgroup *cgroup
+	ports  *podnet.Forwarder // nil: none
 }
 
 // policyOf reads the pod policy from the pod's initdata annotation.
@@ -128,7 +130,29 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 			return nil, err
 		}
 	}
-	return p, p.prepare(ctx, s, network)
+	if err := p.prepare(ctx, s, network); err != nil {
+		return nil, err
+	}
+	p.forwardPorts(networkNamespace(s), network)
+	return p, nil
+}
+
+// forwardPorts has port forwarding reach the guest. A pod works without it, on a node
+// whose kernel is too old, for one.
+func (p *pod) forwardPorts(ns string, n *podnet.Network) {
+	var addresses []netip.Addr
+	for _, i := range n.Interfaces {
+		for _, a := range i.Addresses {
+			addresses = append(addresses, a.Addr())
+		}
+	}
+	if len(addresses) == 0 {
+		return
+	}
+	var err error
+	if p.ports, err = podnet.Forward(ns, addresses, p.log); err != nil {
+		p.log.Warn("port forwarding will not reach this pod", "error", err)
+	}
 }
 
 func networkNamespace(s *specs.Spec) string {
@@ -285,6 +309,9 @@ func (p *pod) launch(ctx context.Context, pf *platform.Platform, spec *launch.Sp
 // destroy ends the TEE and removes what launchPod made.
 func (p *pod) destroy() error {
 	var errs []error
+	if p.ports != nil {
+		p.ports.Close()
+	}
 	if p.client != nil {
 		_ = p.client.Close()
 	}
