@@ -116,7 +116,7 @@ kube: ## build Kubernetes, etcd and containerd from their modules, for e2e-kube 
 	bash test/kube/build.sh
 
 .PHONY: e2e-kube
-e2e-kube: deps build guest standins kube ## sealed pods on a Kubernetes of its own (test/kube)
+e2e-kube: deps build runsc guest standins kube ## sealed pods on a Kubernetes of its own (test/kube)
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 60m -v .
 
@@ -129,7 +129,7 @@ e2e-kube-full: e2e-kube ## the same with 200 pods, and the CRI's walk on contain
 	  $(GO) test -count=1 -timeout 10m -v -run CRI .
 
 .PHONY: bench-kube
-bench-kube: deps build guest standins kube ## measure pods of a cluster: kubectl apply to Ready, the shim's cost
+bench-kube: deps build runsc guest standins kube ## measure pods of a cluster: kubectl apply to Ready, the shim's cost
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_KUBE_BENCH=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 60m -v -run HowFast .
 

@@ -29,17 +29,19 @@ import (
 const Version = 1
 
 // Descriptors that the agent has from its start, after stdin, stdout and stderr.
-// FDLink is coffer-start's alone.
+// FDLink is coffer-start's alone, and in its place FDNetwork coffer-join's.
 const (
 	FDChannel  = 3 + iota // guest channel
 	FDHardware            // simulated hardware (api/simhw)
 	FDInitdata            // initdata in the form of its device; empty: there is none
 	FDLink                // hands the network interface over
+	FDNetwork  = FDLink   // the network namespace to run in
 )
 
 // Entry points of coffer-runsc beyond runsc's own.
 const (
-	Start = "coffer-start"
+	Start = "coffer-start" // makes an interface in its namespace, and becomes runsc
+	Join  = "coffer-join"  // enters the namespace behind FDNetwork, and becomes runsc
 	Net   = "coffer-net"
 )
 

@@ -37,6 +37,9 @@ type Options struct {
 	Supervisor []string
 	// Parent is the process that asked for the sandbox and made its directory.
 	Parent int
+	// Network is the network namespace that the pod has already; "": one is made, of
+	// which all traffic goes through this machine's sockets.
+	Network string
 	// BootTimeout is how long the agent may take to answer on the channel; 0:
 	// DefaultBootTimeout.
 	BootTimeout time.Duration
@@ -123,6 +126,9 @@ func (d *Driver) check(spec *launch.Spec) (*contract.Command, error) {
 		if !fi.Mode().IsRegular() {
 			return nil, fmt.Errorf("%s: %s is not a regular file", f.what, f.path)
 		}
+	}
+	if d.opt.Network != "" && len(spec.Publish) > 0 {
+		return nil, errors.New("launch spec: publish: the pod's own network leads to its ports")
 	}
 	for i, p := range spec.Publish {
 		if p.Protocol != "tcp" {

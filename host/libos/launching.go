@@ -1,19 +1,13 @@
 package libos
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
@@ -112,16 +106,9 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	if err != nil {
 		return fail(errors.Join(err, channelEnd.Close(), channelChild.Close()))
 	}
-	linkNet, linkRuntime, err := socketPair("link")
-	if err != nil {
-		return fail(errors.Join(err, channelEnd.Close(), channelChild.Close(), hardwareEnd.Close(), hardwareChild.Close()))
-	}
 	l.sandbox.channelEnd = channelEnd
-	for _, f := range []*os.File{channelChild, hardwareEnd, hardwareChild, linkNet, linkRuntime} {
+	for _, f := range []*os.File{channelChild, hardwareEnd, hardwareChild} {
 		l.keep(f)
-	}
-	if err := unix.SetNonblock(int(linkNet.Fd()), false); err != nil {
-		return fail(err)
 	}
 	var disk []byte
 	if l.spec.Initdata != nil {
@@ -140,7 +127,7 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	}
 	l.keep(given)
 
-	ready, err := l.startNetwork(linkNet, netUID)
+	network, err := l.network(netUID)
 	if err != nil {
 		return fail(err)
 	}
@@ -156,10 +143,10 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	l.sandbox.console = console.Capture(r, log)
 	cmd, err := supervise.Start(&supervise.Command{
 		Path:       l.spec.Kernel.Path,
-		Args:       append([]string{contract.Start}, contract.RunArgs(l.command, l.path(stateDir, "state"), bundle, l.id)...),
-		Files:      []*os.File{channelChild, hardwareChild, given, linkRuntime},
+		Args:       append([]string{network.entry}, contract.RunArgs(l.command, l.path(stateDir, "state"), bundle, l.id)...),
+		Files:      []*os.File{channelChild, hardwareChild, given, network.file},
 		Output:     w,
-		Namespaces: unix.CLONE_NEWNET,
+		Namespaces: network.namespaces,
 	})
 	if err != nil {
 		return fail(err)
@@ -167,49 +154,7 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	if err := l.started("runtime", cmd, nil); err != nil {
 		return fail(err)
 	}
-	return channelEnd, hardwareEnd, doc, ready()
-}
-
-// startNetwork starts what carries the sandbox's traffic. ready waits until it does.
-func (l *launching) startNetwork(link *os.File, uid int) (ready func() error, err error) {
-	args := []string{contract.Net}
-	low := false
-	for _, p := range l.spec.Publish {
-		ip := p.HostIP
-		if ip == "" {
-			ip = "127.0.0.1"
-		}
-		low = low || p.HostPort < 1024
-		args = append(args, fmt.Sprintf("tcp/%s/%d", net.JoinHostPort(ip, strconv.Itoa(p.HostPort)), p.GuestPort))
-	}
-	said, w, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("starting the network: %w", err)
-	}
-	l.keep(said)
-	out, ow, err := supervise.NewOutput()
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
-	}
-	cmd, err := supervise.Start(&supervise.Command{
-		Path: l.spec.Kernel.Path, Args: args, Files: []*os.File{link}, UID: uid, BindLowPorts: low, Output: ow, Stdout: w,
-	})
-	_, _ = w.Close(), ow.Close()
-	if err != nil {
-		out.Close()
-		return nil, fmt.Errorf("starting the network: %w", err)
-	}
-	if err := l.started("network", cmd, out); err != nil {
-		return nil, err
-	}
-	return func() error {
-		_ = said.SetReadDeadline(time.Now().Add(startTimeout))
-		line, err := bufio.NewReaderSize(said, 64).ReadString('\n')
-		if err != nil || line != "ready\n" {
-			return fmt.Errorf("starting the network: %s %s", console.Printable(out.Text()), l.sandbox.tail())
-		}
-		return nil
-	}, nil
+	return channelEnd, hardwareEnd, doc, network.ready()
 }
 
 // startHardware starts coffer-simhw and waits until it has measured.

@@ -31,7 +31,7 @@ type Interface struct {
 	Name, MAC string
 	MTU       int
 	Addresses []netip.Prefix
-	Tap       *os.File // what is written to it, the guest is to receive
+	Tap       *os.File // what is written to it, the guest is to receive; nil: Describe
 }
 
 // Network is a pod's network.
@@ -44,13 +44,41 @@ type Network struct {
 // Close closes the taps; the kernel removes the interfaces with them.
 func (n *Network) Close() {
 	for _, i := range n.Interfaces {
-		_ = i.Tap.Close()
+		if i.Tap != nil {
+			_ = i.Tap.Close()
+		}
 	}
 }
 
 // Connect makes the taps in the network namespace at path and gives what the
 // guest is to set up. On error nothing is left behind.
 func Connect(path string) (*Network, error) {
+	return inside(path, func(h *netlink.Handle, l netlink.Link, i *Interface, index int) (err error) {
+		name := fmt.Sprintf("coffer%d", index)
+		if i.Tap, err = openTap(name); err != nil {
+			return err
+		}
+		if err := redirect(h, l, name, i.MTU); err != nil {
+			return errors.Join(err, i.Tap.Close())
+		}
+		return nil
+	})
+}
+
+// Describe gives what the guest is to set up and makes nothing: for a guest that
+// takes the namespace's interfaces themselves. Its runtime copies the neighbours.
+func Describe(path string) (*Network, error) {
+	n, err := inside(path, func(*netlink.Handle, netlink.Link, *Interface, int) error { return nil })
+	if err == nil {
+		n.Neighbors = nil
+	}
+	return n, err
+}
+
+// attach makes the guest's way to an interface.
+type attach func(h *netlink.Handle, l netlink.Link, i *Interface, index int) error
+
+func inside(path string, attach attach) (*Network, error) {
 	type result struct {
 		n   *Network
 		err error
@@ -60,7 +88,7 @@ func Connect(path string) (*Network, error) {
 		// The thread stays in the pod's namespace and ends with this goroutine,
 		// since it is never unlocked.
 		runtime.LockOSThread()
-		n, err := connect(path)
+		n, err := connect(path, attach)
 		done <- result{n, err}
 	}()
 	r := <-done
@@ -70,7 +98,7 @@ func Connect(path string) (*Network, error) {
 	return r.n, nil
 }
 
-func connect(path string) (*Network, error) {
+func connect(path string, attach attach) (*Network, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return nil, err
@@ -94,7 +122,10 @@ func connect(path string) (*Network, error) {
 		if !carries(l) {
 			continue
 		}
-		i, err := join(h, l, len(n.Interfaces))
+		i, err := describe(h, l)
+		if err == nil {
+			err = attach(h, l, i, len(n.Interfaces))
+		}
 		if err != nil {
 			n.Close()
 			return nil, fmt.Errorf("interface %s: %w", l.Attrs().Name, err)
@@ -116,7 +147,7 @@ func carries(l netlink.Link) bool {
 	return a.EncapType == "ether" && a.Flags&unix.IFF_LOOPBACK == 0 && a.RawFlags&unix.IFF_UP != 0 && l.Type() != "tuntap" && l.Type() != "tun" && len(a.HardwareAddr) == 6
 }
 
-func join(h *netlink.Handle, l netlink.Link, index int) (*Interface, error) {
+func describe(h *netlink.Handle, l netlink.Link) (*Interface, error) {
 	a := l.Attrs()
 	out := &Interface{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU}
 	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
@@ -130,13 +161,6 @@ func join(h *netlink.Handle, l netlink.Link, index int) (*Interface, error) {
 			continue // the guest makes its own, of the same hardware address
 		}
 		out.Addresses = append(out.Addresses, netip.PrefixFrom(ip, bits))
-	}
-	name := fmt.Sprintf("coffer%d", index)
-	if out.Tap, err = openTap(name); err != nil {
-		return nil, err
-	}
-	if err := redirect(h, l, name, a.MTU); err != nil {
-		return nil, errors.Join(err, out.Tap.Close())
 	}
 	return out, nil
 }

@@ -135,6 +135,34 @@ func TestConnectReadsWhatCNIHasSet(t *testing.T) {
 	}
 }
 
+// TestDescribe: the same facts, and nothing made.
+func TestDescribe(t *testing.T) {
+	pod, _ := podNamespace(t)
+	n, err := Describe(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	if len(n.Interfaces) != 1 || n.Interfaces[0].Tap != nil || fmt.Sprint(n.Interfaces[0].Addresses) != "[10.88.0.2/24 fd00:88::2/64]" || len(n.Routes) != 2 || len(n.Neighbors) != 0 {
+		t.Errorf("%+v", n)
+	}
+	onThread(t, func() error {
+		ns, err := netns.GetFromPath(pod)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			return err
+		}
+		links, err := netlink.LinkList()
+		if err == nil && len(links) != 2 {
+			err = fmt.Errorf("%d interfaces, want lo and eth0", len(links))
+		}
+		return err
+	})
+}
+
 // vnetHeader precedes each frame on a tap with IFF_VNET_HDR.
 const vnetHeader = 10
 

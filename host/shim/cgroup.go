@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // cgroupRoot is where control groups are mounted.
@@ -19,7 +21,8 @@ const cgroupRoot = "/sys/fs/cgroup"
 type cgroup struct{ dirs []string } // one, or with v1 one for each hierarchy
 
 // joinCgroup makes the group that a sandbox's bundle names and puts the processes
-// into it. A bundle without one gets none.
+// into it, with all that they have started. A bundle without one gets none. On error
+// too the caller removes what was made, once the processes have ended.
 func joinCgroup(root, name string, pids []int) (*cgroup, error) {
 	rel, err := cgroupDir(name)
 	if err != nil || rel == "" {
@@ -37,16 +40,54 @@ func joinCgroup(root, name string, pids []int) (*cgroup, error) {
 			continue
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, errors.Join(fmt.Errorf("making the pod's control group: %w", err), c.remove())
+			return c, fmt.Errorf("making the pod's control group: %w", err)
 		}
 		c.dirs = append(c.dirs, dir)
-		for _, pid := range pids {
-			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
-				return nil, errors.Join(fmt.Errorf("joining the pod's control group %s: %w", dir, err), c.remove())
-			}
+		if err := moveAll(filepath.Join(dir, "cgroup.procs"), pids); err != nil {
+			return c, fmt.Errorf("joining the pod's control group %s: %w", dir, err)
 		}
 	}
 	return c, nil
+}
+
+// moveAll puts the processes and their descendants into a group. What a process
+// starts once it is in the group is there too, so that this ends.
+func moveAll(procs string, pids []int) error {
+	moved := map[int]bool{}
+	for todo := slices.Clone(pids); len(todo) > 0; {
+		pid := todo[0]
+		if todo = todo[1:]; moved[pid] {
+			continue
+		}
+		err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0o644)
+		if err != nil && (!errors.Is(err, unix.ESRCH) || slices.Contains(pids, pid)) {
+			return err // but for a child that has ended
+		}
+		moved[pid] = true
+		todo = append(todo, childrenOf(pid)...)
+	}
+	return nil
+}
+
+// childrenOf lists the processes that any thread of a process has started.
+func childrenOf(pid int) []int {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil
+	}
+	var out []int
+	for _, l := range lists {
+		b, err := os.ReadFile(l)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(f); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
 }
 
 // remove takes the groups away; their processes have ended or go to the parent's.

@@ -1,8 +1,12 @@
 package shim
 
 import (
+	"fmt"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -41,11 +45,11 @@ func TestJoinCgroup(t *testing.T) {
 		if err := os.Symlink("cpu,cpuacct", filepath.Join(root, "cpu")); err != nil {
 			t.Fatal(err)
 		}
-		c, err := joinCgroup(root, "/kubepods/pod1/abc", []int{42})
+		c, err := joinCgroup(root, "/kubepods/pod1/abc", []int{1 << 22}) // no process has this number: none's children
 		if err != nil || len(c.dirs) != 2 {
 			t.Fatalf("%+v, %v", c, err)
 		}
-		if b, err := os.ReadFile(filepath.Join(root, "memory/kubepods/pod1/abc/cgroup.procs")); err != nil || string(b) != "42" {
+		if b, err := os.ReadFile(filepath.Join(root, "memory/kubepods/pod1/abc/cgroup.procs")); err != nil || string(b) != "4194304" {
 			t.Errorf("%q, %v", b, err)
 		}
 	})
@@ -57,9 +61,36 @@ func TestJoinCgroup(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		c, err := joinCgroup(root, "kubepods-pod1.slice:cri-containerd:abc", []int{42})
+		c, err := joinCgroup(root, "kubepods-pod1.slice:cri-containerd:abc", []int{1 << 22})
 		if err != nil || len(c.dirs) != 1 {
 			t.Fatalf("%+v, %v", c, err)
+		}
+	})
+	t.Run("descendants", func(t *testing.T) {
+		cmd := osexec.Command("sh", "-c", "sleep 60 & echo $!; wait")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var child int
+		if _, err := fmt.Fscan(out, &child); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = syscall.Kill(child, syscall.SIGKILL)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}()
+		procs := filepath.Join(t.TempDir(), "cgroup.procs")
+		if err := moveAll(procs, []int{cmd.Process.Pid}); err != nil {
+			t.Fatal(err)
+		}
+		// A plain file has what was written last.
+		if b, err := os.ReadFile(procs); err != nil || string(b) != strconv.Itoa(child) {
+			t.Errorf("%q, %v; want the child %d", b, err, child)
 		}
 	})
 	t.Run("no kubelet", func(t *testing.T) {
@@ -67,7 +98,7 @@ func TestJoinCgroup(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := joinCgroup(root, "/kubepods/pod1/abc", []int{42}); err != nil || len(c.dirs) != 0 {
+		if c, err := joinCgroup(root, "/kubepods/pod1/abc", []int{1 << 22}); err != nil || len(c.dirs) != 0 {
 			t.Errorf("%+v, %v", c, err)
 		}
 	})

@@ -21,11 +21,12 @@ const maxConfig = 64 << 10
 type Config struct {
 	// TEE is the kind of TEE of this handler's pods: "tpm-sim", "snp-sim", ...
 	TEE launch.TEE `toml:"tee"`
-	// Platform is platform.json, made by coffer guest build.
+	// Platform is platform.json, made by coffer guest build; a process TEE has none.
 	Platform string `toml:"platform"`
 	// Variant is the guest image's; "": the one of the TEE, "sim" or "release".
 	Variant string `toml:"variant"`
-	// Bin is the folder of coffer-node and coffer-simhw; "": the shim's own.
+	// Bin is the folder of coffer-node and coffer-simhw, and for process TEEs of
+	// coffer-runsc and coffer-guest-sim; "": the shim's own.
 	Bin string `toml:"bin"`
 	// Cache keeps what can be made again; "": /var/cache/coffer.
 	Cache string `toml:"cache"`
@@ -68,7 +69,9 @@ func ParseConfig(b []byte) (*Config, error) {
 		return nil, errors.New("tee: missing")
 	case !slices.Contains(launch.SimulatedTEEs, c.TEE):
 		return nil, fmt.Errorf("tee: %q is none that this build launches %v", c.TEE, launch.SimulatedTEEs)
-	case !filepath.IsAbs(c.Platform):
+	case c.TEE.Process() && (c.Platform != "" || c.Variant != ""):
+		return nil, fmt.Errorf("platform, variant: %s has no guest image: leave them out", c.TEE)
+	case !c.TEE.Process() && !filepath.IsAbs(c.Platform):
 		return nil, fmt.Errorf("platform: %q is no absolute path", c.Platform)
 	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0:
 		return nil, errors.New("memory_mib, vcpus, max_memory_mib or max_vcpus: out of range")
@@ -78,7 +81,7 @@ func ParseConfig(b []byte) (*Config, error) {
 			return nil, fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
 		}
 	}
-	if c.Variant == "" {
+	if c.Variant == "" && !c.TEE.Process() {
 		c.Variant = "release"
 		if c.TEE.Simulated() {
 			c.Variant = "sim"

@@ -58,7 +58,11 @@ func TestConfig(t *testing.T) {
 	if err != nil || c.Variant != "sim" || c.RunDir != DefaultRunDir || c.Cache == "" || c.Bin == "" {
 		t.Errorf("%+v, %v", c, err)
 	}
+	if c, err := configOf(options("tee = \"sgx-sim\"")); err != nil || c.Variant != "" {
+		t.Errorf("a process TEE: %+v, %v", c, err)
+	}
 	for body, want := range map[string]string{
+		"tee = \"sgx-sim\"\nplatform = \"/p\"":   "platform, variant:",
 		"platform = \"/p\"":                      "tee: missing",
 		"tee = \"snp-simm\"\nplatform = \"/p\"":  "tee:",
 		"tee = \"tpm-sim\"\nplatform = \"p\"":    "platform:",

@@ -21,12 +21,9 @@ import (
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/initdata"
-	"github.com/cofferproject/coffer/api/launch"
-	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/host/podnet"
 	"github.com/cofferproject/coffer/host/sandbox"
-	"github.com/cofferproject/coffer/host/vmm"
 )
 
 // Deadlines of calls to the guest: it is not the host's, and may not answer.
@@ -95,16 +92,12 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("sizing the VM: %w", err)
 	}
-	pf, err := platform.Load(c.Platform)
+	h, err := newHolder(c, mib, vcpus)
 	if err != nil {
 		return nil, err
 	}
-	spec, err := pf.Spec(c.TEE, c.Variant, mib, vcpus)
-	if err != nil {
-		return nil, err
-	}
-	spec.Initdata = document
-	if err := spec.Validate(); err != nil {
+	h.spec.Initdata = document
+	if err := h.spec.Validate(); err != nil {
 		return nil, err
 	}
 	p := &pod{id: id, config: c, policy: policy, log: log, copied: map[string]bool{}}
@@ -118,20 +111,20 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}()
 	network := &podnet.Network{}
 	if ns := networkNamespace(s); ns != "" {
-		if network, err = podnet.Connect(ns); err != nil {
+		if network, err = h.connect(ns); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.launch(ctx, pf, spec, network); err != nil {
+	if err := p.launch(ctx, h, network); err != nil {
 		return nil, err
 	}
 	if s.Linux != nil && !c.NoPodCgroup {
 		if p.cgroup, err = joinCgroup(cgroupRoot, s.Linux.CgroupsPath, slices.Collect(maps.Values(p.vm.PIDs()))); err != nil {
-			return nil, err
+			return nil, p.orEnd(err)
 		}
 	}
 	if err := p.prepare(ctx, s, network); err != nil {
-		return nil, err
+		return nil, p.orEnd(err)
 	}
 	p.forwardPorts(networkNamespace(s), network)
 	return p, nil
@@ -152,6 +145,16 @@ func (p *pod) forwardPorts(ns string, n *podnet.Network) {
 	var err error
 	if p.ports, err = podnet.Forward(ns, addresses, p.log); err != nil {
 		p.log.Warn("port forwarding will not reach this pod", "error", err)
+	}
+}
+
+// orEnd gives, in place of an error, how the TEE has ended, if it has: that is why.
+func (p *pod) orEnd(err error) error {
+	select {
+	case <-p.done:
+		return p.endError()
+	case <-time.After(time.Second):
+		return err
 	}
 }
 
@@ -247,15 +250,10 @@ func (p *pod) dial(ctx context.Context) error {
 	if err == nil {
 		err = p.health(ctx, conn)
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		return fmt.Errorf("waiting for the guest agent: %w", err)
 	}
-	select {
-	case <-p.done:
-		return p.endError()
-	case <-time.After(time.Second):
-	}
-	return fmt.Errorf("waiting for the guest agent: %w", err)
+	return nil
 }
 
 func (p *pod) health(ctx context.Context, conn net.Conn) error {
@@ -279,20 +277,13 @@ func (p *pod) endError() error {
 }
 
 // launch starts the TEE on the network, whose taps are the driver's from then on.
-func (p *pod) launch(ctx context.Context, pf *platform.Platform, spec *launch.Spec, n *podnet.Network) error {
-	network := &vmm.Network{}
-	for _, i := range n.Interfaces {
-		network.Taps = append(network.Taps, vmm.Tap{File: i.Tap, MAC: i.MAC})
-	}
-	driver, err := vmm.New(pf, vmm.Options{
-		CacheDir: p.config.Cache, Supervisor: []string{filepath.Join(p.config.Bin, "coffer-node"), "supervise"},
-		SimHW: filepath.Join(p.config.Bin, "coffer-simhw"), Parent: os.Getpid(), BootTimeout: bootTimeout, Network: network,
-	})
+func (p *pod) launch(ctx context.Context, h *holder, n *podnet.Network) error {
+	driver, err := h.driver(p.config, n)
 	if err != nil {
 		n.Close()
 		return err
 	}
-	vm, err := driver.Launch(ctx, p.id, p.dir, spec, func(m string) { p.log.Info("launching", "step", m) })
+	vm, err := driver.Launch(ctx, p.id, p.dir, h.spec, func(m string) { p.log.Info("launching", "step", m) })
 	if err != nil {
 		var c interface{ ConsoleTail() string }
 		if errors.As(err, &c) && c.ConsoleTail() != "" {
@@ -302,7 +293,7 @@ func (p *pod) launch(ctx context.Context, pf *platform.Platform, spec *launch.Sp
 	}
 	p.vm, p.done = vm, make(chan struct{})
 	go func() { vm.Wait(); close(p.done) }()
-	p.pid = uint32(vm.PIDs()["qemu"])
+	p.pid = uint32(vm.PIDs()[h.process])
 	return nil
 }
 

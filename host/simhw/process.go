@@ -86,7 +86,7 @@ func running(ctx context.Context, proc string) (*libos.Running, error) {
 			if err != nil {
 				return nil, err
 			}
-			if args[0] != libos.Start {
+			if args[0] != libos.Start && args[0] != libos.Join {
 				return libos.ParseRunning(args)
 			}
 		}

@@ -95,20 +95,7 @@ func goVersion(ctx context.Context, source string) (string, error) {
 
 // floorFallback stands in for the revision's date where the source tree is no
 // git checkout (a release archive). The release process updates it.
-const floorFallback = "owner/guestimage/floor.txt"
-
-//go:embed floor.txt
-var releaseFloor string
-
-// ReleaseFloor gives the date that floorFallback had when this program was built, in
-// Unix seconds: the floor of a guest that has no image.
-func ReleaseFloor() int64 {
-	n, err := strconv.ParseInt(strings.TrimSpace(releaseFloor), 10, 64)
-	if err != nil || n <= 0 {
-		panic("owner/guestimage/floor.txt holds no Unix time") // it is compiled in
-	}
-	return n
-}
+const floorFallback = "api/libos/floor.txt"
 
 // sourceFloor gives the date of the source revision in Unix seconds, the floor
 // of the guest's clock, and the revision if there is one.

@@ -7,14 +7,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/platform"
-	"github.com/cofferproject/coffer/owner/guestimage"
 	"github.com/cofferproject/coffer/owner/spec"
-)
-
-// Programs of a process TEE, beside this one.
-const (
-	runtimeProgram = "coffer-runsc"
-	agentProgram   = "coffer-guest-sim"
 )
 
 // processSpec says what to launch where the pod is in a process: the library OS and
@@ -23,18 +16,15 @@ func processSpec(o *PodOptions, memoryMiB, vcpus int) (*launch.Spec, error) {
 	if o.Debug {
 		return nil, errors.New("--debug-image: a process TEE has no guest image, and its console talks already")
 	}
-	runtime, err := Binary(runtimeProgram)
+	runtime, err := Binary(libos.RuntimeProgram)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := Binary(agentProgram)
+	agent, err := Binary(libos.AgentProgram)
 	if err != nil {
 		return nil, err
 	}
-	return &launch.Spec{
-		TEE: o.TEE, Kernel: launch.File{Path: runtime}, Initrd: launch.File{Path: agent},
-		Cmdline: libos.DefaultCmdline(guestimage.ReleaseFloor()), MemoryMiB: memoryMiB, VCPUs: vcpus,
-	}, nil
+	return libos.NewSpec(o.TEE, runtime, agent, memoryMiB, vcpus), nil
 }
 
 // processPrograms gives the programs of process TEEs of that wire name that are at
@@ -44,7 +34,7 @@ func processPrograms(tee string) []string {
 		return nil
 	}
 	var out []string
-	for _, name := range []string{runtimeProgram, agentProgram} {
+	for _, name := range []string{libos.RuntimeProgram, libos.AgentProgram} {
 		if p, err := Binary(name); err == nil {
 			out = append(out, p)
 		}

@@ -21,14 +21,14 @@ func TestHowFast(t *testing.T) {
 	times := map[string][]float64{}
 	var cpu, rss []float64
 	for i := range runs {
-		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim"} {
+		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim", "coffer-process-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
 			manifest := simple(name, class, "sleep 3600")
 			var path string
 			if class == "runc" {
 				path = k.file(t, strings.Replace(manifest, "  runtimeClassName: runc\n", "", 1))
 			} else {
-				path, _ = k.seal(t, strings.TrimPrefix(class, "coffer-"), manifest)
+				path, _ = k.seal(t, teeOf(class), manifest)
 			}
 			began := time.Now()
 			k.must(t, "kubectl", "apply", "-f", path)
@@ -57,7 +57,7 @@ func spread(s []float64) string {
 // shim gives the CPU time in milliseconds and the memory in MiB of the one shim.
 func (k *kube) shim(t *testing.T) (cpu, rss float64) {
 	t.Helper()
-	pid, err := k.pid("containerd-shim-coffer-v2 -namespace")
+	pid, err := k.pid(shimProcess)
 	if err != nil {
 		t.Fatal(err)
 	}

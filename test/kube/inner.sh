@@ -84,25 +84,27 @@ $PROXY_PLUGIN
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         SystemdCgroup = false
 X
-for tee in tpm-sim snp-sim tdx-sim cca-sim; do
+for handler in tpm-sim snp-sim tdx-sim cca-sim process-sim; do
 cat >> $RUN/containerd.toml <<X
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$tee]
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$handler]
       runtime_type = "io.containerd.coffer.v2"
       pod_annotations = ["io.katacontainers.*"]
       privileged_without_host_devices = true
       $RUNTIME_SNAPSHOTTER
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$tee.options]
-        ConfigPath = "$RUN/coffer-$tee.toml"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$handler.options]
+        ConfigPath = "$RUN/coffer-$handler.toml"
 X
 if [ -n "$SNAPSHOTTER" ]; then
 cat >> $RUN/containerd.toml <<X
-    [plugins.'io.containerd.cri.v1.images'.runtime_platforms.coffer-$tee]
+    [plugins.'io.containerd.cri.v1.images'.runtime_platforms.coffer-$handler]
       $RUNTIME_SNAPSHOTTER
 X
 fi
-cat > $RUN/coffer-$tee.toml <<X
+tee=$handler platform="platform = \"$COFFER_PLATFORM\""
+if [ $handler = process-sim ]; then tee=sgx-sim platform=; fi
+cat > $RUN/coffer-$handler.toml <<X
 tee = "$tee"
-platform = "$COFFER_PLATFORM"
+$platform
 cache = "$COFFER_CACHE_DIR"
 X
 done

@@ -106,8 +106,8 @@ func (k *kube) setUp() error {
 		return nil
 	}
 	classes := ""
-	for _, tee := range []string{"tpm-sim", "snp-sim", "tdx-sim", "cca-sim"} {
-		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: coffer-%s}\nhandler: coffer-%[1]s\noverhead: {podFixed: {memory: 512Mi, cpu: 250m}}\n---\n", tee)
+	for _, tee := range []string{"tpm-sim", "snp-sim", "tdx-sim", "cca-sim", "sgx-sim"} {
+		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %s}\nhandler: %[1]s\noverhead: {podFixed: {memory: 512Mi, cpu: 250m}}\n---\n", classOf(tee))
 	}
 	if err := os.WriteFile(filepath.Join(k.dir, "classes.yaml"), []byte(classes), 0o600); err != nil {
 		return err
@@ -262,7 +262,7 @@ func (k *kube) root(t *testing.T) {
 func (k *kube) left(t *testing.T) string {
 	t.Helper()
 	out := k.must(t, "bash", "-c", `
-		ps axo args | grep -E '^(/[^ ]*)?(containerd-shim-coffer-v2|coffer-qemu|coffer-simhw)|swtpm socket|coffer-node supervise|qemu-system' | grep -v grep | cut -c1-60 || true
+		ps axo args | grep -E '^(/[^ ]*)?(containerd-shim-coffer-v2|coffer-qemu|coffer-simhw|coffer-runsc|runsc-)|swtpm socket|coffer-node supervise|qemu-system' | grep -v grep | cut -c1-60 || true
 		ls /run/coffer/shim /run/containerd/s /run/netns 2>/dev/null | grep -v ':$' | grep . || true
 		grep -c coffer /proc/mounts | grep -vx 0 | sed 's/^/mounts of coffer: /' || true
 		ip -o link | grep -E 'coffer|veth' || true`)

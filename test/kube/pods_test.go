@@ -30,7 +30,9 @@ spec:
 }
 
 // TestPod is one ordinary pod with everything an ordinary pod has.
-func TestPod(t *testing.T) {
+func TestPod(t *testing.T) { withEach(t, testPod) }
+
+func testPod(t *testing.T, h holder) {
 	k := cluster
 	manifest := `apiVersion: v1
 kind: ConfigMap
@@ -43,7 +45,7 @@ metadata:
   name: whole
   labels: {app: whole}
 spec:
-  runtimeClassName: coffer-tpm-sim
+  runtimeClassName: ` + h.class + `
   terminationGracePeriodSeconds: 3
   initContainers:
   - name: prepare
@@ -56,27 +58,27 @@ spec:
     command: [sh, -c, 'cat /scratch/state /etc/settings/shape.txt; echo colour=$COLOUR host=$(hostname); echo gone > /dev/termination-log; mkdir /www; echo from the guest > /www/index.html; trap "echo stopping; exit 0" TERM; httpd -p 8080 -h /www; while true; do sleep 0.2; done']
     env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]
     ports: [{containerPort: 8080}]
-    resources: {limits: {memory: 64Mi, cpu: 500m}}
+    resources: {limits: ` + h.limits + `}
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [NET_RAW]}}
     volumeMounts: [{name: work, mountPath: /scratch}, {name: settings, mountPath: /etc/settings}]
   volumes:
   - {name: work, emptyDir: {}}
   - {name: settings, configMap: {name: settings}}
 `
-	path, _ := k.seal(t, "tpm-sim", manifest, "--allow-exec")
+	path, _ := k.seal(t, h.tee, manifest, "--allow-exec")
 	k.apply(t, path)
 	k.ready(t, "whole")
 	for _, want := range []string{"prepared", "round", "colour=blue host=whole"} {
 		k.logs(t, "whole", want)
 	}
 	t.Run("control group", func(t *testing.T) {
-		pid, err := k.pid("coffer,process=coffer-qemu")
+		pid, err := k.pid(h.process)
 		if err != nil {
 			t.Fatal(err)
 		}
 		uid := strings.TrimSpace(k.must(t, "kubectl", "get", "pod", "whole", "-o", "jsonpath={.metadata.uid}"))
 		if out := k.must(t, "cat", "/proc/"+pid+"/cgroup"); !strings.Contains(out, uid) {
-			t.Errorf("QEMU is not in the pod's control group:\n%s", out)
+			t.Errorf("%s is not in the pod's control group:\n%s", h.process, out)
 		}
 	})
 	t.Run("exec", func(t *testing.T) {
@@ -156,17 +158,19 @@ func (k *kube) file(t *testing.T, text string) string {
 
 // TestSecret: the workload gets a secret that is bound to its seal, and not one
 // that is bound to another's.
-func TestSecret(t *testing.T) {
+func TestSecret(t *testing.T) { withEach(t, testSecret) }
+
+func testSecret(t *testing.T, h holder) {
 	k := cluster
-	k.root(t)
+	k.known(t, h)
 	get := func(path string) string {
 		return fmt.Sprintf(httpGet, "/cdh/resource/default/"+path, "127.0.0.1", 8006)
 	}
-	path, seal := k.seal(t, "tpm-sim", simple("secret", "coffer-tpm-sim",
-		get("kube/mine")+"; echo; "+get("kube/other")+"; echo; echo asked; sleep 3600"))
+	path, seal := k.seal(t, h.tee, simple("secret", h.class,
+		get(h.tee+"/mine")+"; echo; "+get(h.tee+"/other")+"; echo; echo asked; sleep 3600"))
 	value := k.file(t, "correct horse")
-	_, other := k.seal(t, "tpm-sim", simple("another", "coffer-tpm-sim", "sleep 3600"))
-	for name, to := range map[string]string{"default/kube/mine": seal, "default/kube/other": other} {
+	_, other := k.seal(t, h.tee, simple("another", h.class, "sleep 3600"))
+	for name, to := range map[string]string{"default/" + h.tee + "/mine": seal, "default/" + h.tee + "/other": other} {
 		k.must(t, append([]string{"coffer", "secret", "put", name, "-n", "sim", "--from-file", value, "--for", to}, k.trustee...)...)
 	}
 	k.apply(t, path)
@@ -179,9 +183,11 @@ func TestSecret(t *testing.T) {
 
 // TestDenials: what the owner has not sealed does not run, and the pod's events
 // say why.
-func TestDenials(t *testing.T) {
+func TestDenials(t *testing.T) { withEach(t, testDenials) }
+
+func testDenials(t *testing.T, h holder) {
 	k := cluster
-	path, _ := k.seal(t, "tpm-sim", simple("denied", "coffer-tpm-sim", "sleep 3600"))
+	path, _ := k.seal(t, h.tee, simple("denied", h.class, "sleep 3600"))
 	t.Run("another command", func(t *testing.T) {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -201,7 +207,7 @@ func TestDenials(t *testing.T) {
 		k.event(t, "denied", `container-undeclared: container "debugger"`)
 	})
 	t.Run("not sealed", func(t *testing.T) {
-		k.apply(t, k.file(t, simple("unsealed", "coffer-tpm-sim", "sleep 3600")))
+		k.apply(t, k.file(t, simple("unsealed", h.class, "sleep 3600")))
 		k.event(t, "unsealed", "seal it with coffer seal")
 	})
 }
@@ -233,13 +239,15 @@ func TestOtherTEEs(t *testing.T) {
 
 // TestWhatAKubeletDoes: probes and hooks by command, a sidecar, the service account's
 // files, host aliases; and a probe that fails restarts the container.
-func TestWhatAKubeletDoes(t *testing.T) {
+func TestWhatAKubeletDoes(t *testing.T) { withEach(t, testWhatAKubeletDoes) }
+
+func testWhatAKubeletDoes(t *testing.T, h holder) {
 	k := cluster
-	path, _ := k.seal(t, "tpm-sim", `apiVersion: v1
+	path, _ := k.seal(t, h.tee, `apiVersion: v1
 kind: Pod
 metadata: {name: probed}
 spec:
-  runtimeClassName: coffer-tpm-sim
+  runtimeClassName: `+h.class+`
   terminationGracePeriodSeconds: 2
   hostAliases: [{ip: 10.1.2.3, hostnames: [db.example]}]
   initContainers:

@@ -1,9 +1,10 @@
 // Command coffer-runsc is gVisor's runsc, built from its published module as a
-// program of its own, with two entry points more for what a sandbox's network
+// program of its own, with three entry points more for what a sandbox's network
 // takes. It is a module of its own so that gVisor's dependencies are in no other
 // program of Coffer.
 //
 //	coffer-runsc coffer-start ARGS...   make the sandbox's interface, then become runsc ARGS...
+//	coffer-runsc coffer-join ARGS...    enter the pod's network namespace, then become runsc ARGS...
 //	coffer-runsc coffer-net             carry the interface's traffic to this machine's sockets
 //	coffer-runsc ARGS...                runsc, unchanged
 //
@@ -30,6 +31,8 @@ func main() {
 	switch os.Args[1] {
 	case "coffer-start":
 		err = start(os.Args[2:])
+	case "coffer-join":
+		err = join(os.Args[2:])
 	case "coffer-net":
 		err = serveNetwork(os.Args[2:])
 	default:

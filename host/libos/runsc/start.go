@@ -11,9 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fdLink is the descriptor of start's and serveNetwork's ends of a socket pair, on
-// which the interface is handed over. api/libos has the order of the others.
-const fdLink = 6
+// Descriptors beside those of the agent; api/libos has their order.
+const (
+	// fdLink is start's end of a socket pair, on which the interface is handed over.
+	fdLink = 6
+	// fdNetwork is, in its place, join's: the network namespace to run in.
+	fdNetwork = 6
+)
 
 // The interface as the pod's plan expects it (owner/spec): what QEMU's user-mode
 // network has, so that the same plan fits both.
@@ -41,6 +45,25 @@ func start(args []string) error {
 	if err := errors.Join(unix.Close(tap), unix.Close(fdLink)); err != nil {
 		return fmt.Errorf("handing over the sandbox's network interface: %w", err)
 	}
+	return become(args)
+}
+
+// join enters the pod's network namespace, which CNI has made, and becomes runsc with
+// args. runsc moves the addresses from the interfaces there into the sandbox.
+func join(args []string) error {
+	runtime.LockOSThread()
+	if err := unix.Setns(fdNetwork, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering the pod's network namespace: %w", err)
+	}
+	if err := unix.Close(fdNetwork); err != nil {
+		return fmt.Errorf("entering the pod's network namespace: %w", err)
+	}
+	return become(args)
+}
+
+// become puts runsc into this process's place; the thread that called keeps its
+// namespaces.
+func become(args []string) error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("becoming runsc: %w", err)

@@ -1,0 +1,66 @@
+package shim
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/cofferproject/coffer/api/launch"
+	contract "github.com/cofferproject/coffer/api/libos"
+	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/libos"
+	"github.com/cofferproject/coffer/host/podnet"
+	"github.com/cofferproject/coffer/host/sandbox"
+	"github.com/cofferproject/coffer/host/vmm"
+)
+
+// holder is what a handler's pods are held by: a virtual machine, or a process.
+type holder struct {
+	spec     *launch.Spec
+	platform *platform.Platform // nil: a process
+	netns    string             // the pod's, which a process runs in
+	process  string             // the one of the sandbox's that stands for it
+}
+
+// newHolder says what to launch for a pod of that size.
+func newHolder(c *Config, memoryMiB, vcpus int) (*holder, error) {
+	if c.TEE.Process() {
+		program := func(name string) string { return filepath.Join(c.Bin, name) }
+		return &holder{
+			spec:    contract.NewSpec(c.TEE, program(contract.RuntimeProgram), program(contract.AgentProgram), memoryMiB, vcpus),
+			process: "runtime",
+		}, nil
+	}
+	pf, err := platform.Load(c.Platform)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := pf.Spec(c.TEE, c.Variant, memoryMiB, vcpus)
+	return &holder{spec: spec, platform: pf, process: "qemu"}, err
+}
+
+// connect joins the holder to the pod's network.
+func (h *holder) connect(netns string) (*podnet.Network, error) {
+	if h.platform != nil {
+		return podnet.Connect(netns)
+	}
+	h.netns = netns
+	return podnet.Describe(netns)
+}
+
+// driver makes what launches it on the network.
+func (h *holder) driver(c *Config, n *podnet.Network) (sandbox.Driver, error) {
+	supervisor := []string{filepath.Join(c.Bin, "coffer-node"), "supervise"}
+	simHW := filepath.Join(c.Bin, "coffer-simhw")
+	if h.platform == nil {
+		return libos.New(libos.Options{
+			CacheDir: c.Cache, Supervisor: supervisor, SimHW: simHW, Parent: os.Getpid(), BootTimeout: bootTimeout, Network: h.netns,
+		})
+	}
+	network := &vmm.Network{}
+	for _, i := range n.Interfaces {
+		network.Taps = append(network.Taps, vmm.Tap{File: i.Tap, MAC: i.MAC})
+	}
+	return vmm.New(h.platform, vmm.Options{
+		CacheDir: c.Cache, Supervisor: supervisor, SimHW: simHW, Parent: os.Getpid(), BootTimeout: bootTimeout, Network: network,
+	})
+}
