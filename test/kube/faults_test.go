@@ -47,7 +47,7 @@ func testKilled(t *testing.T, h holder) {
 // killContainerd kills and restarts it, and waits until the pod's log goes on.
 func (k *kube) killContainerd(t *testing.T, pod string) {
 	t.Helper()
-	pid, err := k.pid("bin/containerd --config")
+	pid, err := k.pid("^([^ ]*/)?containerd --config")
 	if err != nil {
 		t.Fatal(err)
 	}
