@@ -110,16 +110,6 @@ spec:
 			t.Errorf("another container was restarted %s times", out)
 		}
 	})
-	t.Run("port-forward", func(t *testing.T) {
-		k.must(t, "kubectl", "exec", "features", "-c", "c", "--", "sh", "-c", "mkdir -p /work/www && echo from the guest > /work/www/index.html && httpd -p 8080 -h /work/www")
-		out, err := k.in("bash", "-c", `kubectl port-forward pod/features 18080:8080 18081:8081 > /dev/null & p=$!
-			for _ in $(seq 50); do curl -sf --max-time 20 http://127.0.0.1:18080/ && break; sleep 0.2; done
-			curl -s --max-time 20 http://127.0.0.1:18081/ && echo "a port that nobody has was answered"
-			kill $p`)
-		if err != nil || out != "from the guest\n" {
-			t.Errorf("%q, %v", out, err)
-		}
-	})
 	t.Run("logs", func(t *testing.T) {
 		if out := k.must(t, "kubectl", "logs", "features", "-c", "in", "--tail=1"); out != "read two\n" {
 			t.Errorf("the last line: %q", out)

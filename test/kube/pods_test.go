@@ -126,6 +126,15 @@ spec: {selector: {app: whole}, ports: [{port: 80, targetPort: 8080}]}
 			})
 		}
 	})
+	t.Run("port-forward", func(t *testing.T) {
+		out, err := k.in("bash", "-c", `kubectl port-forward pod/whole 18080:8080 18081:8081 > /dev/null & p=$!
+			for _ in $(seq 50); do curl -sf --max-time 20 http://127.0.0.1:18080/ && break; sleep 0.2; done
+			curl -s --max-time 20 http://127.0.0.1:18081/ && echo "a port that nobody has was answered"
+			kill $p 2> /dev/null; true`) // it ends by itself where a port is refused
+		if err != nil || out != "from the guest\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
 	t.Run("stats", func(t *testing.T) {
 		eventually(t, "figures of the container", func() (bool, string) {
 			out, err := k.in("kubectl", "get", "--raw", "/api/v1/nodes/node1/proxy/stats/summary")
