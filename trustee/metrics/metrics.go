@@ -3,7 +3,8 @@
 //
 // Invariants: every label has a set of values that is known when the metric is made,
 // and whatever else is observed counts as "other", so that no peer can make the
-// output or the memory grow; no metric holds a name that an owner or a guest chose.
+// output or the memory grow; no metric holds a name that an owner or a guest chose; the operator's own
+// (of secret stores, from the configuration) may be values.
 //
 // Trust zone: trustee.
 package metrics

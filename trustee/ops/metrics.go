@@ -8,6 +8,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/fetch"
 	"github.com/cofferproject/coffer/trustee/metrics"
+	"github.com/cofferproject/coffer/trustee/secretstore"
 )
 
 const (
@@ -27,26 +28,28 @@ var reasons = []string{
 type Metrics struct {
 	Set *metrics.Set
 
-	requests  *metrics.Counter
-	durations *metrics.Histogram
-	limited   *metrics.Counter
-	denials   *metrics.Counter
-	records   *metrics.Counter
-	syncs     *metrics.Counter
-	failures  *metrics.Counter
-	lost      *metrics.Counter
-	witness   *metrics.Counter
-	spans     *metrics.Counter
-	refused   *metrics.Counter
-	shed      *metrics.Counter
-	fetches   *metrics.Counter
-	inFlight  atomic.Int64
+	requests    *metrics.Counter
+	durations   *metrics.Histogram
+	limited     *metrics.Counter
+	denials     *metrics.Counter
+	records     *metrics.Counter
+	syncs       *metrics.Counter
+	failures    *metrics.Counter
+	lost        *metrics.Counter
+	witness     *metrics.Counter
+	spans       *metrics.Counter
+	refused     *metrics.Counter
+	shed        *metrics.Counter
+	fetches     *metrics.Counter
+	secrets     *metrics.Counter
+	secretTimes *metrics.Histogram
+	inFlight    atomic.Int64
 }
 
 const prefix = "coffer_trustee_"
 
-// NewMetrics makes the metrics of a server.
-func NewMetrics(version string, started time.Time) *Metrics {
+// NewMetrics makes the metrics of a server with these secret stores outside.
+func NewMetrics(version string, started time.Time, stores []string) *Metrics {
 	s := metrics.New()
 	m := &Metrics{
 		Set: s,
@@ -66,6 +69,10 @@ func NewMetrics(version string, started time.Time) *Metrics {
 		spans:    s.Counter(prefix+"trace_spans_dropped_total", "Spans of traces that the collector did not take in time."),
 		fetches: s.Counter(prefix+"collateral_fetches_total", "Requests to vendors for collateral.", metrics.Label{Name: "vendor", Values: fetch.VendorNames()},
 			metrics.Label{Name: "outcome", Values: fetch.Outcomes}),
+		secrets: s.Counter(prefix+"secret_store_requests_total", "Requests to secret stores outside.", metrics.Label{Name: "store", Values: stores},
+			metrics.Label{Name: "outcome", Values: secretstore.Outcomes()}),
+		secretTimes: s.Histogram(prefix+"secret_store_duration_seconds", "From a request to a secret store outside to its outcome.", metrics.Label{Name: "store", Values: stores},
+			0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10),
 		refused: s.Counter(prefix+"connections_refused_total", "Connections above one peer's share."),
 		shed:    s.Counter(prefix+"connections_shed_total", "Connections of slow peers that were closed to make room."),
 	}
@@ -107,6 +114,14 @@ func (m *Metrics) SpansDropped(n int) { m.spans.Add(uint64(max(n, 0))) }
 
 // Fetched counts a request to a vendor of collateral.
 func (m *Metrics) Fetched(vendor, outcome string) { m.fetches.Inc(vendor, outcome) }
+
+// SecretFetched counts a request to a secret store outside.
+func (m *Metrics) SecretFetched(store, outcome string, took time.Duration) {
+	m.secrets.Inc(store, outcome)
+	if took > 0 {
+		m.secretTimes.Observe(store, took.Seconds())
+	}
+}
 
 // Refused counts a connection above its peer's share.
 func (m *Metrics) Refused() { m.refused.Inc() }

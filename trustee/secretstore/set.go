@@ -20,6 +20,10 @@ const (
 
 // Set has the stores of a trustee. A nil Set has none.
 type Set struct {
+	// Observe, if set before the first fetch, hears of each request to a store: one of
+	// Outcomes, and how long it took. One that found no place took nothing.
+	Observe func(store, outcome string, took time.Duration)
+
 	stores  map[string]*entry
 	timeout time.Duration
 
@@ -182,6 +186,7 @@ func (s *Set) join(e *entry, k key) (*flight, error) {
 	}
 	of := [2]string{k.store, k.ns}
 	if s.busy[of] >= share {
+		s.observe(k.store, ErrBusy, 0)
 		return nil, ErrBusy
 	}
 	s.busy[of]++
@@ -195,7 +200,9 @@ func (s *Set) join(e *entry, k key) (*flight, error) {
 
 func (s *Set) fly(ctx context.Context, e *entry, k key, f *flight) {
 	defer f.cancel()
+	began := time.Now()
 	secret, err := e.Fetch(ctx, k.want)
+	left := errors.Is(ctx.Err(), context.Canceled)
 	switch {
 	case err != nil && ctx.Err() != nil && !errors.Is(err, ErrAway):
 		err = fmt.Errorf("%w: %w", ErrAway, err)
@@ -204,6 +211,11 @@ func (s *Set) fly(ctx context.Context, e *entry, k key, f *flight) {
 	case err == nil && len(secret.Value) > MaxValue:
 		clear(secret.Value)
 		err = fmt.Errorf("%w: a secret of more than %d bytes", ErrMalformed, MaxValue)
+	}
+	if left && err != nil {
+		s.observe(k.store, errLeft, time.Since(began))
+	} else {
+		s.observe(k.store, err, time.Since(began))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,6 +232,40 @@ func (s *Set) fly(ctx context.Context, e *entry, k key, f *flight) {
 		}
 	}
 	close(f.done)
+}
+
+// errLeft is the outcome of a fetch that nobody waited for any more.
+var errLeft = errors.New("nobody waits for it")
+
+// outcomes are what Observe hears, by their errors.
+var outcomes = []struct {
+	err  error
+	name string
+}{
+	{nil, "fetched"}, {ErrAbsent, "absent"}, {ErrDeleted, "deleted"}, {ErrAway, "away"}, {ErrRefused, "refused"}, {ErrMalformed, "malformed"}, {ErrBusy, "busy"}, {errLeft, "left"},
+}
+
+// Outcomes lists what Observe hears.
+func Outcomes() []string {
+	var out []string
+	for _, o := range outcomes {
+		out = append(out, o.name)
+	}
+	return out
+}
+
+func (s *Set) observe(store string, err error, took time.Duration) {
+	if s.Observe == nil {
+		return
+	}
+	name := "" // an error of none of the kinds, counted with others
+	for _, o := range outcomes {
+		if errors.Is(err, o.err) {
+			name = o.name
+			break
+		}
+	}
+	s.Observe(store, name, took)
 }
 
 func (s *Set) end(k key, f *flight) {

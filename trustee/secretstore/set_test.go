@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net/url"
 	"strings"
 	"sync"
@@ -193,4 +195,42 @@ func TestParseSpec(t *testing.T) {
 	if _, err := NewSet(t.Context(), twice, func(context.Context, *Spec) (Store, error) { return &slowStore{}, nil }); err == nil {
 		t.Error("two stores of one name")
 	}
+}
+
+// TestOutcomesAreObserved: each request to a store is heard of once, with its outcome.
+func TestOutcomesAreObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &slowStore{let: make(chan struct{})}
+		set := setOf(t, st, "a=x:y?namespaces=n")
+		var mu sync.Mutex
+		got := map[string]int{}
+		set.Observe = func(store, outcome string, _ time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			got[store+" "+outcome]++
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range share {
+			go func() { _, _ = set.Fetch(ctx, "n", "a", Want{Name: fmt.Sprint(i)}) }()
+		}
+		synctest.Wait()
+		if _, err := set.Fetch(t.Context(), "n", "a", Want{Name: "one more"}); !errors.Is(err, ErrBusy) {
+			t.Error(err)
+		}
+		cancel()
+		synctest.Wait()
+		_, _ = set.Fetch(t.Context(), "n", "a", Want{Name: "slow"}) // until it is given up
+		close(st.let)
+		for range 2 {
+			if _, err := set.Fetch(t.Context(), "n", "a", Want{Name: "quick"}); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if want := map[string]int{"a busy": 1, "a left": share, "a away": 1, "a fetched": 2}; !maps.Equal(got, want) {
+			t.Errorf("heard of %v, want %v", got, want)
+		}
+	})
 }

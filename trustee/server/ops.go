@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferproject/coffer/trustee/ops"
 	"github.com/cofferproject/coffer/trustee/ratelimit"
+	"github.com/cofferproject/coffer/trustee/secretstore"
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
@@ -139,4 +140,13 @@ func (s *Server) Drain(ctx context.Context) {
 	case <-time.After(s.cfg.Operations.DrainDelay):
 	case <-ctx.Done():
 	}
+}
+
+// storeNames are the operator's own, from the configuration.
+func storeNames(specs []*secretstore.Spec) []string {
+	var out []string
+	for _, s := range specs {
+		out = append(out, s.Name)
+	}
+	return out
 }

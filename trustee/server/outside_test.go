@@ -113,6 +113,20 @@ func TestSecretFromStoreOutside(t *testing.T) {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
+	text := metricsOf(t, w)
+	for _, want := range []string{`{store="prod",outcome="fetched"} 5`, `{store="prod",outcome="deleted"} 1`, `{store="prod",outcome="away"} 2`, `{store="prod",outcome="refused"} 2`, `{store="prod",outcome="malformed"} 5`} {
+		if !strings.Contains(text, "coffer_trustee_secret_store_requests_total"+want+"\n") {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
+	if !strings.Contains(text, `coffer_trustee_secret_store_duration_seconds_count{store="prod"}`) {
+		t.Error("no durations in the metrics")
+	}
+	for _, not := range []string{"hunter", "password", "db/app", secretName} {
+		if strings.Contains(text, not) {
+			t.Errorf("the metrics name %q", not)
+		}
+	}
 	v.Fail(nil)
 	if n := len(w.audit("release")); n != before {
 		t.Errorf("%d releases were recorded of nothing", n-before)
@@ -127,6 +141,15 @@ func TestSecretFromStoreOutside(t *testing.T) {
 	if a := c.get("default/other/here"); string(c.open(a.body)) != "stored" {
 		t.Errorf("a stored secret: %d %s", a.status, a.body)
 	}
+}
+
+func metricsOf(t *testing.T, w *world) string {
+	t.Helper()
+	var b strings.Builder
+	if _, err := w.s.metrics.Set.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }
 
 func answers(status int, body string) func(http.ResponseWriter, *http.Request) bool {

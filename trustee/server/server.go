@@ -245,7 +245,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 // open brings up store, keys and audit log.
 func (s *Server) open(ctx context.Context) error {
 	c := s.cfg
-	s.metrics = ops.NewMetrics(Version(), c.Now())
+	s.metrics = ops.NewMetrics(Version(), c.Now(), storeNames(c.SecretStores))
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return err
 	}
@@ -307,6 +307,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if s.secrets, err = secretstore.NewSet(ctx, c.SecretStores, secretstores.Open); err != nil {
 		return nil, err
 	}
+	s.secrets.Observe = s.metrics.SecretFetched
 	gate, err := release.New(release.Config{
 		Store: s.store, KEK: s.kek, Audit: s.audit, Book: book, Policies: policies, Tokens: s.passports(registry), Limits: c.Limits, Now: c.Now,
 		Witnessed: s.witnesses.Check, Stores: s.secrets,
