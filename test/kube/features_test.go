@@ -30,14 +30,14 @@ spec:
   containers:
   - name: c
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'echo words $POD_IP $HOST_IP $NODE $POD_UID; id -u; id -G; cat /podinfo/labels /podinfo/key /proc/sys/kernel/shm_rmid_forced; touch /nowhere; echo own > /work/own; ls -ln /work/own; while true; do sleep 1; done']
+    command: [sh, -c, 'echo words $POD_IP $HOST_IP $NODE $POD_UID; id -u; id -G; cat /podinfo/labels /podinfo/key /proc/sys/kernel/shm_rmid_forced; touch /nowhere; echo own > /scratch/own; ls -ln /scratch/own; while true; do sleep 1; done']
     env:
     - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
     - {name: HOST_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
     - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     securityContext: {runAsUser: 1000, runAsGroup: 1000, readOnlyRootFilesystem: true}
-    volumeMounts: [{name: work, mountPath: /work}, {name: info, mountPath: /podinfo}]
+    volumeMounts: [{name: work, mountPath: /scratch}, {name: info, mountPath: /podinfo}]
   - name: in
     image: docker.io/library/busybox:latest
     stdin: true
@@ -60,7 +60,7 @@ spec:
 	}
 	eventually(t, "its first lines", func() (bool, string) {
 		out, err := k.in("kubectl", "logs", "features", "-c", "c")
-		return err == nil && strings.Contains(out, "/work/own"), out
+		return err == nil && strings.Contains(out, "/scratch/own"), out
 	})
 	log := k.must(t, "kubectl", "logs", "features", "-c", "c")
 	for _, want := range []string{
@@ -91,8 +91,8 @@ spec:
 	t.Run("cp", func(t *testing.T) {
 		from := k.file(t, "to and fro")
 		back := filepath.Join(t.TempDir(), "back")
-		k.must(t, "kubectl", "cp", from, "features:/work/copied", "-c", "c")
-		k.must(t, "kubectl", "cp", "features:/work/copied", back, "-c", "c")
+		k.must(t, "kubectl", "cp", from, "features:/scratch/copied", "-c", "c")
+		k.must(t, "kubectl", "cp", "features:/scratch/copied", back, "-c", "c")
 		if out := k.must(t, "cat", back); out != "to and fro" {
 			t.Errorf("%q", out)
 		}
