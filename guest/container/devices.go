@@ -99,7 +99,7 @@ func restrictDevices(dir string) error {
 	licence := []byte("Apache-2.0\x00")
 	load := struct {
 		progType, count uint32
-		insns, licence  uint64
+		insns, licence  unsafe.Pointer // so typed that the runtime knows of them: it may move what lies on a stack
 		logLevel, size  uint32
 		log             uint64
 		kernel, flags   uint32
@@ -107,7 +107,7 @@ func restrictDevices(dir string) error {
 		ifindex, attach uint32
 	}{
 		progType: progTypeCgroupDev, count: uint32(len(prog) / 8),
-		insns: uint64(uintptr(unsafe.Pointer(&prog[0]))), licence: uint64(uintptr(unsafe.Pointer(&licence[0]))),
+		insns: unsafe.Pointer(&prog[0]), licence: unsafe.Pointer(&licence[0]),
 		attach: attachCgroupDevice,
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -86,12 +85,11 @@ func putSocket(fd int, key uint32, s syscall.Conn) error {
 	if err := raw.Control(func(socket uintptr) {
 		value := uint64(socket)
 		update := struct {
-			fd, _             uint32
-			key, value, flags uint64
-		}{fd: uint32(fd), key: uint64(uintptr(unsafe.Pointer(&key))), value: uint64(uintptr(unsafe.Pointer(&value)))}
+			fd, _      uint32
+			key, value unsafe.Pointer
+			flags      uint64
+		}{fd: uint32(fd), key: unsafe.Pointer(&key), value: unsafe.Pointer(&value)}
 		_, uerr = bpf(bpfMapUpdate, unsafe.Pointer(&update), unsafe.Sizeof(update))
-		runtime.KeepAlive(&key)
-		runtime.KeepAlive(&value)
 	}); err != nil {
 		return err
 	}
@@ -183,7 +181,7 @@ func loadProgram(p []byte) (fd int, err error) {
 	licence := []byte("Apache-2.0\x00")
 	load := struct {
 		kind, count     uint32
-		insns, licence  uint64
+		insns, licence  unsafe.Pointer
 		logLevel, size  uint32
 		log             uint64
 		kernel, flags   uint32
@@ -191,18 +189,18 @@ func loadProgram(p []byte) (fd int, err error) {
 		ifindex, attach uint32
 	}{
 		kind: progTypeSkLookup, count: uint32(len(p) / 8), attach: attachSkLookup,
-		insns: uint64(uintptr(unsafe.Pointer(&p[0]))), licence: uint64(uintptr(unsafe.Pointer(&licence[0]))),
+		insns: unsafe.Pointer(&p[0]), licence: unsafe.Pointer(&licence[0]),
 	}
 	for range loadTries {
 		if fd, err = bpf(bpfProgLoad, unsafe.Pointer(&load), unsafe.Sizeof(load)); !errors.Is(err, unix.EAGAIN) {
 			break
 		}
 	}
-	runtime.KeepAlive(p)
-	runtime.KeepAlive(licence)
 	return fd, err
 }
 
+// bpf makes the system call. Addresses in attr are pointers there too, so that the
+// runtime knows of them: it may move what lies on a stack.
 func bpf(command uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(attr), size)
 	if errno != 0 {
