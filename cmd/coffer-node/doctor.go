@@ -33,31 +33,34 @@ func doctorMain(args []string, out io.Writer) error {
 	if fs.NArg() != 0 || *output != "text" && *output != "json" {
 		return errors.New("doctor takes no arguments, and --output text or json")
 	}
-	tees := hostcheck.TEEs()
-	if *tee != "" {
-		if !slices.Contains(tees, launch.TEE(*tee)) {
-			return fmt.Errorf("--tee %q: the hardware that can be looked at is %v", *tee, tees)
-		}
-		tees = []launch.TEE{launch.TEE(*tee)}
+	if *tee != "" && !slices.Contains(hostcheck.TEEs(), launch.TEE(*tee)) {
+		return fmt.Errorf("--tee %q: the hardware that can be looked at is %v", *tee, hostcheck.TEEs())
 	}
 	p, err := doctorPlatform(*path)
 	if err != nil {
 		return err
 	}
 	h := hostcheck.This(p.QEMU.Path, *quotes)
+	firmware := func(t launch.TEE) string { return p.TEEFirmware[t.Firmware()].Path }
 	var reports []*hostcheck.Report
-	ready := false
-	for _, t := range tees {
-		r := h.Inspect(context.Background(), t, hostcheck.Needs{Firmware: p.TEEFirmware[t.Firmware()].Path})
-		reports, ready = append(reports, r), ready || r.Ready
+	if t := launch.TEE(*tee); t != "" {
+		reports = append(reports, h.Inspect(context.Background(), t, hostcheck.Needs{Firmware: firmware(t)}))
+	} else {
+		reports = h.All(context.Background(), firmware)
 	}
 	if err := printReports(out, *output, reports); err != nil {
 		return err
 	}
-	if !ready {
+	if !anyReady(reports, *tee != "") {
 		return errNoTEE
 	}
 	return nil
+}
+
+// anyReady reports whether one of the TEEs is ready. One that nothing is launched on
+// (SGX) counts only for who asked about it.
+func anyReady(reports []*hostcheck.Report, asked bool) bool {
+	return slices.ContainsFunc(reports, func(r *hostcheck.Report) bool { return r.Ready && (asked || r.TEE.Hardware()) })
 }
 
 // doctorPlatform gives the platform; where none was built, what needs it is missing

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/host/hostcheck"
 )
 
@@ -40,5 +41,17 @@ func TestDoctor(t *testing.T) {
 	}
 	if err := doctorMain([]string{"--platform", "/nonexistent"}, &out); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// TestReadyForWhatIsLaunched: a machine that has SGX alone runs no pod.
+func TestReadyForWhatIsLaunched(t *testing.T) {
+	sgx, snp := &hostcheck.Report{TEE: launch.SGX, Ready: true}, &hostcheck.Report{TEE: launch.SNP}
+	if anyReady([]*hostcheck.Report{snp, sgx}, false) || !anyReady([]*hostcheck.Report{sgx}, true) {
+		t.Error("SGX counts for who asks about it, and for nobody else")
+	}
+	snp.Ready = true
+	if !anyReady([]*hostcheck.Report{snp, sgx}, false) {
+		t.Error("SNP is ready")
 	}
 }
