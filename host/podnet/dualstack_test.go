@@ -6,54 +6,16 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // addSecondNetwork gives the pod what a second CNI network with both families
 // does: net1, and by eth0 IPv6's default route and a permanent neighbour.
 func addSecondNetwork(t *testing.T, pod, node string) {
 	t.Helper()
-	onThread(t, func() error {
-		target, err := netns.GetFromPath(pod)
-		if err != nil {
-			return err
-		}
-		defer target.Close()
-		here, err := netns.GetFromPath(node)
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if err := netns.Set(here); err != nil {
-			return err
-		}
-		mac, _ := net.ParseMAC("02:42:0a:59:00:02")
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host1", MTU: 9000}, PeerName: "net1", PeerHardwareAddr: mac, PeerMTU: 9000, PeerNamespace: netlink.NsFd(int(target))}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return fmt.Errorf("veth: %w", err)
-		}
-		if err := netlink.LinkSetUp(veth); err != nil {
-			return err
-		}
-		if err := netns.Set(target); err != nil {
-			return err
-		}
+	addLink(t, pod, node, link{"net1", "host1", "02:42:0a:59:00:02", 9000, []string{"10.89.0.2/24", "fd00:89::2/64"}})
+	inNamespace(t, pod, func() error {
 		net1, err := netlink.LinkByName("net1")
 		if err != nil {
-			return err
-		}
-		for _, a := range []string{"10.89.0.2/24", "fd00:89::2/64"} {
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(net1, addr); err != nil {
-				return fmt.Errorf("%s: %w", a, err)
-			}
-		}
-		if err := netlink.LinkSetUp(net1); err != nil {
 			return err
 		}
 		eth0, err := netlink.LinkByName("eth0")

@@ -11,21 +11,12 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 )
 
 // dialIn connects to an address in a namespace.
 func dialIn(t *testing.T, path, address string) (c net.Conn, err error) {
 	t.Helper()
-	onThread(t, func() error {
-		ns, nerr := netns.GetFromPath(path)
-		if nerr != nil {
-			return nerr
-		}
-		defer ns.Close()
-		if nerr := netns.Set(ns); nerr != nil {
-			return nerr
-		}
+	inNamespace(t, path, func() error {
 		lo, nerr := netlink.LinkByName("lo")
 		if nerr != nil {
 			return nerr

@@ -31,6 +31,68 @@ func onThread(t *testing.T, f func() error) {
 	}
 }
 
+// inNamespace runs f in the network namespace at path.
+func inNamespace(t *testing.T, path string, f func() error) {
+	t.Helper()
+	onThread(t, func() error {
+		ns, err := netns.GetFromPath(path)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// link is an interface that CNI makes: a veth whose other end, host, is the node's.
+type link struct {
+	name, host, mac string
+	mtu             int
+	addresses       []string
+}
+
+// addLink makes l from the node's namespace into the pod's, sets its addresses and
+// both ends up.
+func addLink(t *testing.T, pod, node string, l link) {
+	t.Helper()
+	inNamespace(t, node, func() error {
+		target, err := netns.GetFromPath(pod)
+		if err != nil {
+			return err
+		}
+		defer target.Close()
+		mac, err := net.ParseMAC(l.mac)
+		if err != nil {
+			return err
+		}
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: l.host, MTU: l.mtu}, PeerName: l.name, PeerHardwareAddr: mac, PeerMTU: uint32(l.mtu), PeerNamespace: netlink.NsFd(int(target))}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return fmt.Errorf("veth: %w", err)
+		}
+		return netlink.LinkSetUp(veth)
+	})
+	inNamespace(t, pod, func() error {
+		end, err := netlink.LinkByName(l.name)
+		if err != nil {
+			return err
+		}
+		for _, a := range l.addresses {
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			addr.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(end, addr); err != nil {
+				return fmt.Errorf("%s: %w", a, err)
+			}
+		}
+		return netlink.LinkSetUp(end)
+	})
+}
+
 // podNamespace makes what CNI makes: a namespace with eth0, whose other end is in
 // a namespace of the node's; and gives both as paths.
 func podNamespace(t *testing.T) (pod, node string) {
@@ -52,46 +114,10 @@ func podNamespace(t *testing.T) (pod, node string) {
 		})
 		t.Cleanup(func() { _ = unix.Unmount(p, unix.MNT_DETACH) })
 	}
-	onThread(t, func() error {
-		target, err := netns.GetFromPath(pod)
-		if err != nil {
-			return err
-		}
-		defer target.Close()
-		here, err := netns.GetFromPath(node)
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if err := netns.Set(here); err != nil {
-			return err
-		}
-		mac, _ := net.ParseMAC("02:42:0a:58:00:02")
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host0", MTU: 1400}, PeerName: "eth0", PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(int(target))}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return fmt.Errorf("veth: %w", err)
-		}
-		if err := netlink.LinkSetUp(veth); err != nil {
-			return err
-		}
-		if err := netns.Set(target); err != nil {
-			return err
-		}
+	addLink(t, pod, node, link{"eth0", "host0", "02:42:0a:58:00:02", 1400, []string{"10.88.0.2/24", "fd00:88::2/64"}})
+	inNamespace(t, pod, func() error {
 		eth0, err := netlink.LinkByName("eth0")
 		if err != nil {
-			return err
-		}
-		for _, a := range []string{"10.88.0.2/24", "fd00:88::2/64"} {
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(eth0, addr); err != nil {
-				return fmt.Errorf("%s: %w", a, err)
-			}
-		}
-		if err := netlink.LinkSetUp(eth0); err != nil {
 			return err
 		}
 		_, v4, _ := net.ParseCIDR("0.0.0.0/0")
@@ -146,15 +172,7 @@ func TestDescribe(t *testing.T) {
 	if len(n.Interfaces) != 1 || n.Interfaces[0].Tap != nil || fmt.Sprint(n.Interfaces[0].Addresses) != "[10.88.0.2/24 fd00:88::2/64]" || len(n.Routes) != 2 || len(n.Neighbors) != 0 {
 		t.Errorf("%+v", n)
 	}
-	onThread(t, func() error {
-		ns, err := netns.GetFromPath(pod)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
+	inNamespace(t, pod, func() error {
 		links, err := netlink.LinkList()
 		if err == nil && len(links) != 2 {
 			err = fmt.Errorf("%d interfaces, want lo and eth0", len(links))
@@ -175,15 +193,7 @@ func TestPacketsCross(t *testing.T) {
 	}
 	defer n.Close()
 	var sock int
-	onThread(t, func() error {
-		ns, err := netns.GetFromPath(node)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
+	inNamespace(t, node, func() error {
 		l, err := netlink.LinkByName("host0")
 		if err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,15 +39,7 @@ func TestForwardRulesOfTheNodeBite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	onThread(t, func() error {
-		ns, err := netns.GetFromPath(node)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
+	inNamespace(t, node, func() error {
 		host0, err := netlink.LinkByName("host0")
 		if err != nil {
 			return err
