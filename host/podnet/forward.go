@@ -66,7 +66,7 @@ func Forward(path string, addresses []netip.Addr, log *slog.Logger) (*Forwarder,
 }
 
 // listen makes a listener for each family in the namespace, and has the kernel give
-// them every connection to the loopback addresses that no other socket is for.
+// them every new connection to the loopback addresses; nothing else listens there.
 func (f *Forwarder) listen(path string) error {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
