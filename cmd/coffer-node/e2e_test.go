@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
@@ -168,8 +170,15 @@ func within(t *testing.T, d time.Duration, what string, f func() bool) {
 
 func dead(pid int) func() bool {
 	return func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		return err != nil || strings.Contains(string(b), ") Z ")
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return errors.Is(err, unix.ESRCH)
+		}
+		defer unix.Close(fd)
+		// Not by its state: a process whose first thread is a zombie may have others that
+		// still end, and is alive to who sweeps.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n == 1 && err == nil
 	}
 }
 
