@@ -1,10 +1,12 @@
 package ear
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,49 +25,84 @@ func Reserved(name string) bool {
 type plainSubmod Submod
 
 // MarshalJSON puts the extensions beside the other members.
-func (s Submod) MarshalJSON() ([]byte, error) {
-	b, err := json.Marshal(plainSubmod(s))
-	if err != nil || len(s.Extensions) == 0 {
-		return b, err
+func (s Submod) MarshalJSON() ([]byte, error) { return s.append(nil) }
+
+// append appends the JSON of a submodule.
+func (s *Submod) append(b []byte) ([]byte, error) {
+	b, err := appendString(append(b, `{"ear.status":`...), string(s.Status))
+	if err != nil {
+		return nil, err
 	}
-	b = b[:len(b)-1] // an object with members
+	b = s.Vector.append(append(b, `,"ear.trustworthiness-vector":`...))
+	if b, err = appendString(append(b, `,"ear.appraisal-policy-id":`...), s.PolicyID); err != nil {
+		return nil, err
+	}
+	if b, err = appendValue(append(b, `,"ear.veraison.annotated-evidence":`...), s.Evidence); err != nil {
+		return nil, fmt.Errorf("annotated evidence: %w", err)
+	}
+	if s.Coffer != nil {
+		if b, err = appendValue(append(b, `,"ear.coffer":`...), s.Coffer); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Extensions)) {
 		if Reserved(name) {
 			return nil, fmt.Errorf("extension %.80q is a member of every submodule", name)
 		}
-		k, err := json.Marshal(name)
-		if err != nil {
+		if b, err = appendString(append(b, ','), name); err != nil {
 			return nil, err
 		}
-		v, err := json.Marshal(s.Extensions[name])
-		if err != nil {
+		if b, err = appendValue(append(b, ':'), s.Extensions[name]); err != nil {
 			return nil, fmt.Errorf("extension %.80q: %w", name, err)
 		}
-		b = append(append(append(append(b, ','), k...), ':'), v...)
 	}
 	return append(b, '}'), nil
 }
 
-// encode gives the JSON of claims. Where no submodule has extensions, it is encoded
-// in one go: what a MarshalJSON gives, encoding/json reads once more.
-func (c *Claims) encode() ([]byte, error) {
-	plain := make(map[string]plainSubmod, len(c.Submods))
-	for name, s := range c.Submods {
-		if len(s.Extensions) > 0 {
-			return json.Marshal(c)
+func (v Vector) append(b []byte) []byte {
+	for i, m := range [...]struct {
+		name  string
+		value int8
+	}{
+		{`"instance-identity":`, v.InstanceIdentity}, {`"configuration":`, v.Configuration}, {`"executables":`, v.Executables}, {`"file-system":`, v.FileSystem},
+		{`"hardware":`, v.Hardware}, {`"runtime-opaque":`, v.RuntimeOpaque}, {`"storage-opaque":`, v.StorageOpaque}, {`"sourced-data":`, v.SourcedData},
+	} {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
 		}
-		plain[name] = plainSubmod(s)
+		b = strconv.AppendInt(append(append(b, sep), m.name...), int64(m.value), 10)
 	}
-	return json.Marshal(struct {
-		Profile    string                 `json:"eat_profile"`
-		IssuedAt   int64                  `json:"iat"`
-		Expires    int64                  `json:"exp"`
-		Issuer     string                 `json:"iss,omitempty"`
-		VerifierID VerifierID             `json:"ear.verifier-id"`
-		Submods    map[string]plainSubmod `json:"submods"`
-		ID         string                 `json:"jti,omitempty"`
-		Audience   string                 `json:"aud,omitempty"`
-	}{c.Profile, c.IssuedAt, c.Expires, c.Issuer, c.VerifierID, plain, c.ID, c.Audience})
+	return append(b, '}')
+}
+
+// encode gives the JSON of claims. What a MarshalJSON gives, encoding/json reads once
+// more, so the submodules are put where it has left room for them.
+func (c *Claims) encode() ([]byte, error) {
+	head := *c
+	head.Submods = nil
+	raw, err := json.Marshal(&head)
+	if err != nil {
+		return nil, err
+	}
+	before, after, ok := bytes.Cut(raw, []byte(`"submods":null`))
+	if !ok || c.Submods == nil {
+		return raw, nil
+	}
+	b := append(append(make([]byte, 0, 8<<10), before...), `"submods":{`...)
+	for i, name := range slices.Sorted(maps.Keys(c.Submods)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if b, err = appendString(b, name); err != nil {
+			return nil, err
+		}
+		s := c.Submods[name]
+		if b, err = s.append(append(b, ':')); err != nil {
+			return nil, fmt.Errorf("submodule %.40q: %w", name, err)
+		}
+	}
+	return append(append(b, '}'), after...), nil
 }
 
 // UnmarshalJSON takes what is no known member as an extension. A member in another

@@ -25,7 +25,7 @@ var ErrExpired = errors.New("token has expired")
 // Signer signs tokens with one ES256 key.
 type Signer struct {
 	key    crypto.Signer
-	header jws.Header
+	signer *jws.Signer
 	jwk    *JWK
 }
 
@@ -44,7 +44,11 @@ func NewSigner(key crypto.Signer, chain []*x509.Certificate) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ear signer: %w", err)
 	}
-	return &Signer{key: key, jwk: jwk, header: jws.Header{Typ: "JWT", JWK: raw}}, nil
+	s, err := jws.NewSigner(key, jws.Header{Typ: "JWT", JWK: raw})
+	if err != nil {
+		return nil, fmt.Errorf("ear signer: %w", err)
+	}
+	return &Signer{key: key, jwk: jwk, signer: s}, nil
 }
 
 // JWK gives the public key as the header and the JWKS carry it.
@@ -74,7 +78,7 @@ func (s *Signer) Sign(c *Claims) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("signing ear: %w", err)
 	}
-	t, err := jws.Sign(s.key, s.header, payload)
+	t, err := s.signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("signing ear: %w", err)
 	}

@@ -152,8 +152,10 @@ func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
 		s.i++
 		return dst, nil
 	}
-	for n := 0; ; n++ {
-		if n == limit {
+	most := len(dst) + limit
+	for {
+		dst = s.dense(dst, most)
+		if len(dst) == most {
 			return dst, s.errorf("more than %d bytes", limit)
 		}
 		v, err := s.octet()
@@ -161,14 +163,7 @@ func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
 			return dst, err
 		}
 		dst = append(dst, v)
-		c := byte(0)
-		if s.i < len(s.b) {
-			c = s.b[s.i]
-		}
-		if c != ',' && c != ']' {
-			c = s.next()
-		}
-		switch c {
+		switch s.next() {
 		case ',':
 			s.i++
 		case ']':
@@ -178,6 +173,37 @@ func (s *scanner) octets(dst []byte, limit int) ([]byte, error) {
 			return dst, s.errorf("',' or ']' expected")
 		}
 	}
+}
+
+// dense takes numbers from 0 to 255 that a comma follows at once, until dst has most
+// bytes or something else comes.
+func (s *scanner) dense(dst []byte, most int) []byte {
+	b, i := s.b, s.i
+	for len(dst) < most && i+3 < len(b) {
+		v := b[i] - '0'
+		if v > 9 {
+			break
+		}
+		n := 1
+		if c := b[i+1]; c != ',' {
+			c -= '0'
+			if c > 9 || v == 0 {
+				break
+			}
+			v, n = 10*v+c, 2
+			if c := b[i+2]; c != ',' {
+				c -= '0'
+				if c > 9 || v > 25 || v == 25 && c > 5 || b[i+3] != ',' {
+					break
+				}
+				v, n = 10*v+c, 3
+			}
+		}
+		dst = append(dst, v)
+		i += n + 1
+	}
+	s.i = i
+	return dst
 }
 
 // octet takes a number from 0 to 255.

@@ -279,7 +279,7 @@ func CheckInitdata(component, tee, name string, register []byte, in *Input, r *R
 	if want := initdata.Fit(sum, len(register)); !slices.Equal(register, want) {
 		return Mismatch(ReasonInitdataMismatch, component, name+": initdata", hex.EncodeToString(register), hex.EncodeToString(want), string(alg)+" of the document that came")
 	}
-	doc, err := initdata.Parse(in.Initdata)
+	doc, err := parseInitdata(alg, sum, in.Initdata)
 	if err == nil {
 		err = doc.CheckAlgorithm(tee)
 	}

@@ -122,7 +122,7 @@ func New(c Config) (*Service, error) {
 // prepare gives what a namespace appraises with, renewed where what it trusts has
 // changed or a part of it has expired.
 func (s *Service) prepare(ctx context.Context, ns string) (*prepared, error) {
-	_, g, err := s.cfg.Registry.Generation(ctx, ns)
+	g, err := s.cfg.Registry.Generation(ctx, ns)
 	if err != nil {
 		return nil, err
 	}

@@ -20,10 +20,10 @@ func (r *Result) Describe(rec *trusteeapi.Record) {
 	rec.Outcome, rec.Simulated, rec.Initdata = trusteeapi.OutcomeGranted, s.Coffer.Simulated, s.Coffer.Initdata.String()
 	rec.Status, rec.Vector, rec.Appraisals = string(s.Status), s.Vector.Map(), r.Appraisals
 	rec.Time = r.Expires.Add(-Lifetime).UTC()
-	rec.Claims = map[string]any{"evidence": s.Evidence}
+	rec.Claims = map[string]any{"evidence": encoded(s.Evidence)}
 	for name, m := range r.Submods {
 		if len(r.Submods) > 1 {
-			rec.Claims["evidence "+name] = m.Evidence
+			rec.Claims["evidence "+name] = encoded(m.Evidence)
 		}
 	}
 	if len(r.Submods) > 1 {
@@ -35,4 +35,13 @@ func (r *Result) Describe(rec *trusteeapi.Record) {
 	case len(r.Detail) > 0:
 		rec.Claims["detail"] = r.Detail
 	}
+}
+
+// encoded gives evidence as JSON, which costs a record less than the maps; those where
+// there is none, so that whoever encodes the record hears why.
+func encoded(evidence map[string]any) any {
+	if raw, err := ear.EncodeEvidence(evidence); err == nil {
+		return raw
+	}
+	return evidence
 }

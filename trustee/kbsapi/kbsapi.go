@@ -148,7 +148,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		c.ns, c.base = ns, "/ns/"+ns+kbs.PathPrefix
 		// First of all: nothing is ever kept about a namespace that nobody made.
-		if _, err := h.cfg.Registry.Namespace(r.Context(), ns); err != nil {
+		if err := h.cfg.Registry.Exists(r.Context(), ns); err != nil {
 			c.fail(err)
 			return
 		}

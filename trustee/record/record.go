@@ -63,10 +63,23 @@ func New(s store.Store, a *audit.Log, log *slog.Logger, now func() time.Time) *B
 	return &Book{store: s, audit: a, log: log, now: now, flood: map[string]*trusteeapi.Record{}}
 }
 
-// NewID gives a random record id.
-func NewID() string {
-	var b [16]byte
-	rand.Read(b[:])
+// NewID gives a record id: the time, in milliseconds, and a random number. The time has
+// ids lie in the index in the order of their records, so that those of one commit share
+// its pages; it decides nothing.
+func NewID() string { return newID(time.Now()) }
+
+// Bytes of an id.
+const (
+	idTime   = 6
+	idRandom = 10
+)
+
+func newID(now time.Time) string {
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
+	var b [idTime + idRandom]byte
+	copy(b[:idTime], ms[8-idTime:])
+	rand.Read(b[idTime:])
 	return hex.EncodeToString(b[:])
 }
 

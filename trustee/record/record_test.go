@@ -58,3 +58,17 @@ func TestLongRecordsAreCut(t *testing.T) {
 		}
 	}
 }
+
+// Ids of later records come later, and of those of one moment no two are the same.
+func TestIDsAreInOrder(t *testing.T) {
+	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	seen, last := map[string]bool{}, ""
+	for range 1000 {
+		now = now.Add(time.Millisecond)
+		a, b := newID(now), newID(now)
+		if len(a) != 32 || a <= last || b <= last || seen[a] || seen[b] || a == b {
+			t.Fatalf("%s and %s after %s", a, b, last)
+		}
+		seen[a], seen[b], last = true, true, max(a, b)
+	}
+}

@@ -63,16 +63,16 @@ func (t *Trust) SimulatedRoots(tee string) []*x509.Certificate {
 	return out
 }
 
-// Generation gives a namespace with the generation of its trust, cheaply.
-func (r *Registry) Generation(ctx context.Context, ns string) (n *trusteeapi.Namespace, g uint64, err error) {
+// Generation gives the generation of a namespace's trust, cheaply.
+func (r *Registry) Generation(ctx context.Context, ns string) (g uint64, err error) {
 	err = r.store.View(ctx, func(tx store.Tx) error {
-		if n, err = GetNamespace(tx, ns); err != nil {
+		if err := exists(tx, ns); err != nil {
 			return err
 		}
 		g, err = generation(tx, ns)
 		return err
 	})
-	return n, g, err
+	return g, err
 }
 
 // Trust loads what evidence is appraised with at a time.

@@ -173,6 +173,24 @@ func (r *Registry) Namespace(ctx context.Context, name string) (out *trusteeapi.
 	return out, err
 }
 
+// Exists gives ErrNotFound where there is no such namespace. Every request asks, and
+// most want no more of it.
+func (r *Registry) Exists(ctx context.Context, name string) error {
+	return r.store.View(ctx, func(tx store.Tx) error { return exists(tx, name) })
+}
+
+func exists(tx store.Tx, name string) error {
+	switch v, err := tx.Get(namespaces, name); {
+	case err != nil:
+		return err
+	case v == nil:
+		return noNamespace(name)
+	}
+	return nil
+}
+
+func noNamespace(name string) error { return fmt.Errorf("namespace %.80q: %w", name, ErrNotFound) }
+
 // GetNamespace is Namespace inside of a transaction.
 func GetNamespace(tx store.Tx, name string) (*trusteeapi.Namespace, error) {
 	n, ok, err := store.GetJSON[trusteeapi.Namespace](tx, namespaces, name)
@@ -180,7 +198,7 @@ func GetNamespace(tx store.Tx, name string) (*trusteeapi.Namespace, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("namespace %.80q: %w", name, ErrNotFound)
+		return nil, noNamespace(name)
 	}
 	return n, nil
 }

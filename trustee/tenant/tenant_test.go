@@ -71,7 +71,7 @@ func TestOwnerComesBack(t *testing.T) {
 		if err := r.DeleteOwner(t.Context(), ns, owner.ID); err != nil {
 			t.Fatal(err)
 		}
-		_, g, err := r.Generation(t.Context(), ns)
+		g, err := r.Generation(t.Context(), ns)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func TestOwnerComesBack(t *testing.T) {
 	if _, err := r.AddOwner(t.Context(), ns, "o", publicPEM(t, pub)); err != nil {
 		t.Fatal(err)
 	}
-	if _, g, _ := r.Generation(t.Context(), ns); g == before {
+	if g, _ := r.Generation(t.Context(), ns); g == before {
 		t.Error("the returned key's bundle is not taken up")
 	}
 	withdraw()
@@ -106,7 +106,7 @@ func TestRootAgainChangesNothing(t *testing.T) {
 	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tpmtest.NewCA(t, "maker").Root.Raw}))
 	generation := func() uint64 {
 		t.Helper()
-		_, g, err := r.Generation(t.Context(), ns)
+		g, err := r.Generation(t.Context(), ns)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,5 +185,21 @@ func TestRootOfSeveralTEEs(t *testing.T) {
 	}
 	if _, err := r.AddRoot(t.Context(), ns, "", cert, false); !errors.Is(err, ErrConflict) {
 		t.Errorf("in production: %v", err)
+	}
+}
+
+// What a request is refused by, and what verifiers are prepared by, end with the
+// namespace at once.
+func TestExists(t *testing.T) {
+	r := newRegistry(t)
+	if err := r.Exists(t.Context(), ns); err != nil {
+		t.Error(err)
+	}
+	const absent = "nobody-made-it"
+	if err := r.Exists(t.Context(), absent); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Exists: %v", err)
+	}
+	if g, err := r.Generation(t.Context(), absent); !errors.Is(err, ErrNotFound) || g != 0 {
+		t.Errorf("Generation: %d, %v", g, err)
 	}
 }

@@ -143,18 +143,22 @@ func array(b []byte, i, depth int) (int, bool) {
 	}
 }
 
-// small skips integers that a comma follows at once: bytes as numbers, which
-// evidence mostly consists of.
+// small skips integers of at most three digits that a comma follows at once: bytes as
+// numbers, which evidence mostly consists of.
 func small(b []byte, i int) int {
-	for i < len(b) && b[i]-'0' <= 9 {
-		j := i + 1
-		for j < len(b) && b[j]-'0' <= 9 && b[i] != '0' {
-			j++
+	for i+3 < len(b) && b[i]-'0' <= 9 {
+		switch {
+		case b[i+1] == ',':
+			i += 2
+		case b[i] == '0' || b[i+1]-'0' > 9:
+			return i
+		case b[i+2] == ',':
+			i += 3
+		case b[i+2]-'0' <= 9 && b[i+3] == ',':
+			i += 4
+		default:
+			return i
 		}
-		if j >= len(b) || b[j] != ',' {
-			break
-		}
-		i = j + 1
 	}
 	return i
 }

@@ -2,6 +2,7 @@ package jsonspan_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -33,6 +34,11 @@ func check(t *testing.T, b []byte) {
 func TestEnd(t *testing.T) {
 	for _, v := range values {
 		check(t, []byte(v))
+	}
+	for n := range 1100 {
+		for _, f := range []string{"[%d,0]", "[1,%d,2]", "[0%d,2]", "[%d", "[%d,", "[%d:,1]", "[%d/,1]", "[%d.5,1]"} {
+			check(t, fmt.Appendf(nil, f, n))
+		}
 	}
 	deep := strings.Repeat("[", 100_000)
 	if _, ok := jsonspan.End([]byte(deep+strings.Repeat("]", 100_000)), 0); ok {

@@ -71,26 +71,49 @@ func AlgorithmOf(pub crypto.PublicKey) (string, error) {
 
 // Sign gives the compact serialisation. h.Alg is set from the key.
 func Sign(key crypto.Signer, h Header, payload []byte) (string, error) {
+	s, err := NewSigner(key, h)
+	if err != nil {
+		return "", err
+	}
+	return s.Sign(payload)
+}
+
+// Signer signs with one key under one header, which it has encoded once.
+type Signer struct {
+	key    crypto.Signer
+	alg    string
+	header string // base64url
+}
+
+// NewSigner makes a Signer. h.Alg is set from the key.
+func NewSigner(key crypto.Signer, h Header) (*Signer, error) {
 	var err error
 	if h.Alg, err = AlgorithmOf(key.Public()); err != nil {
-		return "", fmt.Errorf("signing: %w", err)
+		return nil, fmt.Errorf("signing: %w", err)
 	}
 	hdr, err := json.Marshal(h)
 	if err != nil {
-		return "", fmt.Errorf("signing: %w", err)
+		return nil, fmt.Errorf("signing: %w", err)
 	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	signed := b64(hdr) + "." + b64(payload)
+	return &Signer{key, h.Alg, base64.RawURLEncoding.EncodeToString(hdr)}, nil
+}
+
+// Sign gives the compact serialisation.
+func (s *Signer) Sign(payload []byte) (string, error) {
+	b64 := base64.RawURLEncoding
+	out := make([]byte, 0, len(s.header)+b64.EncodedLen(len(payload))+b64.EncodedLen(ed25519.SignatureSize)+2)
+	out = b64.AppendEncode(append(append(out, s.header...), '.'), payload)
 	var sig []byte
-	if h.Alg == EdDSA {
-		sig, err = key.Sign(nil, []byte(signed), crypto.Hash(0))
+	var err error
+	if s.alg == EdDSA {
+		sig, err = s.key.Sign(nil, out, crypto.Hash(0))
 	} else {
-		sig, err = signES256(key, []byte(signed))
+		sig, err = signES256(s.key, out)
 	}
 	if err != nil {
 		return "", fmt.Errorf("signing: %w", err)
 	}
-	return signed + "." + b64(sig), nil
+	return string(b64.AppendEncode(append(out, '.'), sig)), nil
 }
 
 // Split decodes a compact serialisation of at most limit bytes. Nothing in the
