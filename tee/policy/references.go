@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -19,6 +20,9 @@ type References struct {
 
 	lookup Lookup // in the place of terms; nil: terms
 	at     string // where lookup asks
+
+	mu       sync.Mutex
+	verdicts map[verdictKey]*Verdict
 }
 
 // NewReferences takes values by name, and for people where each comes from.

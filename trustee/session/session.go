@@ -170,8 +170,12 @@ func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) 
 	return o, nil
 }
 
+// used is the key under which a nonce is remembered: its cookie's end, which the cookie
+// is authentic for, and itself, so that those of one commit share the store's pages.
+func (o *Open) used() string { return fmt.Sprintf("%020d|%s", o.Expires, o.Nonce) }
+
 func unused(tx store.Tx, o *Open) error {
-	v, err := tx.Get(tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
+	v, err := tx.Get(tenant.Bucket(o.Namespace, usedNonces), o.used())
 	if err != nil {
 		return err
 	}
@@ -199,7 +203,7 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 			return err
 		}
 		// A nonce is remembered for as long as its cookie could come back.
-		if err := tx.Put(used, o.Nonce, []byte{1}); err != nil {
+		if err := tx.Put(used, o.used(), []byte{1}); err != nil {
 			return err
 		}
 		if err := tx.Put(sessions, key, value); err != nil {
@@ -208,7 +212,7 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 		for _, e := range []struct {
 			at          int64
 			bucket, key string
-		}{{o.Expires, used, o.Nonce}, {expires.Unix(), sessions, key}} {
+		}{{o.Expires, used, o.used()}, {expires.Unix(), sessions, key}} {
 			if err := ForgetAt(tx, time.Unix(e.at, 0), e.bucket, e.key); err != nil {
 				return err
 			}
