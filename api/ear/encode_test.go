@@ -111,7 +111,7 @@ func FuzzEncodeEvidence(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := EncodeEvidence(m); err != nil || string(got) != string(want) {
+		if got, err := EncodeEvidence(m); err != nil || string(got.raw) != string(want) {
 			t.Errorf("%s, %v; encoding/json: %s", got, err, want)
 		}
 	})
@@ -127,7 +127,22 @@ func TestEncodeEvidenceOfGoTypes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := EncodeEvidence(m); err != nil || string(got) != string(want) {
+	if got, err := EncodeEvidence(m); err != nil || string(got.raw) != string(want) {
 		t.Errorf("%s, %v; encoding/json: %s", got, err, want)
+	}
+}
+
+// What was encoded goes into more JSON as it is, by either encoder.
+func TestEncodedStays(t *testing.T) {
+	e, err := EncodeEvidence(map[string]any{"a": []any{1, "<"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"e":{"a":[1,"\u003c"]},"z":null}`
+	m := map[string]any{"e": e, "z": Encoded{}}
+	ours, err := EncodeEvidence(m)
+	theirs, err2 := json.Marshal(m)
+	if err != nil || err2 != nil || string(ours.raw) != want || string(theirs) != want {
+		t.Errorf("%s, %v; %s, %v; want %s", ours.raw, err, theirs, err2, want)
 	}
 }

@@ -8,10 +8,23 @@ import (
 	"strconv"
 )
 
+// Encoded is JSON that EncodeEvidence has made, so that nobody need read it again to
+// put it into more of it. The zero value is null.
+type Encoded struct{ raw []byte }
+
+// MarshalJSON gives it as it is.
+func (e Encoded) MarshalJSON() ([]byte, error) {
+	if e.raw == nil {
+		return []byte("null"), nil
+	}
+	return e.raw, nil
+}
+
 // EncodeEvidence gives the JSON of annotated evidence, byte for byte what
 // encoding/json gives.
-func EncodeEvidence(m map[string]any) (json.RawMessage, error) {
-	return appendValue(make([]byte, 0, 4<<10), m)
+func EncodeEvidence(m map[string]any) (Encoded, error) {
+	b, err := appendValue(make([]byte, 0, 4<<10), m)
+	return Encoded{b}, err
 }
 
 // appendValue appends the JSON of a value. Evidence is maps of plain values, for
@@ -39,6 +52,11 @@ func appendValue(b []byte, v any) ([]byte, error) {
 		return strconv.AppendUint(b, uint64(t), 10), nil
 	case uint64:
 		return strconv.AppendUint(b, t, 10), nil
+	case Encoded:
+		if t.raw == nil {
+			return append(b, "null"...), nil
+		}
+		return append(b, t.raw...), nil
 	case map[string]any:
 		if t == nil {
 			return append(b, "null"...), nil

@@ -14,6 +14,7 @@ import (
 const (
 	BindTLSExporter = "tls-exporter"
 	BindIdentityKey = "identity-key"
+	BindVerifierKey = "verifier-key"
 )
 
 // exporterLabel and exporterSize are those of RFC 9266, section 2: with an empty
@@ -26,13 +27,16 @@ const (
 const maxBinding = 8 // names in an offer
 
 // Binding is what evidence covers beside the published members: exactly what the
-// server has confirmed. Both are unpadded base64url of 32 bytes.
+// server has confirmed. All are unpadded base64url of 32 bytes.
 type Binding struct {
 	// TLSExporter is of the connection that carries POST /attest.
 	TLSExporter string `json:"tls-exporter,omitempty"`
 	// IdentityKey is the SHA-256 of the subject public key information of the key that
 	// the guest has its identities issued for.
 	IdentityKey string `json:"identity-key,omitempty"`
+	// VerifierKey is the SHA-256 of the subject public key information of the server's
+	// certificate on the connection that carries POST /attest.
+	VerifierKey string `json:"verifier-key,omitempty"`
 }
 
 // Members names what a binding has, in a fixed order; nil has none.
@@ -46,6 +50,9 @@ func (b *Binding) Members() (out []string) {
 	if b.IdentityKey != "" {
 		out = append(out, BindIdentityKey)
 	}
+	if b.VerifierKey != "" {
+		out = append(out, BindVerifierKey)
+	}
 	return out
 }
 
@@ -57,7 +64,7 @@ func (b *Binding) Check() error {
 	if len(b.Members()) == 0 {
 		return errors.New("coffer-binding: empty")
 	}
-	for _, v := range []string{b.TLSExporter, b.IdentityKey} {
+	for _, v := range []string{b.TLSExporter, b.IdentityKey, b.VerifierKey} {
 		if raw, err := base64.RawURLEncoding.Strict().DecodeString(v); v != "" && (err != nil || len(raw) != sha256.Size) {
 			return errors.New("coffer-binding: not the base64url of 32 bytes")
 		}
@@ -72,6 +79,9 @@ func (b *Binding) claims() map[string]any {
 	}
 	if b.IdentityKey != "" {
 		m[BindIdentityKey] = b.IdentityKey
+	}
+	if b.VerifierKey != "" {
+		m[BindVerifierKey] = b.VerifierKey
 	}
 	return m
 }
@@ -96,14 +106,24 @@ func ChannelBinding(s *tls.ConnectionState) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(v), nil
 }
 
+// VerifierBinding gives the value of the server that a client has verified. A resumed
+// connection has none: there the server has shown no certificate.
+func VerifierBinding(s *tls.ConnectionState) (string, error) {
+	if s == nil || s.DidResume || len(s.PeerCertificates) == 0 {
+		return "", errors.New("verifier binding: the server has shown no certificate on this connection")
+	}
+	return KeyBinding(s.PeerCertificates[0].RawSubjectPublicKeyInfo), nil
+}
+
 // Confirmed gives what of an offer a server confirms, in the order of Members. channel
-// says that the connection has a binding.
-func Confirmed(offer []string, channel bool) (out []string) {
+// says that the connection has a binding, verifier that the server knows which of its
+// certificates it has shown there.
+func Confirmed(offer []string, channel, verifier bool) (out []string) {
 	if len(offer) > maxBinding {
 		return nil
 	}
-	for _, n := range []string{BindTLSExporter, BindIdentityKey} {
-		if slices.Contains(offer, n) && (n != BindTLSExporter || channel) {
+	for _, n := range []string{BindTLSExporter, BindIdentityKey, BindVerifierKey} {
+		if slices.Contains(offer, n) && (n != BindTLSExporter || channel) && (n != BindVerifierKey || verifier) {
 			out = append(out, n)
 		}
 	}

@@ -26,6 +26,7 @@ type bound struct {
 	http     *http.Client // for the handshake's two requests
 	offer    []string
 	exporter string            // of the connection that http has; "": not offered
+	verifier string            // whom that connection has verified; "": not offered
 	identity *ecdsa.PrivateKey // nil: not offered
 	close    func()
 }
@@ -52,8 +53,12 @@ func (c *client) bind(ctx context.Context) (*bound, error) {
 		_ = conn.Close()
 		return nil, notBound(err.Error())
 	}
+	if b.verifier, err = kbs.VerifierBinding(&state); err != nil {
+		_ = conn.Close()
+		return nil, notBound(err.Error())
+	}
 	b.http, b.close = c.over(conn)
-	b.offer = append(b.offer, kbs.BindTLSExporter)
+	b.offer = append(b.offer, kbs.BindTLSExporter, kbs.BindVerifierKey)
 	return b, nil
 }
 
@@ -70,6 +75,11 @@ func (b *bound) confirmed(c *client, names []string) (binding *kbs.Binding, iden
 		out.TLSExporter = b.exporter
 	} else if c.bindChannel {
 		return nil, false, notBound("the trustee does not confirm it: it does not know it, has got no offer, or ends another connection than ours")
+	}
+	// The exporter covers the server's certificate already; its key by name is for whoever
+	// reads the evidence later. A trustee of before does not know it.
+	if slices.Contains(names, kbs.BindVerifierKey) {
+		out.VerifierKey = b.verifier
 	}
 	if identity = slices.Contains(names, kbs.BindIdentityKey); identity {
 		if out.IdentityKey, err = keyBinding(b.identity); err != nil {

@@ -229,7 +229,7 @@ func p384(n int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	const times = 500
+	const times = 200
 	var wrong atomic.Bool
 	var wg sync.WaitGroup
 	before := own()

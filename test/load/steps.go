@@ -72,37 +72,48 @@ func handshakes(ctx context.Context, b *bench) error {
 	if err := c.opens(); err != nil {
 		return err
 	}
-	all := runtime.GOMAXPROCS(0)
-	first, err := p384(all)
-	if err != nil {
-		return err
-	}
-	before, mine, begun := s.cpu(), own(), time.Now()
-	n, err := crowd(ctx, p, b.workers, b.duration, func(ctx context.Context, c *client) error { return c.handshake(ctx) })
-	if err != nil {
-		return err
-	}
-	took := time.Since(begun)
-	each, client := (s.cpu()-before)/time.Duration(n), (own()-mine)/time.Duration(n)
-	second, err := p384(all) // a machine that slows down meanwhile slows down both
-	if err != nil {
-		return err
-	}
 	alone, err := p384(1)
 	if err != nil {
 		return err
 	}
-	b.verify = (first + second) / 2
-	b.rate = float64(n) / took.Seconds()
+	// The machine's speed changes from one second to the next: each of several loads has
+	// verifications right before and after, and the ratios' median counts.
+	all := runtime.GOMAXPROCS(0)
+	var verify, server, guests, ratio, rate []float64
+	before, err := p384(all)
+	if err != nil {
+		return err
+	}
+	for range handshakeLoads {
+		theirs, mine, begun := s.cpu(), own(), time.Now()
+		n, err := crowd(ctx, p, b.workers, b.duration/handshakeLoads, func(ctx context.Context, c *client) error { return c.handshake(ctx) })
+		if err != nil {
+			return err
+		}
+		rate = append(rate, float64(n)/time.Since(begun).Seconds())
+		server = append(server, float64(s.cpu()-theirs)/float64(n))
+		guests = append(guests, float64(own()-mine)/float64(n))
+		after, err := p384(all)
+		if err != nil {
+			return err
+		}
+		one := float64(before+after) / 2
+		verify, ratio, before = append(verify, one), append(ratio, server[len(server)-1]/one), after
+	}
+	b.verify, b.rate = time.Duration(median(verify)), median(rate)
 	b.say("one P-384 verification, CPU, all processors at it", micros(b.verify))
 	b.say("the same on one processor, the others idle", micros(alone))
-	b.say("server's CPU for a handshake", micros(each))
-	b.most("server's CPU for a handshake against one P-384 verification", float64(each)/float64(b.verify), 2.5, "%.2f")
-	b.say("client's CPU for a handshake", micros(client))
+	b.say("server's CPU for a handshake", micros(time.Duration(median(server))))
+	b.most("server's CPU for a handshake against one P-384 verification", median(ratio), 2.5, "%.2f")
+	b.say("the same, smallest and largest", fmt.Sprintf("%.2f to %.2f", slices.Min(ratio), slices.Max(ratio)))
+	b.say("client's CPU for a handshake", micros(time.Duration(median(guests))))
 	b.least("handshakes a second, client beside it", b.rate, 700, "%.0f")
-	b.say("handshakes a second that the CPU of both allows on two cores", fmt.Sprintf("%.0f", 2/(each+client).Seconds()))
+	b.say("handshakes a second that the CPU of both allows on two cores", fmt.Sprintf("%.0f", 2e9/(median(server)+median(guests))))
 	return nil
 }
+
+// handshakeLoads is an odd number, for the median.
+const handshakeLoads = 7
 
 // paced has handshakes begin at 60 % of the rate, whatever became of those before.
 func paced(ctx context.Context, b *bench) error {

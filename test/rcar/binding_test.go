@@ -78,10 +78,13 @@ func TestChannelBinding(t *testing.T) {
 		"pinned, not demanded": {w.documentWith("a", bound), false, ""},
 		"pinned and demanded":  {w.documentWith("b", bound), true, ""},
 		"demanded, not pinned": {w.document("c"), true, "channel-binding-demanded"},
-		"forwarded":            {w.documentWith("d", newMiddle(t, w, tls.VersionTLS13, same).name), false, "channel-mismatch"},
+		"forwarded":            {w.documentWith("d", newMiddle(t, w, tls.VersionTLS13, same).name), false, "verifier-mismatch"},
 		"TLS 1.2":              {w.documentWith("e", newMiddle(t, w, tls.VersionTLS12, same).name), false, "channel-not-bound"},
+		"forwarded, the verifier's name taken out": {w.documentWith("h", newMiddle(t, w, tls.VersionTLS13, func(b []byte) []byte {
+			return bytes.Replace(b, []byte(`["tls-exporter","verifier-key"]`), []byte(`["tls-exporter"]`), 1)
+		}).name), false, "channel-mismatch"},
 		"offer taken out": {w.documentWith("f", newMiddle(t, w, tls.VersionTLS13, func(b []byte) []byte {
-			return bytes.Replace(b, []byte(`"coffer-binding":["tls-exporter"]`), []byte(`"x":[]`), 1)
+			return bytes.Replace(b, []byte(`"coffer-binding":["tls-exporter","verifier-key"]`), []byte(`"x":[]`), 1)
 		}).name), false, "channel-not-bound"},
 		"confirmation not asked for": {w.documentWith("g", func(aa *initdata.AAConfig) {
 			newMiddle(t, w, tls.VersionTLS13, func(b []byte) []byte {

@@ -75,6 +75,8 @@ type Config struct {
 	Kept []string
 	// Replicas says that other processes serve the same store.
 	Replicas bool
+	// AdminTokens is how many used tokens are remembered at most.
+	AdminTokens int
 }
 
 // Handler serves the API.
@@ -88,7 +90,10 @@ func New(c Config) (*Handler, error) {
 	if c.TokenKeys == nil || c.Identities == nil || c.Credentials == nil || c.ClientAuthorities == nil || c.Store == nil || c.Registry == nil || c.Gate == nil || c.Book == nil || c.Audit == nil || c.Checkpoints == nil || c.Bodies == nil || c.Shelf == nil || c.Fetcher == nil || c.Policies == nil || c.Backup == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("adminapi: a part of the configuration is missing")
 	}
-	return &Handler{c, newOnceOnly()}, nil
+	if c.AdminTokens < 1 {
+		return nil, errors.New("adminapi: no bound of administrators' tokens")
+	}
+	return &Handler{c, newOnceOnly(c.AdminTokens)}, nil
 }
 
 // route is one operation. Without a permission it cannot be served.
@@ -258,7 +263,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, record.ErrNotFound), errors.Is(err, shelf.ErrNotFound):
 		httpio.WriteError(w, http.StatusNotFound, httpio.TypeNotFound, err.Error())
 	case errors.As(err, &full):
-		httpio.Write(w, http.StatusConflict, kbs.ErrorInfo{
+		status := http.StatusConflict
+		if full.Name == limits.AdminTokens { // later there is room again
+			status = http.StatusTooManyRequests
+			w.Header().Set("Retry-After", "60")
+		}
+		httpio.Write(w, status, kbs.ErrorInfo{
 			Type: httpio.TypePrefix + httpio.TypeAdmin, Detail: err.Error(), Reason: string(limits.Reason), Claim: string(full.Name),
 		})
 	case errors.As(err, &kept):

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
@@ -94,7 +92,7 @@ func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, erro
 	if err != nil {
 		return nil, asDenial(err)
 	}
-	fresh, err := h.useOnce(ctx, t.KeyID+"/"+t.Claims.ID, now)
+	fresh, err := h.useOnce(ctx, t, now)
 	if err != nil {
 		return nil, err
 	}
@@ -106,29 +104,4 @@ func (h *Handler) byToken(r *http.Request, raw string) (*credential.Caller, erro
 
 func unauthenticated(err error) error {
 	return &denial.Denial{Reason: ReasonUnauthenticated, Component: Component, Claim: "admin token", Detail: fmt.Sprint(err)}
-}
-
-// onceOnly remembers token ids for longer than a token can live. Only ids of
-// verified tokens get in, so its size is an administrator's doing.
-type onceOnly struct {
-	mu       sync.Mutex
-	new, old map[string]bool
-	turned   time.Time
-}
-
-const rememberFor = 10 * time.Minute
-
-func newOnceOnly() *onceOnly { return &onceOnly{new: map[string]bool{}, old: map[string]bool{}} }
-
-func (o *onceOnly) use(id string, now time.Time) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if now.Sub(o.turned) > rememberFor {
-		o.new, o.old, o.turned = map[string]bool{}, o.new, now
-	}
-	if o.new[id] || o.old[id] {
-		return false
-	}
-	o.new[id] = true
-	return true
 }

@@ -1,6 +1,7 @@
 package kbsapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
@@ -19,10 +20,27 @@ const (
 	ReasonChannel         denial.Reason = "channel-mismatch"
 	ReasonBinding         denial.Reason = "binding-mismatch"
 	ReasonBindingDemanded denial.Reason = "channel-binding-demanded"
+	ReasonVerifier        denial.Reason = "verifier-mismatch"
 )
 
 func ofBinding(r denial.Reason) bool {
-	return r == ReasonChannel || r == ReasonBinding || r == ReasonBindingDemanded
+	return r == ReasonChannel || r == ReasonBinding || r == ReasonBindingDemanded || r == ReasonVerifier
+}
+
+type presentedKey struct{}
+
+// WithPresented puts into a connection's context what gives the binding value of the
+// certificate that the server has shown on it; "": none.
+func WithPresented(ctx context.Context, key func() string) context.Context {
+	return context.WithValue(ctx, presentedKey{}, key)
+}
+
+func (c *call) presented() string {
+	key, ok := c.r.Context().Value(presentedKey{}).(func() string)
+	if !ok {
+		return ""
+	}
+	return key()
 }
 
 // confirm says in the challenge what of the client's offer the evidence must cover.
@@ -32,7 +50,7 @@ func (c *call) confirm(req *kbs.Request, challenge *kbs.Challenge) ([]string, er
 		return nil, nil // what others have in their extra-params is no business of ours
 	}
 	_, err = kbs.ChannelBinding(c.r.TLS)
-	names := kbs.Confirmed(x.Binding, err == nil)
+	names := kbs.Confirmed(x.Binding, err == nil, c.presented() != "")
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -59,6 +77,15 @@ func (c *call) bound(ctx context.Context, open *session.Open, b *kbs.Binding) er
 		return &denial.Denial{
 			Reason: ReasonBinding, Component: release.Component, Claim: "runtime-data " + kbs.BindingClaim, Measured: list(got),
 			Expected: list(open.Binding), Source: "challenge of this session",
+		}
+	}
+	if slices.Contains(open.Binding, kbs.BindVerifierKey) {
+		want := c.presented()
+		if want == "" || subtle.ConstantTimeCompare([]byte(b.VerifierKey), []byte(want)) != 1 {
+			return &denial.Denial{
+				Reason: ReasonVerifier, Component: release.Component, Claim: kbs.BindVerifierKey, Measured: b.VerifierKey, Expected: cmp.Or(want, "none"),
+				Source: "this trustee's certificate on the connection that brought the evidence",
+			}
 		}
 	}
 	if !slices.Contains(open.Binding, kbs.BindTLSExporter) {

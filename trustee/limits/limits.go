@@ -45,6 +45,7 @@ const (
 	CollateralItems Name = "collateral-items" // of the trustee
 	CollateralBytes Name = "collateral-bytes" // as stored: JSON with bodies in base64; of the trustee
 	Credentials     Name = "credentials"      // of the trustee
+	AdminTokens     Name = "admin-tokens"     // used and not yet ended, of one process; a credential's are half of it at most
 )
 
 // Set is a choice of all limits.
@@ -54,7 +55,7 @@ type Set map[Name]int
 func Defaults() Set {
 	return Set{
 		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, OutsideSecrets: 10_000, DeletedSecrets: 100_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
-		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, Identities: 1000, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000,
+		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, Identities: 1000, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000, AdminTokens: 500_000,
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/ear"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/store"
@@ -185,7 +186,7 @@ func Prepare(r *trusteeapi.Record) (func(store.Tx) error, error) {
 }
 
 func encode(r *trusteeapi.Record) ([]byte, error) {
-	raw, err := json.Marshal(r)
+	raw, err := withClaims(r)
 	if err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
@@ -201,6 +202,29 @@ func encode(r *trusteeapi.Record) ([]byte, error) {
 		}
 	}
 	return raw, nil
+}
+
+// withClaims puts the claims last: some of them are JSON already, which encoding/json
+// would read once more.
+func withClaims(r *trusteeapi.Record) ([]byte, error) {
+	if len(r.Claims) == 0 {
+		return json.Marshal(r)
+	}
+	rest := *r
+	rest.Claims = nil
+	raw, err := json.Marshal(&rest)
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := ear.EncodeEvidence(r.Claims)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := encoded.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(raw[:len(raw)-1], []byte(`,"claims":`), claims, []byte("}")), nil
 }
 
 func put(tx store.Tx, r *trusteeapi.Record, raw []byte) error {

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/cofferproject/coffer/trustee/kbsapi"
 )
 
 // attention knows which connections wait for their peer, and which of them for the
@@ -106,7 +108,11 @@ func attend(s *http.Server) {
 		}
 	}
 	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, limitedOf(c))
+		l := limitedOf(c)
+		if l != nil {
+			ctx = kbsapi.WithPresented(ctx, l.shown)
+		}
+		return context.WithValue(ctx, connKey{}, l)
 	}
 	next := s.Handler
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cofferproject/coffer/trustee/ratelimit"
@@ -124,8 +125,17 @@ type limitedConn struct {
 	attention *attention
 	once      sync.Once
 	leave     func()
+	presented atomic.Pointer[string] // binding value of the certificate that was shown
 
 	spot spot // of attention
+}
+
+// shown gives it, or "".
+func (c *limitedConn) shown() string {
+	if k := c.presented.Load(); k != nil {
+		return *k
+	}
+	return ""
 }
 
 // Close makes room once.

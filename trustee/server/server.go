@@ -166,7 +166,7 @@ type Server struct {
 	conns    int    // connections of each listener
 	ln       net.Listener
 	http     *http.Server
-	cert     atomic.Pointer[tls.Certificate]
+	cert     atomic.Pointer[presented]
 	stop     context.CancelFunc
 	tasks    chan struct{}
 	served   chan error
@@ -354,7 +354,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		Store: s.store, Registry: registry, Gate: gate, Book: book, Audit: s.audit, Checkpoints: s.checkpoints, Bodies: bodies, Shelf: items, Fetcher: s.fetcher, Policies: policies, Log: c.Log, Now: c.Now,
 		Info: trusteeapi.Info{Instance: s.keys.Instance, Version: Version()}, Published: c.PublishedAdmin,
 		Backup:    func(ctx context.Context, w io.Writer) error { _, err := s.backup(ctx, w); return err },
-		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
+		Providers: s.providers, Kept: c.keptNamespaces(), Replicas: c.Database != "", AdminTokens: c.Limits[limits.AdminTokens], TokenKeys: s.tokens, Identities: issuer, Credentials: s.credentials, ClientAuthorities: s.clientCA.Load,
 	})
 	if err != nil {
 		return nil, err
@@ -432,7 +432,7 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 	s.ln = conns
 	conf := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		GetCertificate: s.present,
 	}
 	s.cfg.TLS.Apply(conf)
 	s.askForCertificates(conf)
@@ -446,24 +446,6 @@ func (s *Server) listen(ctx context.Context, h http.Handler) error {
 }
 
 func (s *Server) names() []string { return append(append([]string{}, DefaultNames...), s.cfg.Names...) }
-
-func (s *Server) renewTLS(ctx context.Context) error {
-	if s.cfg.CertFile != "" {
-		c, anchor, err := certificateFiles(s.cfg.CertFile, s.cfg.KeyFile, s.cfg.Now())
-		if err != nil {
-			return err
-		}
-		s.cert.Store(c)
-		s.anchor.Store(&anchor)
-		return nil
-	}
-	c, err := s.keys.TLS(ctx, s.store, s.kek, s.names(), s.cfg.Now())
-	if err != nil {
-		return err
-	}
-	s.cert.Store(c)
-	return nil
-}
 
 // URL gives the server's URL.
 func (s *Server) URL() string {

@@ -145,7 +145,7 @@ func (s *Server) listenService(ctx context.Context, addr string, h http.Handler,
 	v.http.Protocols.SetHTTP2(true)
 	v.http.TLSConfig = &tls.Config{
 		MinVersion: tls.VersionTLS12, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		GetCertificate: s.present,
 	}
 	s.cfg.TLS.Apply(v.http.TLSConfig)
 	if local {

@@ -52,7 +52,7 @@ func entries(t testing.TB, w *world, bucket string) int {
 // buckets counts what a handshake could write to.
 func buckets(t testing.TB, w *world) int {
 	n := 0
-	for _, b := range []string{"session-expiry", "record-index", "ns/default/sessions", "ns/default/used-nonces", "ns/default/records"} {
+	for _, b := range []string{"session-expiry", "record-index", "ns/default/sessions", "ns/default/records"} {
 		n += entries(t, w, b)
 	}
 	return n

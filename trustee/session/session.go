@@ -170,12 +170,15 @@ func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) 
 	return o, nil
 }
 
-// used is the key under which a nonce is remembered: its cookie's end, which the cookie
-// is authentic for, and itself, so that those of one commit share the store's pages.
-func (o *Open) used() string { return fmt.Sprintf("%020d|%s", o.Expires, o.Nonce) }
+// used is the key in the expiry bucket under which a nonce is remembered: that it is to
+// be forgotten, when its cookie can no more come back, is the memory of it. The time is
+// the cookie's, which is authentic.
+func (o *Open) used() string {
+	return expiryKey(time.Unix(o.Expires, 0), tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
+}
 
 func unused(tx store.Tx, o *Open) error {
-	v, err := tx.Get(tenant.Bucket(o.Namespace, usedNonces), o.used())
+	v, err := tx.Get(expiryBucket, o.used())
 	if err != nil {
 		return err
 	}
@@ -189,7 +192,7 @@ func unused(tx store.Tx, o *Open) error {
 // transaction. It gives the cookie of the attested session.
 func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
 	cookie := newCookie(m.now())
-	sessions, used := tenant.Bucket(o.Namespace, sessionsBucket), tenant.Bucket(o.Namespace, usedNonces)
+	sessions := tenant.Bucket(o.Namespace, sessionsBucket)
 	key, err := keyOf(cookie)
 	if err != nil {
 		return "", err
@@ -202,20 +205,14 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 		if err := unused(tx, o); err != nil {
 			return err
 		}
-		// A nonce is remembered for as long as its cookie could come back.
-		if err := tx.Put(used, o.used(), []byte{1}); err != nil {
+		if err := tx.Put(expiryBucket, o.used(), []byte{1}); err != nil {
 			return err
 		}
 		if err := tx.Put(sessions, key, value); err != nil {
 			return err
 		}
-		for _, e := range []struct {
-			at          int64
-			bucket, key string
-		}{{o.Expires, used, o.used()}, {expires.Unix(), sessions, key}} {
-			if err := ForgetAt(tx, time.Unix(e.at, 0), e.bucket, e.key); err != nil {
-				return err
-			}
+		if err := ForgetAt(tx, time.Unix(expires.Unix(), 0), sessions, key); err != nil {
+			return err
 		}
 		return also(tx)
 	})
@@ -227,7 +224,11 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 
 // ForgetAt has Sweep delete a pair, some time after at. A bucket has no "|".
 func ForgetAt(tx store.Tx, at time.Time, bucket, key string) error {
-	return tx.Put(expiryBucket, fmt.Sprintf("%020d|%s|%s", at.Unix(), bucket, key), nil)
+	return tx.Put(expiryBucket, expiryKey(at, bucket, key), nil)
+}
+
+func expiryKey(at time.Time, bucket, key string) string {
+	return fmt.Sprintf("%020d|%s|%s", at.Unix(), bucket, key)
 }
 
 // An attested session's cookie is the time of its beginning, in milliseconds, and a
