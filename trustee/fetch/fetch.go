@@ -19,6 +19,7 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -280,7 +281,16 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	if a.outcome != "" {
 		return a
 	}
+	have, held := w.f.cfg.Shelf.Get(it.Origin)
 	v, err := w.v.verify(it)
+	if err != nil && held && w.v.needsIssuers(it.Origin) && !bytes.Equal(it.Chain, have.Chain) {
+		// Whoever wants it under other issuers keeps nobody from its next issue.
+		same := *it
+		same.Chain = have.Chain
+		if u, failed := w.v.verify(&same); failed == nil {
+			it, v, err = &same, u, nil
+		}
+	}
 	now := w.f.cfg.Now()
 	switch {
 	case err != nil:
@@ -290,7 +300,7 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	case v.Issued.After(now.Add(maxAhead)):
 		return answer{outcome: OutcomeRefused, err: fmt.Errorf("it is issued at %s", v.Issued.UTC().Format(time.RFC3339))}
 	}
-	if have, ok := w.f.cfg.Shelf.Get(it.Origin); ok {
+	if held {
 		// What is at hand was perhaps imported and cannot be read: then it gives way.
 		old, err := w.v.verify(have)
 		if err == nil && v.Issued.Before(old.Issued) {

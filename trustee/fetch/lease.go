@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -178,6 +179,10 @@ func (w *worker) settle(ctx context.Context, j *job, a answer) error {
 			d.Error = short(a.err.Error())
 		}
 		if err := errors.Join(store.PutJSON(tx, leases, w.v.name, l), w.sweep(tx, now)); err != nil {
+			return err
+		}
+		// Meanwhile somebody wants it of other issuers: that is yet to be tried.
+		if now, ok, err := store.GetJSON[document](tx, documents, d.Origin); err != nil || ok && !bytes.Equal(now.Issuers, d.Issuers) {
 			return err
 		}
 		if a.outcome == OutcomeFetched || a.outcome == OutcomeUnchanged {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -113,9 +114,12 @@ func TestNVIDIAsCollateral(t *testing.T) {
 	}
 	// Later issues are got without anybody who misses them.
 	before := g.answers[0].Body
-	g.pass(13 * time.Hour) // half of what was left until the next update
+	g.settled()
+	g.pcs.Feel(fetchtest.Broken, "")
+	g.pass(15 * time.Hour) // half of the 24 hours until its next update, and a fifth of that
 	g.answers[0].Body = again(g, g.answers[0].Origin)
 	g.publish(g.answers[0])
+	g.pcs.Feel(fetchtest.Well, "")
 	g.until("a later issue", func() bool {
 		it, ok := g.shelf.Get(g.answers[0].Origin)
 		return ok && string(it.Body) != string(before)
@@ -126,6 +130,12 @@ func TestNVIDIAsCollateral(t *testing.T) {
 			t.Errorf("%s: no issuers", it.Origin)
 		}
 	}
+}
+
+// settled waits until the store has what came of all wants.
+func (g *gpus) settled() {
+	g.t.Helper()
+	g.until("what came of it", func() bool { return !slices.ContainsFunc(g.rows(), func(d document) bool { return d.Wanted }) })
 }
 
 func again(g *gpus, origin string) []byte {
@@ -246,12 +256,45 @@ func TestIssuersOfOthers(t *testing.T) {
 	f := g.start(g.nvidia)
 	strangers := nvidiatest.NewVendor(t, "GH100", nil)
 	f.MissedBy("192.0.2.66:1", verify.Missing{Origin: g.lists[0].Origin, Issuers: []*x509.Certificate{strangers.Root.Cert}})
-	g.until("a refusal", func() bool { return g.count(OutcomeRefused) > 0 })
+	g.until("a refusal", func() bool {
+		return slices.ContainsFunc(g.rows(), func(d document) bool { return d.Outcome == OutcomeRefused })
+	})
 	g.pass(rememberWant)
 	if _, err := g.attest(f, "192.0.2.1:1"); reasonOf(err) != verify.ReasonCollateralMissing {
 		t.Fatal(err)
 	}
 	g.until("the list", func() bool { return g.has(g.lists[0].Origin) })
+}
+
+// TestIssuersAreRenewed: a list at hand that others have signed gives way to the one that
+// is published now; and who wants it under issuers of his own changes nothing.
+func TestIssuersAreRenewed(t *testing.T) {
+	g := newGPUs(t)
+	strangers := nvidiatest.NewVendor(t, "GH100", nil)
+	list := g.lists[0]
+	theirs := []*x509.Certificate{strangers.Root.Cert}
+	b, err := collateral.NewSet(&collateral.Item{Origin: list.Origin, Body: strangers.Lists(t, g.now())[0].Body, Chain: issuersPEM(theirs), Fetched: g.now().Add(-time.Hour)}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.shelf.Import(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	f := g.start(g.nvidia)
+	if _, err := g.attest(f, "192.0.2.1:1"); reasonOf(err) != verify.ReasonCollateralUntrusted {
+		t.Fatalf("with a list of strangers: %v", err)
+	}
+	g.until("the list", func() bool { it, _ := g.shelf.Get(list.Origin); return string(it.Body) == string(list.Body) })
+	before, _ := g.shelf.Get(list.Origin)
+	g.settled()
+
+	g.pass(rememberWant)
+	unchanged := g.count(OutcomeUnchanged)
+	f.MissedBy("192.0.2.66:1", verify.Missing{Origin: list.Origin, Issuers: theirs})
+	g.until("another look", func() bool { return g.count(OutcomeUnchanged) > unchanged })
+	if it, _ := g.shelf.Get(list.Origin); it.Digest() != before.Digest() {
+		t.Error("another's issuers have changed what is at hand")
+	}
 }
 
 // requestOf is the end of an origin that asks about a certificate.
@@ -308,6 +351,25 @@ func TestHostsOfTPMMakers(t *testing.T) {
 		t.Errorf("%q, %v", p, err)
 	}
 	w := newWorld(t)
+	f := w.start(func(c *Config) {
+		c.Vendors, c.URLs, c.TPMHosts = []string{"tpm"}, map[string]string{"tpm": w.pcs.URL}, []string{"lists.example"}
+	})
+	root := nvidiatest.New(t, nil, "Test Maker", nil)
+	issuers := []*x509.Certificate{root.Cert}
+	for i, o := range []string{
+		"https://elsewhere.example/a.crl", "https://lists.example.elsewhere/a.crl", "https://lists.example:444/a.crl", "http://lists.example/a.crl", "https://a@lists.example/a.crl",
+		"https://lists.example/../a.crl", "https://lists.example/a/%2e%2e/%2E%2e/b.crl", "https://lists.example/..%2fa.crl", "https://lists.example/a.crl?b", `https://lists.example/..\a.crl`,
+		"https://lists.example/", // alone of all these
+	} {
+		f.MissedBy(fmt.Sprintf("192.0.2.%d:1", i), verify.Missing{Origin: o, Issuers: issuers})
+	}
+	w.until("the last", func() bool { return w.pcs.AskedFor("https://x/lists.example/") > 0 })
+	if asked := w.pcs.Asked(); slices.ContainsFunc(asked, func(r fetchtest.Request) bool { return r.Path != "/lists.example/" }) {
+		t.Errorf("asked for %+v", asked)
+	}
+	if rows := w.rows(); len(rows) != 1 {
+		t.Errorf("wanted: %+v", rows)
+	}
 	if _, err := New(w.config(func(c *Config) { c.TPMHosts = []string{"lists.example"} })); err == nil {
 		t.Error("hosts are taken of which nothing is fetched")
 	}

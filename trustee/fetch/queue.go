@@ -222,7 +222,7 @@ func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
 // fits says whether there is room for one more want, of this peer and group.
 func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
 	have, ok, err := store.GetJSON[document](tx, documents, n.origin)
-	if err != nil || ok && have.Wanted && !otherIssuers(have, n) || f.current(n.origin) {
+	if err != nil || ok && have.Wanted && !otherIssuers(have, n) || f.current(n) {
 		return false, err
 	}
 	all, err := store.List[document](tx, documents)
@@ -266,19 +266,12 @@ func otherIssuers(have *document, n want) bool {
 	return len(n.issuers) > 0 && have.Outcome == OutcomeRefused && !bytes.Equal(have.Issuers, n.issuers)
 }
 
-// current reports whether a document is at hand, and good for now as far as fetching
-// can tell. One that has issues is wanted too where it is past its time: an import
-// that nobody keeps current.
-func (f *Fetcher) current(origin string) bool {
-	it, ok := f.cfg.Shelf.Get(origin)
-	if !ok {
-		return false
-	}
-	v := f.vendorOf(origin)
-	if v == nil || !v.needsIssuers(origin) || len(it.Chain) > 0 {
-		return true
-	}
-	return false
+// current reports whether a document is at hand that this want is for. A verifier that
+// names issuers names those of what it found past its time or not signed by them: then
+// what is at hand came without its issuers, or with others, as before their renewal.
+func (f *Fetcher) current(n want) bool {
+	it, ok := f.cfg.Shelf.Get(n.origin)
+	return ok && (len(n.issuers) == 0 || bytes.Equal(it.Chain, n.issuers))
 }
 
 // next chooses of wanted rows: a peer at random, of its rows the oldest.

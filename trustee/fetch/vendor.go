@@ -80,7 +80,7 @@ func vendorsOf(o Options) ([]*vendor, error) {
 			name: "nvidia", places: []string{nvidia.Manifests, nvidia.Lists, nvidia.Responder},
 			pace: time.Second, most: nvidia.MaxPublished, check: devices.Check,
 			wanted: func(o string) (string, bool) {
-				return o, nvidia.IsManifestOrigin(o) || strings.HasPrefix(o, nvidia.Lists) || strings.HasPrefix(o, nvidia.Responder)
+				return o, nvidia.IsManifestOrigin(o) || under(o, []string{nvidia.Lists, nvidia.Responder}) && straight(o)
 			},
 			changing: always, locate: locateByHost,
 			issued: func(o string) bool { return !nvidia.IsManifestOrigin(o) },
@@ -89,7 +89,7 @@ func vendorsOf(o Options) ([]*vendor, error) {
 		{
 			name: "tpm", places: makers,
 			pace: time.Second, most: tpm.MaxPublished, check: tpm.CheckPublished,
-			wanted:   func(o string) (string, bool) { return o, under(o, makers) },
+			wanted:   func(o string) (string, bool) { return o, under(o, makers) && straight(o) },
 			changing: always, locate: locateByHost, issued: always, plain: always,
 		},
 	}, nil
@@ -99,6 +99,19 @@ func always(string) bool { return true }
 
 func under(origin string, places []string) bool {
 	return slices.ContainsFunc(places, func(p string) bool { return strings.HasPrefix(origin, p) })
+}
+
+// straight says whether an origin that a certificate names stays below its host's name
+// at a mirror too: no step upwards and no query, however spelled.
+func straight(origin string) bool {
+	u, err := url.Parse(origin)
+	if err != nil || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return false
+	}
+	return !slices.ContainsFunc(strings.Split(u.EscapedPath(), "/"), func(s string) bool {
+		s, err := url.PathUnescape(s)
+		return err != nil || s == "." || strings.Contains(s, "..") || strings.Contains(s, `\`)
+	})
 }
 
 // locateByHost: a mirror of several places has each below its host's name.

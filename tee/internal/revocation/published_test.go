@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/url"
 	"testing"
@@ -17,6 +19,54 @@ import (
 
 	"github.com/cofferproject/coffer/tee/collateral"
 )
+
+// TestAnswersOfAnotherIssuer: what a responder says of another issuer's certificate with
+// the same serial number says nothing.
+func TestAnswersOfAnotherIssuer(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	root := func(name string) *x509.Certificate {
+		tmpl := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	issuer, other := root("issuer"), root("other")
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(7), OCSPServer: []string{"http://ocsp.example"}}
+	_, origins := Origins(leaf, issuer)
+	for _, hash := range []crypto.Hash{crypto.SHA1, crypto.SHA256} {
+		for _, of := range []*x509.Certificate{issuer, other} {
+			body, err := ocsp.CreateResponse(of, issuer, ocsp.Response{
+				Status: ocsp.Good, SerialNumber: leaf.SerialNumber, ThisUpdate: now.Add(-time.Minute), NextUpdate: now.Add(time.Hour), IssuerHash: hash,
+			}, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			it := &collateral.Item{Origin: origins[0], Body: body}
+			_, published := CheckPublished(it, issuer)
+			var k Checker
+			s, checked := k.Check(leaf, issuer, collateral.NewSet(it), now)
+			if of == issuer && (published != nil || checked != nil || !s.ByResponse) {
+				t.Errorf("%s: %v, %v", hash, published, checked)
+			}
+			if of == other && (!errors.Is(published, ErrUntrusted) || !errors.Is(checked, ErrUntrusted) || s.ByResponse) {
+				t.Errorf("%s, of another issuer: %v, %v", hash, published, checked)
+			}
+		}
+	}
+}
 
 // FuzzCheckPublished: whatever origin, document and chain are, nothing fails by a fault
 // of its own, and nothing is taken that the issuer did not sign.

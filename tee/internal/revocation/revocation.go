@@ -73,7 +73,8 @@ type Status struct {
 	ByResponse  bool
 	HasResponse bool // the issuer has an OCSP responder
 	Expired     bool // something was past its next update, and taken
-	// Missing are origins of which nothing is at hand, or nothing that is current.
+	// Missing are origins of which nothing is at hand, or nothing that is current and
+	// that the issuer has signed.
 	Missing []string
 }
 
@@ -142,7 +143,7 @@ func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now 
 			continue
 		}
 		late, err := k.byList(c, issuer, it, now)
-		if late || errors.Is(err, ErrExpired) {
+		if late || errors.Is(err, ErrExpired) || errors.Is(err, ErrUntrusted) {
 			s.Missing = append(s.Missing, o)
 		}
 		if err != nil {
@@ -157,7 +158,7 @@ func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now 
 			continue
 		}
 		late, err := k.byResponse(c, issuer, it, now)
-		if late || errors.Is(err, ErrExpired) {
+		if late || errors.Is(err, ErrExpired) || errors.Is(err, ErrUntrusted) {
 			s.Missing = append(s.Missing, o)
 		}
 		if err != nil {
@@ -246,6 +247,9 @@ func parseResponse(c, issuer *x509.Certificate, body []byte) (*ocsp.Response, er
 		if e.Critical {
 			return nil, fmt.Errorf("%w: critical extension %s", ErrUnsupported, e.Id)
 		}
+	}
+	if err := checkIssuer(r, c, issuer); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
