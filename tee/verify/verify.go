@@ -153,6 +153,25 @@ type Input struct {
 	// with a digest that came without its document.
 	InsecureSkipInitdata bool
 	Now                  time.Time
+	// Missing, if set, hears of collateral that would have told more, and was not at
+	// hand or was out of date. It is told of nothing before the certificates in question
+	// have led to a trusted root, and must not wait for anything.
+	Missing func(Missing)
+}
+
+// Missing is a document that a verifier looked for.
+type Missing struct {
+	Origin string
+	// Issuers are who signs it and who vouches for him, up to a root, as the verifier has
+	// verified them; nil where the origin says who that is.
+	Issuers []*x509.Certificate
+}
+
+// Miss tells Missing of an origin.
+func (in *Input) Miss(origin string, issuers []*x509.Certificate) {
+	if in.Missing != nil {
+		in.Missing(Missing{origin, issuers})
+	}
 }
 
 // Validate reports a fault of the caller.

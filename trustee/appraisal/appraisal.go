@@ -90,8 +90,11 @@ type Config struct {
 	// References gives the named reference values of a namespace whose are elsewhere;
 	// nil, or a nil result: they are in the Registry.
 	References func(ns string) *policy.References
-	Build      string
-	Now        func() time.Time
+	// Missed, if set, hears of collateral that verifiers of real TEEs missed in evidence
+	// of a peer; it must not wait.
+	Missed func(peer string, m verify.Missing)
+	Build  string
+	Now    func() time.Time
 }
 
 // Service appraises. It is safe for concurrent use.
@@ -274,6 +277,7 @@ type Attestation struct {
 	RequestExtra json.RawMessage
 	Message      *kbs.Attestation
 	Policy       string // id; "" is "default"
+	Peer         string // network address
 }
 
 // Result is a token and what it says.

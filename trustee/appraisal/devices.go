@@ -54,7 +54,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	if len(evidence.Additional) > policy.MaxClaim {
 		delete(claims, "additional-evidence")
 	}
-	out, err := s.results(p, verifiers.Canonical(a.TEE), in, claims)
+	out, err := s.results(p, verifiers.Canonical(a.TEE), a.Peer, in, claims)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (s *Service) verify(p *prepared, a *Attestation, now time.Time) ([]device, 
 	delete(claims, "additional-evidence")
 	for _, tee := range slices.Sorted(maps.Keys(more)) {
 		in := &verify.Input{Evidence: more[tee], Nonce: a.Nonce, ReportData: hash, Now: now}
-		d, err := s.results(p, tee, in, claims)
+		d, err := s.results(p, tee, a.Peer, in, claims)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,10 @@ func demanded(primary []device, more map[string]json.RawMessage) error {
 	return nil
 }
 
-func (s *Service) results(p *prepared, tee string, in *verify.Input, runtime map[string]any) ([]device, error) {
+func (s *Service) results(p *prepared, tee, peer string, in *verify.Input, runtime map[string]any) ([]device, error) {
+	if s.cfg.Missed != nil && !p.trust.Namespace.Simulated {
+		in.Missing = func(m verify.Missing) { s.cfg.Missed(peer, m) }
+	}
 	v, err := s.verifier(p, tee)
 	if err != nil {
 		return nil, err

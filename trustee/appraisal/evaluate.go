@@ -37,6 +37,7 @@ func EvaluationAudience(ns string) string { return "coffer-attestation-service/n
 type Evaluation struct {
 	Namespace string
 	Policy    string // id; "" is "default"
+	Peer      string // network address
 	Requests  []EvaluationRequest
 	// InsecureUnbound takes evidence without runtime data, and the token says so.
 	InsecureUnbound bool
@@ -82,7 +83,7 @@ func (s *Service) Evaluate(ctx context.Context, id string, e *Evaluation) (*Resu
 			return nil, err
 		}
 		in.Now = now
-		l, err := s.results(p, tee, in, runtime)
+		l, err := s.results(p, tee, e.Peer, in, runtime)
 		if err != nil {
 			return nil, err
 		}

@@ -107,7 +107,7 @@ func (s *Service) limited(next http.Handler) http.Handler {
 // evaluate judges evidence and gives the token.
 func (s *Service) evaluate(ctx context.Context, e *appraisal.Evaluation) (string, error) {
 	c := callerOf(ctx)
-	e.Namespace, e.InsecureUnbound = s.cfg.Namespace, s.cfg.InsecureUnbound
+	e.Namespace, e.InsecureUnbound, e.Peer = s.cfg.Namespace, s.cfg.InsecureUnbound, c.peer
 	if len(e.Requests) == 0 {
 		return "", bad("verification_requests: none")
 	}

@@ -73,23 +73,20 @@ func placeOf(s string) (string, error) {
 }
 
 // get asks for one origin. Without an outcome there is an item.
-func (w *worker) get(ctx context.Context, origin string) (*collateral.Item, answer) {
+func (w *worker) get(ctx context.Context, origin string, issuers []byte) (*collateral.Item, answer) {
 	where := origin
 	if w.base != "" {
 		where = w.v.locate(w.base, origin)
 	}
 	failed := func(err error) (*collateral.Item, answer) { return nil, answer{outcome: OutcomeFailed, err: err} }
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
-	if err != nil {
-		return failed(err)
-	}
-	req.Header.Set("User-Agent", "coffer-trustee")
-	resp, err := w.client.http.Do(req)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // without the proxy's URL, which may hold a password
+	resp, err := w.request(ctx, where)
+	if err != nil && ctx.Err() == nil && w.base == "" && w.v.plain != nil && w.v.plain(origin) {
+		var plain error
+		if resp, plain = w.request(ctx, "http://"+strings.TrimPrefix(where, "https://")); plain == nil {
+			err = nil
 		}
+	}
+	if err != nil {
 		return failed(err)
 	}
 	defer resp.Body.Close()
@@ -112,7 +109,23 @@ func (w *worker) get(ctx context.Context, origin string) (*collateral.Item, answ
 	if err != nil {
 		return nil, answer{outcome: OutcomeRefused, err: err}
 	}
+	if len(it.Chain) == 0 {
+		it.Chain = issuers
+	}
 	return it, answer{}
+}
+
+func (w *worker) request(ctx context.Context, where string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "coffer-trustee")
+	resp, err := w.client.http.Do(req)
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // without the proxy's URL, which may hold a password
+	}
+	return resp, err
 }
 
 // retryAfter reads the header of that name (RFC 9110, 10.2.3); 0: nothing that

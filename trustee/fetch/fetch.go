@@ -1,7 +1,9 @@
 // Package fetch gets collateral from its vendors, ahead of time and in the
 // background: AMD's Key Distribution Service (VCEK certificates, revocation
-// lists) and Intel's Provisioning Certification Service or a cache of it (TCB
-// information, identities, revocation lists). It is off until a vendor is named.
+// lists), Intel's Provisioning Certification Service or a cache of it (TCB
+// information, identities, revocation lists), NVIDIA's services (manifests,
+// revocation lists, OCSP responses) and TPM makers' revocation lists. It is off until
+// a vendor is named.
 //
 // What verifiers missed is wanted, and got soon: so the guest's next try succeeds.
 // No request waits for any of this.
@@ -19,6 +21,7 @@ package fetch
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -46,7 +49,7 @@ var Outcomes = []string{OutcomeFetched, OutcomeUnchanged, OutcomeAbsent, Outcome
 
 // Options say what is fetched, and from where.
 type Options struct {
-	// Vendors that are switched on: "amd", "intel"; none: nothing is fetched.
+	// Vendors that are switched on, of VendorNames; none: nothing is fetched.
 	Vendors []string
 	// URLs, by vendor, are places that serve what the vendor does, such as a cache
 	// of Intel's; missing: the vendor's own.
@@ -67,6 +70,11 @@ type Options struct {
 	// Retry is the shortest wait after an error; it doubles up to an hour. 0: 30
 	// seconds.
 	Retry time.Duration
+	// TPMHosts are hosts of TPMs' makers beside the known ones (TPMHosts of this
+	// package) from which lists are got that endorsement certificates name.
+	TPMHosts []string
+
+	nvidiaDevices, nvidiaManifests []*x509.Certificate // for tests: roots in the place of NVIDIA's
 }
 
 // Config makes a Fetcher.
@@ -95,7 +103,8 @@ const (
 // Fetcher fetches. It is safe for concurrent use.
 type Fetcher struct {
 	cfg     Config
-	holder  string // of leases
+	holder  string    // of leases
+	vendors []*vendor // all, also those that are not switched on
 	workers []*worker
 	peers   *ratelimit.Limiter
 	wants   chan want
@@ -125,9 +134,12 @@ func New(c Config) (*Fetcher, error) {
 	if f.peers, err = ratelimit.New(peerRate, peerBurst, rememberPeers, c.Now); err != nil {
 		return nil, err
 	}
+	if f.vendors, err = vendorsOf(c.Options); err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
 	seen := map[string]bool{}
 	for _, name := range c.Vendors {
-		v := vendorNamed(name)
+		v := f.vendorNamed(name)
 		if v == nil || seen[name] {
 			return nil, fmt.Errorf("fetch: vendor %.40q: not known, or named twice; there are %v", name, VendorNames())
 		}
@@ -142,6 +154,9 @@ func New(c Config) (*Fetcher, error) {
 		if !seen[name] {
 			return nil, fmt.Errorf("fetch: a place for %.40q, from which nothing is fetched", name)
 		}
+	}
+	if len(c.TPMHosts) > 0 && !seen["tpm"] {
+		return nil, errors.New("fetch: hosts of TPMs' makers, and nothing is fetched from them: vendor tpm")
 	}
 	if len(f.workers) == 0 && (c.Proxy != "" || c.CAFile != "") {
 		return nil, errors.New("fetch: a proxy or a CA, and no vendor to fetch from")
@@ -250,14 +265,14 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 	if j.row.Wanted && !w.v.changing(j.origin) && w.f.has(j.origin) {
 		return answer{outcome: OutcomeUnchanged}
 	}
-	it, a := w.get(ctx, j.origin)
+	it, a := w.get(ctx, j.origin, w.issuers(j))
 	if a.outcome == OutcomeAbsent && w.v.other != nil {
 		// Old reports do not name their product line. Pacing holds between these too.
 		if o, ok := w.v.other(j.origin); ok {
 			if !sleep(ctx, w.pace) {
 				return answer{outcome: OutcomeFailed, err: ctx.Err()}
 			}
-			if it, a = w.get(ctx, o); a.outcome == "" {
+			if it, a = w.get(ctx, o, nil); a.outcome == "" {
 				j.origin = o
 			}
 		}
@@ -289,6 +304,21 @@ func (w *worker) ask(ctx context.Context, j *job) answer {
 		return answer{outcome: OutcomeRefused, err: err}
 	}
 	return answer{outcome: OutcomeFetched, until: v.Until}
+}
+
+// issuers gives the issuer chain of what comes without: as the verifier gave it that
+// missed the document, or as it is at hand with an earlier issue.
+func (w *worker) issuers(j *job) []byte {
+	if !w.v.needsIssuers(j.origin) {
+		return nil
+	}
+	if len(j.row.Issuers) > 0 {
+		return j.row.Issuers
+	}
+	if it, ok := w.f.cfg.Shelf.Get(j.origin); ok {
+		return it.Chain
+	}
+	return nil
 }
 
 // maxAhead is how far ahead of the trustee's clock a vendor's may be.

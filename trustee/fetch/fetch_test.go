@@ -274,7 +274,7 @@ func TestWantsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 100 {
-		taken, err := f.want(t.Context(), want{origin(3000 + i), origin(3000 + i), fmt.Sprint(i % 3)})
+		taken, err := f.want(t.Context(), want{origin: origin(3000 + i), group: origin(3000 + i), peer: fmt.Sprint(i % 3)})
 		if err != nil || taken && i >= 80 {
 			t.Fatalf("want %d: %t, %v", i, taken, err)
 		}
@@ -337,7 +337,7 @@ func TestFewDocumentsOfOneChip(t *testing.T) {
 	taken := 0
 	for i := range maxOfGroup + 5 {
 		_, _, o, _ := intel.Origins("", 0x81, [6]byte{2, byte(i)}, "platform")
-		ok, err := f.want(t.Context(), want{o, "one chip", fmt.Sprint(i)})
+		ok, err := f.want(t.Context(), want{origin: o, group: "one chip", peer: fmt.Sprint(i)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,6 +29,8 @@ type document struct {
 	Failures int       `json:"failures,omitempty"`
 	Outcome  string    `json:"outcome,omitempty"`
 	Error    string    `json:"error,omitempty"`
+	// Issuers are the document's, in PEM, of a vendor that does not tell them.
+	Issuers []byte `json:"issuers,omitempty"`
 }
 
 // lease is all that replicas share of a vendor: who asks it now, and when it may be
@@ -105,7 +107,7 @@ func (w *worker) choose(tx store.Tx, now time.Time) (*job, time.Duration, error)
 	rows := map[string]document{}
 	var wanted []document
 	for _, d := range all {
-		if vendorOf(d.Origin) != w.v {
+		if w.f.vendorOf(d.Origin) != w.v {
 			continue
 		}
 		rows[d.Origin] = d
@@ -144,7 +146,11 @@ func ahead(t, now time.Time, most time.Duration) bool {
 func (w *worker) current() []string {
 	out := slices.Clone(w.v.standing)
 	for _, it := range w.f.cfg.Shelf.Items() {
-		if vendorOf(it.Origin) == w.v && w.v.changing(it.Origin) && !slices.Contains(out, it.Origin) {
+		if w.f.vendorOf(it.Origin) != w.v || !w.v.changing(it.Origin) || slices.Contains(out, it.Origin) {
+			continue
+		}
+		// Whose signature a later issue must have is not known of what was imported so.
+		if !w.v.needsIssuers(it.Origin) || len(it.Chain) > 0 {
 			out = append(out, it.Origin)
 		}
 	}

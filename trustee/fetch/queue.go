@@ -1,7 +1,10 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,33 +33,55 @@ const (
 	rememberPeers = 10_000         // buckets; twice that at most
 )
 
-type want struct{ origin, group, peer string }
+type want struct {
+	origin, group, peer string
+	issuers             []byte // in PEM; nil: the origin or the answer tells them
+}
 
 // Missed hears of a denial. What a verifier missed is wanted, if it may be asked
 // for. It costs no more than a look at memory and never waits.
 func (f *Fetcher) Missed(r *trusteeapi.Record, d *denial.Denial) {
-	if len(f.workers) == 0 || d.Reason != verify.ReasonCollateralMissing || r.Kind != "attest" {
-		return
+	if d.Reason == verify.ReasonCollateralMissing && r.Kind == "attest" {
+		f.missed(d.Source, nil, r.Peer)
 	}
+}
+
+// MissedBy hears of what a verifier missed of evidence that a peer has brought, whether
+// it denied that or not. As Missed it never waits.
+func (f *Fetcher) MissedBy(peer string, m verify.Missing) {
+	if len(f.workers) > 0 {
+		f.missed(m.Origin, m.Issuers, peer)
+	}
+}
+
+func (f *Fetcher) missed(origin string, issuers []*x509.Certificate, from string) {
 	for _, w := range f.workers {
-		group, ok := w.v.wanted(d.Source)
-		if !ok {
+		group, ok := w.v.wanted(origin)
+		if !ok || w.v.needsIssuers(origin) != (len(issuers) > 0) {
 			continue
 		}
-		peer := ratelimit.Peer(r.Peer)
-		if f.known.has(d.Source, f.cfg.Now()) {
+		peer := ratelimit.Peer(from)
+		if f.known.has(origin, f.cfg.Now()) {
 			return // it is on its way: who comes again pays nothing
 		}
 		if ok, _ := f.peers.Take(peer); !ok {
 			return
 		}
 		select {
-		case f.wants <- want{d.Source, group, peer}:
-			f.known.add(d.Source, f.cfg.Now())
+		case f.wants <- want{origin, group, peer, issuersPEM(issuers)}:
+			f.known.add(origin, f.cfg.Now())
 		default: // others come too fast; the next try asks again
 		}
 		return
 	}
+}
+
+func issuersPEM(chain []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range chain {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a Buffer takes all
+	}
+	return b.Bytes()
 }
 
 // administrator stands for whoever may change collateral, in the place of a peer.
@@ -66,13 +91,13 @@ const administrator = "administrator"
 // yet.
 func (f *Fetcher) Want(ctx context.Context, origin string) error {
 	for _, w := range f.workers {
-		if group, ok := w.v.wanted(origin); ok {
+		if group, ok := w.v.wanted(origin); ok && !w.v.needsIssuers(origin) {
 			if f.has(origin) {
 				return nil
 			}
 			queued, err := f.renew(ctx, origin)
 			if err == nil && !queued {
-				queued, err = f.want(ctx, want{origin, group, administrator})
+				queued, err = f.want(ctx, want{origin: origin, group: group, peer: administrator})
 			}
 			if err == nil && !queued && !f.has(origin) {
 				err = fmt.Errorf("%w: as much is wanted as there is room for", ErrNotWanted)
@@ -81,7 +106,7 @@ func (f *Fetcher) Want(ctx context.Context, origin string) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: %.200q is no chip's certificate and no platform's TCB information of a vendor that is fetched from", ErrNotWanted, origin)
+	return fmt.Errorf("%w: %.200q is no chip's certificate, platform's TCB information or device's manifest of a vendor that is fetched from", ErrNotWanted, origin)
 }
 
 // ErrNotWanted says that an origin is not fetched.
@@ -189,7 +214,7 @@ func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
 		if taken, err = f.fits(tx, n); err != nil || !taken {
 			return err
 		}
-		return store.PutJSON(tx, documents, n.origin, &document{Origin: n.origin, Wanted: true, Group: n.group, Peer: n.peer, Since: f.cfg.Now().UTC()})
+		return store.PutJSON(tx, documents, n.origin, &document{Origin: n.origin, Wanted: true, Group: n.group, Peer: n.peer, Since: f.cfg.Now().UTC(), Issuers: n.issuers})
 	})
 	return taken, err
 }
@@ -197,7 +222,7 @@ func (f *Fetcher) want(ctx context.Context, n want) (taken bool, err error) {
 // fits says whether there is room for one more want, of this peer and group.
 func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
 	have, ok, err := store.GetJSON[document](tx, documents, n.origin)
-	if err != nil || ok && have.Wanted || f.has(n.origin) {
+	if err != nil || ok && have.Wanted && !otherIssuers(have, n) || f.current(n.origin) {
 		return false, err
 	}
 	all, err := store.List[document](tx, documents)
@@ -217,7 +242,7 @@ func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
 			ofGroup++
 		}
 	}
-	v := vendorOf(n.origin)
+	v := f.vendorOf(n.origin)
 	for _, it := range f.cfg.Shelf.Items() {
 		g, ok := v.wanted(it.Origin)
 		if !ok {
@@ -232,6 +257,28 @@ func (f *Fetcher) fits(tx store.Tx, n want) (bool, error) {
 		return wanted < maxWanted, nil
 	}
 	return wanted < maxWanted && ofPeer < maxOfPeer && ofGroup < maxOfGroup && kept+wanted < maxKept, nil
+}
+
+// otherIssuers says whether a document was refused that another verifier, of another
+// namespace with other roots, wants of other issuers: nobody's keep those of somebody
+// else away.
+func otherIssuers(have *document, n want) bool {
+	return len(n.issuers) > 0 && have.Outcome == OutcomeRefused && !bytes.Equal(have.Issuers, n.issuers)
+}
+
+// current reports whether a document is at hand, and good for now as far as fetching
+// can tell. One that has issues is wanted too where it is past its time: an import
+// that nobody keeps current.
+func (f *Fetcher) current(origin string) bool {
+	it, ok := f.cfg.Shelf.Get(origin)
+	if !ok {
+		return false
+	}
+	v := f.vendorOf(origin)
+	if v == nil || !v.needsIssuers(origin) || len(it.Chain) > 0 {
+		return true
+	}
+	return false
 }
 
 // next chooses of wanted rows: a peer at random, of its rows the oldest.

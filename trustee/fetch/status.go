@@ -46,9 +46,9 @@ func (f *Fetcher) states() []trusteeapi.CollateralState {
 	out := []trusteeapi.CollateralState{}
 	now := f.cfg.Now()
 	for _, it := range f.cfg.Shelf.Items() {
-		v := vendorOf(it.Origin)
-		if v == nil || !v.changing(it.Origin) {
-			continue
+		v := f.vendorOf(it.Origin)
+		if v == nil || !v.changing(it.Origin) || v.needsIssuers(it.Origin) && len(it.Chain) == 0 {
+			continue // or it was imported without those who could vouch for it
 		}
 		s := trusteeapi.CollateralState{Origin: it.Origin, Vendor: v.name, Fetched: it.Fetched}
 		if validity, err := v.verify(it); err != nil {
@@ -92,7 +92,7 @@ func (f *Fetcher) Status(ctx context.Context) (*trusteeapi.CollateralStatus, err
 		}
 		for _, d := range all {
 			if d.Wanted {
-				s := trusteeapi.CollateralState{Origin: d.Origin, Vendor: vendorName(d.Origin), Missing: true, Since: d.Since}
+				s := trusteeapi.CollateralState{Origin: d.Origin, Vendor: f.vendorName(d.Origin), Missing: true, Since: d.Since}
 				attempt(&s, d)
 				out.Wanted = append(out.Wanted, s)
 			} else if i, ok := known[d.Origin]; ok {
@@ -111,8 +111,8 @@ func attempt(s *trusteeapi.CollateralState, d document) {
 	}
 }
 
-func vendorName(origin string) string {
-	if v := vendorOf(origin); v != nil {
+func (f *Fetcher) vendorName(origin string) string {
+	if v := f.vendorOf(origin); v != nil {
 		return v.name
 	}
 	return ""

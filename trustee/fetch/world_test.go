@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -164,3 +165,12 @@ func (w *world) rows() []document {
 	}
 	return out
 }
+
+func reasonOf(err error) denial.Reason {
+	if d, ok := denial.As(err); ok {
+		return d.Reason
+	}
+	return ""
+}
+
+func base64Std(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

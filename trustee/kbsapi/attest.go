@@ -111,7 +111,7 @@ func (c *call) appraise(ctx context.Context, open *session.Open, m *kbs.Attestat
 		}
 	}()
 	return c.h.cfg.Service.Attest(ctx, c.rec.ID, &appraisal.Attestation{
-		Namespace: c.ns, TEE: open.TEE, Hash: open.Hash, Nonce: m.RuntimeData.Nonce, RequestExtra: open.Extra, Message: m,
+		Namespace: c.ns, TEE: open.TEE, Hash: open.Hash, Nonce: m.RuntimeData.Nonce, RequestExtra: open.Extra, Message: m, Peer: c.rec.Peer,
 	})
 }
 

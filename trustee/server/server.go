@@ -336,7 +336,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	service, err := appraisal.New(appraisal.Config{
-		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, References: s.remote.references(c.Services.namespace()), Build: "coffer-trustee " + Version(), Now: c.Now,
+		Registry: registry, Signer: s.tokens, Factories: factories, Collateral: items, References: s.remote.references(c.Services.namespace()), Missed: s.fetcher.MissedBy, Build: "coffer-trustee " + Version(), Now: c.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -73,6 +73,8 @@ type Status struct {
 	ByResponse  bool
 	HasResponse bool // the issuer has an OCSP responder
 	Expired     bool // something was past its next update, and taken
+	// Missing are origins of which nothing is at hand, or nothing that is current.
+	Missing []string
 }
 
 // Checker keeps parsed items. The zero value is ready; it is safe for
@@ -136,9 +138,13 @@ func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now 
 	for _, o := range lists {
 		it, ok := get(src, o)
 		if !ok {
+			s.Missing = append(s.Missing, o)
 			continue
 		}
 		late, err := k.byList(c, issuer, it, now)
+		if late || errors.Is(err, ErrExpired) {
+			s.Missing = append(s.Missing, o)
+		}
 		if err != nil {
 			return s, &Error{o, err}
 		}
@@ -147,9 +153,13 @@ func (k *Checker) Check(c, issuer *x509.Certificate, src collateral.Source, now 
 	for _, o := range responses {
 		it, ok := get(src, o)
 		if !ok {
+			s.Missing = append(s.Missing, o)
 			continue
 		}
 		late, err := k.byResponse(c, issuer, it, now)
+		if late || errors.Is(err, ErrExpired) {
+			s.Missing = append(s.Missing, o)
+		}
 		if err != nil {
 			return s, &Error{o, err}
 		}

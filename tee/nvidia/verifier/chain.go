@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/tee/internal/certchain"
 	"github.com/cofferproject/coffer/tee/internal/dice"
 	"github.com/cofferproject/coffer/tee/internal/revocation"
@@ -149,7 +150,7 @@ func (r revoked) claim() string {
 }
 
 func (d *device) checkRevocation() (err error) {
-	if d.rev, err = d.v.checkRevoked(d.name+"certificate chain: ", d.chain.certs, d.in.Now); err != nil {
+	if d.rev, err = d.v.checkRevoked(d.name+"certificate chain: ", d.chain.certs, d.in); err != nil {
 		return err
 	}
 	d.res.Checked("revocation of the certificate chain", d.rev.claim(), "collateral")
@@ -157,15 +158,24 @@ func (d *device) checkRevocation() (err error) {
 }
 
 // checkRevoked judges all certificates of a chain but the root, which is known
-// by its key.
-func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, now time.Time) (revoked, error) {
+// by its key. What is missing of any of them is told before the first is denied for it.
+func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, in *verify.Input) (revoked, error) {
 	r := revoked{ocspGood: true}
 	responders := 0
+	var missing error
 	for i, c := range certs[:len(certs)-1] {
-		s, err := v.revocation.Check(c, certs[i+1], v.cfg.Collateral, now)
-		if errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation {
+		s, err := v.revocation.Check(c, certs[i+1], v.cfg.Collateral, in.Now)
+		for _, o := range s.Missing {
+			in.Miss(o, certs[i+1:])
+		}
+		switch {
+		case errors.Is(err, revocation.ErrMissing) && v.cfg.InsecureSkipRevocation:
 			r.missing++
-		} else if err != nil {
+		case errors.Is(err, revocation.ErrMissing), errors.Is(err, revocation.ErrExpired):
+			if missing == nil {
+				missing = denyRevocation(claim+c.Subject.CommonName, err)
+			}
+		case err != nil:
 			return r, denyRevocation(claim+c.Subject.CommonName, err)
 		}
 		r.expired = r.expired || s.Expired
@@ -181,11 +191,15 @@ func (v *Verifier) checkRevoked(claim string, certs []*x509.Certificate, now tim
 		}
 	}
 	r.ocspGood = r.ocspGood && responders > 0 && !r.expired
-	return r, nil
+	return r, missing
 }
 
 func denyRevocation(claim string, err error) error {
-	return verify.Deny(revocation.ReasonOf(err, ReasonRevoked), Component, claim, err)
+	d := &denial.Denial{Reason: revocation.ReasonOf(err, ReasonRevoked), Component: Component, Claim: claim, Detail: err.Error()}
+	if e, ok := errors.AsType[*revocation.Error](err); ok {
+		d.Source, _, _ = strings.Cut(e.Origin, " or ")
+	}
+	return d
 }
 
 // verifyRaw checks r and s of 48 bytes each over SHA-384.

@@ -143,6 +143,9 @@ func (d *device) checkManifests() error {
 		d.res.Claims[d.claim(w.kind+"fetched")] = it != nil
 		if it == nil {
 			all = false
+			if allowed {
+				d.in.Miss(d.manifestOrigin()+w.id, nil)
+			}
 			continue
 		}
 		m, err := d.openManifest(w, it)
@@ -184,13 +187,14 @@ func (d *device) openManifest(w wanted, it *collateral.Item) (*manifest, error) 
 	}
 	switch {
 	case errors.Is(err, certchain.ErrExpired):
+		d.in.Miss(it.Origin, nil)
 		return nil, verify.Deny(verify.ReasonCollateralExpired, Component, claim, err)
 	case errors.Is(err, certchain.ErrUntrusted), errors.Is(err, rim.ErrSignature):
 		return nil, verify.Deny(verify.ReasonCollateralUntrusted, Component, claim, err)
 	case err != nil:
 		return nil, verify.Deny(verify.ReasonCollateralMalformed, Component, claim, err)
 	}
-	rev, err := d.v.checkRevoked(claim+": ", m.Chain, d.in.Now)
+	rev, err := d.v.checkRevoked(claim+": ", m.Chain, d.in)
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +213,19 @@ func (v *Verifier) newManifest(body []byte, id string, now time.Time) (*manifest
 	if err != nil {
 		return nil, err
 	}
+	return v.manifestAt(r, now)
+}
+
+// newManifestThen verifies one as of the time from which its chain is valid.
+func (v *Verifier) newManifestThen(body []byte, id string) (*manifest, error) {
+	r, err := rim.Decode(body, id)
+	if err != nil {
+		return nil, err
+	}
+	return v.manifestAt(r, revocation.Latest(r.Chain))
+}
+
+func (v *Verifier) manifestAt(r *rim.Manifest, now time.Time) (*manifest, error) {
 	root, err := certchain.Verify(r.Chain, v.rimRoots, now)
 	if err != nil {
 		return nil, err

@@ -76,16 +76,23 @@ func New(c verify.Config) (*Verifier, error) {
 		v.roots, v.rimRoots = c.SimulatedRoots, c.SimulatedRoots
 		return v, nil
 	}
+	var err error
+	if v.roots, v.rimRoots, err = embedded(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func embedded() (devices, manifests []*x509.Certificate, err error) {
 	device, err := certchain.EmbeddedRoot(deviceRootPEM, deviceRootSPKI)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	rim, err := certchain.EmbeddedRoot(rimRootPEM, rimRootSPKI)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	v.roots, v.rimRoots = []*x509.Certificate{device}, []*x509.Certificate{rim}
-	return v, nil
+	return []*x509.Certificate{device}, []*x509.Certificate{rim}, nil
 }
 
 // Verify implements verify.Verifier: one Result a device, and one of ClassPPCIE

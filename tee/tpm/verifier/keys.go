@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -61,7 +60,7 @@ func (v *Verifier) verifyAK(e *tpm.Evidence, in Input, r *Result) (*attestationK
 			Expected: "the key that the session was opened with", Source: "session request",
 		}
 	}
-	if err := v.verifyEK(in.Request.EKCert, in.Now, r); err != nil {
+	if err := v.verifyEK(in.Request.EKCert, &in, r); err != nil {
 		return nil, err
 	}
 	if in.skipReportData {
@@ -145,7 +144,7 @@ var (
 )
 
 // verifyEK checks the certificate's chain to the namespace's roots.
-func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
+func (v *Verifier) verifyEK(der []byte, in *Input, r *Result) error {
 	cert, err := parseEKCert(der)
 	if err != nil {
 		return err
@@ -174,7 +173,7 @@ func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
 		inter.AddCert(c)
 	}
 	chains, err := cert.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: inter, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: inter, CurrentTime: in.Now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
 		return &denial.Denial{
@@ -185,7 +184,7 @@ func (v *Verifier) verifyEK(der []byte, now time.Time, r *Result) error {
 	// Of several chains, as after a root's renewal, none may hold what is revoked.
 	r.EKRevocation = EKGood
 	for _, c := range chains {
-		s, err := v.checkRevocation(c, now)
+		s, err := v.checkRevocation(c, in)
 		if err != nil {
 			return err
 		}

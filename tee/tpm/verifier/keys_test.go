@@ -58,7 +58,7 @@ func TestEKUsage(t *testing.T) {
 		"device key for signatures": {&x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature}, false},
 		"no usage":                  {&x509.Certificate{}, false},
 	} {
-		err := v.verifyEK(issue(c.cert), time.Now(), new(Result))
+		err := v.verifyEK(issue(c.cert), &Input{Now: time.Now()}, new(Result))
 		d, denied := errors.AsType[*denial.Denial](err)
 		if c.ok && err != nil || !c.ok && (!denied || d.Reason != ReasonEKUntrusted) {
 			t.Errorf("%s: %v", name, err)

@@ -3,9 +3,11 @@ package verifier
 import (
 	"crypto/x509"
 	"errors"
-	"time"
+	"fmt"
 
+	"github.com/cofferproject/coffer/tee/collateral"
 	"github.com/cofferproject/coffer/tee/internal/revocation"
+	"github.com/cofferproject/coffer/tee/verify"
 )
 
 // EKRevocation is what is known about the revocation of an endorsement key's
@@ -25,10 +27,15 @@ const (
 // first. Not every maker publishes, and not everything published is at hand, so
 // that this alone denies nothing: a policy says whether it will do. What is at
 // hand and speaks against a certificate, or cannot be believed, denies.
-func (v *Verifier) checkRevocation(chain []*x509.Certificate, now time.Time) (EKRevocation, error) {
+func (v *Verifier) checkRevocation(chain []*x509.Certificate, in *Input) (EKRevocation, error) {
 	out := EKGood
 	for i, c := range chain[:len(chain)-1] {
-		s, err := v.revocation.Check(c, chain[i+1], v.cfg.Collateral, now)
+		s, err := v.revocation.Check(c, chain[i+1], v.cfg.Collateral, in.Now)
+		for _, o := range s.Missing {
+			if in.missing != nil {
+				in.missing(verify.Missing{Origin: o, Issuers: chain[i+1:]})
+			}
+		}
 		switch {
 		case errors.Is(err, revocation.ErrMissing), err == nil && !s.ByList && !s.ByResponse:
 			out = EKAbsent
@@ -37,4 +44,22 @@ func (v *Verifier) checkRevocation(chain []*x509.Certificate, now time.Time) (EK
 		}
 	}
 	return out, nil
+}
+
+// MaxPublished bounds a maker's revocation list, in bytes.
+const MaxPublished = 2 << 20
+
+// CheckPublished verifies a maker's revocation list, or an OCSP response, by the chain
+// of its issuer that comes with it: what a verifier would refuse is refused here. Which
+// roots count is for the namespace whose verifier named the chain, and whether it is
+// current for the caller to say.
+func CheckPublished(it *collateral.Item) (collateral.Validity, error) {
+	if len(it.Body) > MaxPublished {
+		return collateral.Validity{}, fmt.Errorf("%d bytes, at most %d", len(it.Body), MaxPublished)
+	}
+	chain, err := revocation.Issuers(it)
+	if err != nil {
+		return collateral.Validity{}, err
+	}
+	return revocation.CheckPublished(it, chain[0])
 }

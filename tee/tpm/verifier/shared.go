@@ -69,7 +69,7 @@ func (t *TEE) Verify(in *verify.Input) ([]*verify.Result, error) {
 	}
 	got, err := t.v.verify(Input{
 		Evidence: in.Evidence, Request: x.TPM, Nonce: in.Nonce, RuntimeDataHash: in.ReportData, Initdata: in.Initdata, Now: in.Now,
-		skipReportData: in.InsecureSkipReportData, skipInitdata: in.InsecureSkipInitdata,
+		skipReportData: in.InsecureSkipReportData, skipInitdata: in.InsecureSkipInitdata, missing: in.Missing,
 	})
 	if err != nil {
 		return nil, err

@@ -130,6 +130,8 @@ type Input struct {
 	// For recorded evidence alone, see verify.Input; package-internal so that
 	// the trustee cannot set them here.
 	skipReportData, skipInitdata bool
+
+	missing func(verify.Missing) // see verify.Input
 }
 
 // Result is what the evidence proves.
