@@ -54,6 +54,9 @@ type Namespace struct {
 	// RequireChannelBinding refuses evidence that does not cover the connection that
 	// brings it.
 	RequireChannelBinding bool `json:"require_channel_binding,omitempty"`
+	// Quotas are limits of this namespace in the place of the trustee's for each
+	// (docs/trustee.md), by name.
+	Quotas map[string]int `json:"quotas,omitempty"`
 	// TrustDomain is that of the namespace's SPIFFE identities; "": it gives none.
 	TrustDomain string    `json:"trust_domain,omitempty"`
 	Created     time.Time `json:"created"`
@@ -62,6 +65,12 @@ type Namespace struct {
 // ChannelBinding is the body that says whether a namespace demands it.
 type ChannelBinding struct {
 	Required bool `json:"required"`
+}
+
+// Quotas is the body that sets a namespace's quotas, all of them: those that are not
+// there are the trustee's limits again.
+type Quotas struct {
+	Quotas map[string]int `json:"quotas"`
 }
 
 // NamespaceDeletion is both steps of deleting a namespace: asked for without Confirm, the

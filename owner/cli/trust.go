@@ -130,6 +130,7 @@ func NewNamespaceCommand() *cobra.Command {
 				}
 				return namespaces([]trusteeapi.Namespace{*out}), nil
 			}),
+		quotaCommand(),
 		onTrustee("channel-binding NAME required|optional", "Say whether evidence must cover the TLS connection that brings it (docs/trustee/identity.md)", exactArgs(2, "the namespace's name, and required or optional"),
 			func(cmd *cobra.Command, c *trusteeclient.Client, args []string) (any, error) {
 				if args[1] != bindingRequired && args[1] != bindingOptional {

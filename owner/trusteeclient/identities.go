@@ -12,6 +12,16 @@ func (n *Namespaced) SetTrustDomain(ctx context.Context, domain string) (*truste
 	return put[trusteeapi.Namespace](ctx, n.c, n.path+"/trust-domain", trusteeapi.TrustDomain{TrustDomain: domain})
 }
 
+// Describe gives what the trustee knows of the namespace.
+func (n *Namespaced) Describe(ctx context.Context) (*trusteeapi.Namespace, error) {
+	return get[trusteeapi.Namespace](ctx, n.c, n.path, nil)
+}
+
+// SetQuotas replaces the namespace's limits of its own.
+func (n *Namespaced) SetQuotas(ctx context.Context, quotas map[string]int) (*trusteeapi.Namespace, error) {
+	return put[trusteeapi.Namespace](ctx, n.c, n.path+"/quotas", trusteeapi.Quotas{Quotas: quotas})
+}
+
 // SetChannelBinding says whether evidence must cover the connection that brings it.
 func (n *Namespaced) SetChannelBinding(ctx context.Context, required bool) (*trusteeapi.Namespace, error) {
 	return put[trusteeapi.Namespace](ctx, n.c, n.path+"/channel-binding", trusteeapi.ChannelBinding{Required: required})

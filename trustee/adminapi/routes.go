@@ -101,6 +101,13 @@ func routes() []route {
 		}},
 
 		{"PUT", ns + "/allow-unproven", WriteTrust, small, (*call).allowUnproven},
+		{"PUT", ns + "/quotas", WriteNamespaces, small, func(c *call) (any, error) {
+			b, err := decode[trusteeapi.Quotas](c)
+			if err != nil {
+				return nil, err
+			}
+			return c.cfg.Registry.SetQuotas(c.ctx(), c.ns(), b.Quotas)
+		}},
 		{"PUT", ns + "/channel-binding", WriteTrust, small, func(c *call) (any, error) {
 			b, err := decode[trusteeapi.ChannelBinding](c)
 			if err != nil {

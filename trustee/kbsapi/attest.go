@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"runtime/debug"
@@ -15,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/appraisal"
 	"github.com/cofferproject/coffer/trustee/audit"
 	"github.com/cofferproject/coffer/trustee/httpio"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/record"
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
@@ -79,6 +81,12 @@ func (c *call) verify(open *session.Open, body []byte) error {
 		return err
 	}
 	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, keep)
+	if full, ok := errors.AsType[*limits.Error](err); ok {
+		return &denial.Denial{
+			Reason: limits.Reason, Component: release.Component, Claim: string(full.Name), Measured: "one more", Expected: fmt.Sprintf("at most %d", full.Most),
+			Source: "limits of namespace " + c.ns, Detail: full.Error(),
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -139,8 +147,11 @@ func fail(c *call, err error) {
 		}
 	}
 	status, typ, text := answer(d)
-	if d.Reason == release.ReasonStoreAway {
+	switch d.Reason {
+	case release.ReasonStoreAway:
 		c.w.Header().Set("Retry-After", "5")
+	case limits.Reason:
+		c.w.Header().Set("Retry-After", "60")
 	}
 	if c.h.cfg.Soon != nil {
 		if wait := c.h.cfg.Soon(d); wait > 0 {
@@ -164,6 +175,8 @@ func answer(d *denial.Denial) (status int, typ, text string) {
 		return http.StatusForbidden, httpio.TypePolicy, "Access denied by policy"
 	case release.ReasonAbsent, release.ReasonDeleted, release.ReasonExpired, release.ReasonUnversioned:
 		return http.StatusNotFound, httpio.TypeNotFound, "Resource not found"
+	case limits.Reason:
+		return http.StatusTooManyRequests, httpio.TypeAttestation, "Attestation error: the namespace has as many sessions as it may"
 	case appraisal.ReasonRemoteUnavailable:
 		return http.StatusServiceUnavailable, httpio.TypeAttestation, "Attestation error: the attestation service does not answer"
 	case release.ReasonStoreAway:

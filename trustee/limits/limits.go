@@ -12,6 +12,7 @@ package limits
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,8 @@ const (
 	Policies        Name = "policies"
 	Anchors         Name = "anchors"
 	Identities      Name = "identities"
+	Sessions        Name = "sessions"         // attested ones that have not ended, and those that ended a minute ago
+	SecretBytes     Name = "secret-bytes"     // of all versions that are kept, as stored
 	CollateralItems Name = "collateral-items" // of the trustee
 	CollateralBytes Name = "collateral-bytes" // as stored: JSON with bodies in base64; of the trustee
 	Credentials     Name = "credentials"      // of the trustee
@@ -55,8 +58,40 @@ type Set map[Name]int
 func Defaults() Set {
 	return Set{
 		Namespaces: 1000, Owners: 1000, Seals: 10_000, Secrets: 10_000, OutsideSecrets: 10_000, DeletedSecrets: 100_000, Bindings: 10_000, BindingEntries: 1000, ReferenceValues: 64,
-		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, Identities: 1000, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000, AdminTokens: 500_000,
+		Roots: 1000, RootKeys: 100_000, EnrolledAKs: 10_000, Policies: 64, Anchors: 256, Identities: 1000, Sessions: 100_000, SecretBytes: 4 << 30, CollateralItems: 20_000, CollateralBytes: 256 << 20, Credentials: 10_000, AdminTokens: 500_000,
 	}
+}
+
+// ofTrustee are bounds of the whole trustee; all others are of each namespace.
+var ofTrustee = []Name{Namespaces, RootKeys, CollateralItems, CollateralBytes, Credentials, AdminTokens}
+
+// MaxQuota is the largest number that a quota can be.
+const MaxQuota = 1 << 40
+
+// CheckQuotas reports quotas that no namespace can have.
+func CheckQuotas(quotas map[Name]int) error {
+	d := Defaults()
+	for n, most := range quotas {
+		switch {
+		case d[n] == 0:
+			return unknown(n)
+		case slices.Contains(ofTrustee, n):
+			return fmt.Errorf("limit %s is of the trustee, and no namespace's quota", n)
+		case most < 1 || most > MaxQuota:
+			return fmt.Errorf("quota %s: %d, from 1 to %d", n, most, MaxQuota)
+		}
+	}
+	return nil
+}
+
+// Of gives the limits of a namespace with quotas of its own.
+func (s Set) Of(quotas map[Name]int) Set {
+	if len(quotas) == 0 {
+		return s
+	}
+	out := maps.Clone(s)
+	maps.Copy(out, quotas)
+	return out
 }
 
 // Validate reports a limit that is missing, unknown or not positive.
@@ -118,7 +153,11 @@ func (e *Error) Error() string {
 	if e.Where != "" {
 		where = "namespace " + e.Where
 	}
-	return fmt.Sprintf("%s takes at most %d %s (coffer-trustee serve --limit %s=N)", where, e.Most, e.Name, e.Name)
+	how := fmt.Sprintf("coffer-trustee serve --limit %s=N", e.Name)
+	if e.Where != "" {
+		how = fmt.Sprintf("coffer namespace quota %s %s=N, or %s for all", e.Where, e.Name, how)
+	}
+	return fmt.Sprintf("%s takes at most %d %s (%s)", where, e.Most, e.Name, how)
 }
 
 // Is makes every Error an Err.

@@ -364,7 +364,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if c.DenyPublishedAdmin {
 		published = denyAll{book}
 	}
-	s.sessions = session.New(s.store, s.keys.MAC, c.Now)
+	s.sessions = session.New(s.store, s.keys.MAC, c.Limits, c.Now)
 	appraiser, err := s.remote.appraiser(ctx, &s.cfg, service, registry, s.tokens)
 	if err != nil {
 		return nil, err

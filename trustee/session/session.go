@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
@@ -96,14 +97,15 @@ func (o *Open) Answers(nonce string) bool {
 type Manager struct {
 	store store.Store
 	key   []byte
+	most  limits.Set
 	now   func() time.Time
 }
 
-// New makes a Manager. mac is the trustee's MAC key.
-func New(s store.Store, mac []byte, now func() time.Time) *Manager {
+// New makes a Manager. mac is the trustee's MAC key; of the limits Sessions counts.
+func New(s store.Store, mac []byte, most limits.Set, now func() time.Time) *Manager {
 	h := hmac.New(sha256.New, mac)
 	h.Write([]byte("coffer session key 1"))
-	return &Manager{s, h.Sum(nil), now}
+	return &Manager{s, h.Sum(nil), most, now}
 }
 
 // NewNonce gives a nonce in its published form.
@@ -189,7 +191,8 @@ func unused(tx store.Tx, o *Open) error {
 }
 
 // Complete uses the nonce up and keeps the token; also runs in the same
-// transaction. It gives the cookie of the attested session.
+// transaction. It gives the cookie of the attested session. Where the namespace has as
+// many as it may, the error is a *limits.Error.
 func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
 	cookie := newCookie(m.now())
 	sessions := tenant.Bucket(o.Namespace, sessionsBucket)
@@ -206,6 +209,9 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 			return err
 		}
 		if err := tx.Put(expiryBucket, o.used(), []byte{1}); err != nil {
+			return err
+		}
+		if err := tenant.Grow(tx, m.most, limits.Sessions, o.Namespace, sessions); err != nil {
 			return err
 		}
 		if err := tx.Put(sessions, key, value); err != nil {
@@ -309,6 +315,16 @@ func (m *Manager) Sweep(ctx context.Context, limit int) (int, error) {
 			p := strings.SplitN(k, "|", 3)
 			if len(p) != 3 {
 				continue
+			}
+			if strings.HasSuffix(p[1], "/"+sessionsBucket) {
+				switch v, err := tx.Get(p[1], p[2]); {
+				case err != nil:
+					return err
+				case v != nil:
+					if err := tenant.Shrink(tx, p[1]); err != nil {
+						return err
+					}
+				}
 			}
 			if err := errors.Join(tx.Delete(p[1], p[2]), tx.Delete(expiryBucket, k)); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
 	"github.com/cofferproject/coffer/trustee/tenant"
@@ -28,7 +29,7 @@ func newManager(t *testing.T) (*Manager, *clock, *bolt.Store) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	c := &clock{time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
-	return New(s, []byte("mac key"), c.now), c, s
+	return New(s, []byte("mac key"), limits.Defaults(), c.now), c, s
 }
 
 func complete(t *testing.T, m *Manager, token string) string {

@@ -50,7 +50,11 @@ func (r *Registry) Bind(ctx context.Context, ns, resource string, add trusteeapi
 		}
 		b.Seals = union(b.Seals, add.Seals)
 		b.Initdata = union(b.Initdata, add.Initdata)
-		if err := r.limits.Check(limits.BindingEntries, ns, len(b.Seals)+len(b.Initdata)); err != nil {
+		most, err := Limits(tx, r.limits, ns)
+		if err != nil {
+			return err
+		}
+		if err := most.Check(limits.BindingEntries, ns, len(b.Seals)+len(b.Initdata)); err != nil {
 			return fmt.Errorf("binding of %s: %w", resource, err)
 		}
 		out = b

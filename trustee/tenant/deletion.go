@@ -157,7 +157,7 @@ func (r *Registry) Purge(ctx context.Context, ns string, buckets []string, drop 
 				more = true
 				return nil
 			}
-			if err := tx.Delete(counts, Bucket(ns, what)); err != nil {
+			if err := errors.Join(tx.Delete(counts, Bucket(ns, what)), tx.Delete(counts, Bucket(ns, what)+lengths)); err != nil {
 				return err
 			}
 		}

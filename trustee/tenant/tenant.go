@@ -206,8 +206,12 @@ func GetNamespace(tx store.Tx, name string) (*trusteeapi.Namespace, error) {
 // Room reports whether a bucket takes one more key; where is the namespace of
 // which it is, or "".
 func Room(tx store.Tx, most limits.Set, name limits.Name, where, bucket string) error {
+	most, err := Limits(tx, most, where)
+	if err != nil {
+		return err
+	}
 	n := 1
-	err := tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return n <= most[name], nil })
+	err = tx.Scan(bucket, "", func(string, []byte) (bool, error) { n++; return n <= most[name], nil })
 	if err != nil {
 		return err
 	}

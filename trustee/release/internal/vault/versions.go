@@ -121,6 +121,9 @@ func (v *Vault) add(tx store.Tx, ns, name string, next trusteeapi.SecretVersion,
 			return nil, err
 		}
 	}
+	if err := tenant.GrowBytes(tx, v.most, limits.SecretBytes, ns, tenant.Bucket(ns, content), len(box)); err != nil {
+		return nil, err
+	}
 	if err := tx.Put(tenant.Bucket(ns, content), contentKey(name, next.Version), box); err != nil {
 		return nil, err
 	}
@@ -187,7 +190,7 @@ func save(tx store.Tx, ns string, m *trusteeapi.Resource, x *trusteeapi.SecretVe
 
 func forget(tx store.Tx, ns, name string, version uint64) error {
 	k := contentKey(name, version)
-	return errors.Join(tx.Delete(tenant.Bucket(ns, content), k), tx.Delete(tenant.Bucket(ns, versions), k))
+	return errors.Join(tenant.DeleteBytes(tx, tenant.Bucket(ns, content), k), tx.Delete(tenant.Bucket(ns, versions), k))
 }
 
 // versionOf gives one version's record. The newest one of a store from before
@@ -336,7 +339,7 @@ func (v *Vault) Change(ctx context.Context, ns, name string, version uint64, cha
 			x.Expires = utc(expires)
 		case trusteeapi.ChangeDestroy:
 			x.Destroyed = v.now().UTC()
-			if err := tx.Delete(tenant.Bucket(ns, content), contentKey(name, version)); err != nil {
+			if err := tenant.DeleteBytes(tx, tenant.Bucket(ns, content), contentKey(name, version)); err != nil {
 				return err
 			}
 		default:
