@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cofferproject/coffer/api/auditlog"
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/owner/auditcheck"
 	"github.com/cofferproject/coffer/owner/run"
@@ -98,7 +100,7 @@ log is not whole, or the folder is there already or cannot be written.`
 func newAuditSign() *cobra.Command {
 	cmd := onAuditLog("sign --log LOG", "Have the trustee sign where an audit log ends whose server was killed",
 		func(cmd *cobra.Command, c *trusteeclient.Client, l *trusteeapi.AuditLog) error {
-			s, err := c.SignAuditLog(cmd.Context(), l.ID)
+			s, err := untilChecked(cmd, func() (*auditlog.Signed, error) { return c.SignAuditLog(cmd.Context(), l.ID) })
 			if err != nil {
 				return err
 			}
@@ -125,6 +127,26 @@ docs/denials.md (audit-log-...).`
 	return cmd
 }
 
+// untilChecked asks again for as long as the trustee reads the log, and says how far it is.
+func untilChecked[T any](cmd *cobra.Command, ask func() (T, error)) (T, error) {
+	for {
+		out, err := ask()
+		d, denied := denial.As(err)
+		if !denied || d.Reason != reasonChecking {
+			return out, err
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), d.Detail)
+		select {
+		case <-cmd.Context().Done():
+			return out, cmd.Context().Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// reasonChecking is the trustee's (docs/denials.md).
+const reasonChecking denial.Reason = "audit-log-checking"
+
 func newAuditRemove() *cobra.Command {
 	var dir, digest string
 	cmd := onAuditLog("rm --log LOG (--export DIR | --sha256 HEX)", "Remove a finished audit log that was exported from the trustee's database",
@@ -146,7 +168,7 @@ func newAuditRemove() *cobra.Command {
 				}
 				digest = sum
 			}
-			r, err := c.RemoveAuditLog(cmd.Context(), l.ID, digest)
+			r, err := untilChecked(cmd, func() (*auditlog.Removal, error) { return c.RemoveAuditLog(cmd.Context(), l.ID, digest) })
 			if err != nil {
 				return err
 			}

@@ -31,6 +31,7 @@ type Checkpointer struct {
 	key      crypto.Signer
 	public   string
 	instance string
+	walks    walks
 
 	mu   sync.Mutex
 	last uint64    // written to the file by this process

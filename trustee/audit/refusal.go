@@ -15,6 +15,7 @@ const (
 	ReasonUnexported denial.Reason = "audit-log-unexported"
 	ReasonBroken     denial.Reason = "audit-log-broken"
 	ReasonRemoved    denial.Reason = "audit-log-removed"
+	ReasonChecking   denial.Reason = "audit-log-checking" // it takes longer than a request can wait
 )
 
 // Refusal says why a log is not removed, signed or read.

@@ -41,7 +41,7 @@ func (c *Checkpointer) Remove(ctx context.Context, l *Stored, digest, actor stri
 	if err != nil {
 		return nil, err
 	}
-	have, err := l.walk(ctx, func(*auditlog.Chain) error { return nil })
+	have, _, err := c.walked(ctx, l, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -198,13 +198,16 @@ func (c *Checkpointer) SignEnd(ctx context.Context, l *Stored) (*auditlog.Signed
 	if done := kept != nil && kept.Seq == l.Records; !done && c.log.cfg.Now().Sub(last) < silence {
 		return nil, refuse(ReasonInUse, "the log was signed or begun at %s, and another server may sign where it ends %s later: its own may live", last.Format(time.RFC3339), silence)
 	}
-	if _, err := l.walk(ctx, func(chain *auditlog.Chain) error {
-		if kept != nil && chain.Seq == kept.Seq && chain.Hash != kept.Hash {
-			return refuse(ReasonBroken, "record %d is not the one that was signed", kept.Seq)
-		}
-		return nil
-	}); err != nil {
+	mark := uint64(0)
+	if kept != nil {
+		mark = kept.Seq
+	}
+	_, hash, err := c.walked(ctx, l, mark)
+	if err != nil {
 		return nil, err
+	}
+	if mark > 0 && hash != kept.Hash {
+		return nil, refuse(ReasonBroken, "record %d is not the one that was signed", kept.Seq)
 	}
 	if kept != nil && kept.Seq == l.Records {
 		return old, nil

@@ -507,3 +507,28 @@ func cutOff(t *testing.T, s store.Store) {
 		t.Errorf("%d whole, %d ended of 20: the test shows something else", whole, ended)
 	}
 }
+
+// TestRemoveOfALongLog: one that takes longer to read than a request waits is read all the
+// same, and the same request later removes it.
+func TestRemoveOfALongLog(t *testing.T) {
+	r := newRetention(t, openBolt(t))
+	old := r.finished(3000, true)
+	digest := r.digest(old)
+	r.now = r.now.Add(LeastAge)
+	defer func(d time.Duration) { patience = d }(patience)
+	patience = 0
+	var x *Refusal
+	_, err := r.remove(old, digest)
+	for end := time.Now().Add(10 * time.Second); errors.As(err, &x) && x.Reason == ReasonChecking; _, err = r.remove(old, digest) {
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.left(old); n != 0 {
+		t.Errorf("%d records are left", n)
+	}
+}
