@@ -18,6 +18,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	apiplatform "github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/image/manifest"
@@ -128,16 +129,21 @@ type sandboxProc struct {
 }
 
 // startSandbox boots a guest with the document as its initdata.
-func (e *env) startSandbox(t *testing.T, home, id string, document []byte, memoryMiB int) *sandboxProc {
+func (e *env) startSandbox(t *testing.T, home, id string, document []byte, plan *spec.Plan, tee launch.TEE) *sandboxProc {
 	t.Helper()
 	file := os.Getenv("COFFER_PLATFORM")
-	p, err := apiplatform.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ls, err := p.Spec(launch.TPMSim, apiplatform.Sim, memoryMiB, 1)
-	if err != nil {
-		t.Fatal(err)
+	var ls *launch.Spec
+	if tee.Process() {
+		file = ""
+		ls = libos.NewSpec(tee, filepath.Join(e.bin, libos.RuntimeProgram), filepath.Join(e.bin, libos.AgentProgram), plan.MemoryMiB, plan.VCPUs)
+	} else {
+		p, err := apiplatform.Load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ls, err = p.Spec(tee, apiplatform.Sim, plan.MemoryMiB, 1); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ls.Initdata = document
 	s := &sandboxProc{dir: filepath.Join(home, "run", id)}
@@ -194,25 +200,48 @@ func (e *env) startSandbox(t *testing.T, home, id string, document []byte, memor
 	return s
 }
 
+// trust lets the trustee accept the simulated hardware of a sandbox, as coffer run does.
+func (p *trusteeProc) trust(s *sandboxProc, tee launch.TEE) {
+	p.t.Helper()
+	root := s.ready.EKRoot
+	if s.ready.Simulation != nil {
+		root = s.ready.Simulation.Root
+	}
+	cert, err := x509.ParseCertificate(root)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if s.ready.Simulation == nil {
+		_, err = p.sim.AddEKRoot(p.t.Context(), cert)
+	} else {
+		_, err = p.sim.AddRoot(p.t.Context(), tee.Wire(), cert)
+		if b := s.ready.Simulation.Collateral; err == nil && len(b) > 0 {
+			_, err = p.client.ImportCollateral(p.t.Context(), b)
+		}
+	}
+	if err != nil && !trusteeclient.IsConflict(err) {
+		p.t.Fatal(err)
+	}
+}
+
 // TestHostileHostFreshGuest plays the host against a guest that nobody else has
 // spoken to: no attack works and none makes it fetch a key. Then it lets the pod
 // start, which takes keys, and attacks the running pod.
-func TestHostileHostFreshGuest(t *testing.T) {
+func TestHostileHostFreshGuest(t *testing.T) { hostileHost(t, launch.TPMSim) }
+
+// TestProcessHostileHost plays it against the same agent in a library OS.
+func TestProcessHostileHost(t *testing.T) { hostileHost(t, launch.SGXSim) }
+
+func hostileHost(t *testing.T, tee launch.TEE) {
 	t.Parallel()
 	home := shared.newHome(t)
 	tr := shared.startTrustee(t, home, "")
-	file := sealedVictim(t, home)
+	file := sealedVictim(t, home, "--tee", string(tee))
 	document, plan := openSealed(t, file)
 
 	const id = "hostile"
-	s := shared.startSandbox(t, home, id, document, plan.MemoryMiB)
-	cert, err := x509.ParseCertificate(s.ready.EKRoot)
-	if err == nil {
-		_, err = tr.sim.AddEKRoot(t.Context(), cert)
-	}
-	if err != nil && !trusteeclient.IsConflict(err) {
-		t.Fatal(err)
-	}
+	s := shared.startSandbox(t, home, id, document, plan, tee)
+	tr.trust(s, tee)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	target, closeTarget, err := hostile.Dial(ctx, filepath.Join(s.dir, nodeapi.AgentSocket), plan, id)

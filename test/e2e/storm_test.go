@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/owner/spec"
 	"github.com/cofferproject/coffer/test/hostile"
@@ -30,15 +31,20 @@ spec:
 
 // TestStormOfRestarts starts and ends containers side by side, far faster than
 // any back-off: every end must be noticed.
-func TestStormOfRestarts(t *testing.T) {
+func TestStormOfRestarts(t *testing.T) { storm(t, launch.TPMSim) }
+
+// TestProcessStormOfRestarts is the same in a library OS.
+func TestProcessStormOfRestarts(t *testing.T) { storm(t, launch.SGXSim) }
+
+func storm(t *testing.T, tee launch.TEE) {
 	full(t)
 	t.Parallel()
 	home := shared.newHome(t)
 	shared.startTrustee(t, home, "")
-	file, _ := shared.seal(t, home, stormPod)
+	file, _ := shared.seal(t, home, stormPod, "--tee", string(tee))
 	document, plan := openSealed(t, file)
 	const id = "storm"
-	s := shared.startSandbox(t, home, id, document, plan.MemoryMiB)
+	s := shared.startSandbox(t, home, id, document, plan, tee)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	target, closeTarget, err := hostile.Dial(ctx, filepath.Join(s.dir, nodeapi.AgentSocket), plan, id)
