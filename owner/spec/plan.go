@@ -140,6 +140,9 @@ func (c *Container) Exec(containerID, execID string, args []string, tty bool) *a
 	return proto.CloneOf(c.plan.policy.ExecProcessRequest(c.policy, containerID, execID, args, c.env, tty))
 }
 
+// Policy gives the pod's policy.
+func (p *Plan) Policy() *podpolicy.Policy { return p.policy }
+
 // Policy gives the container's entry in the policy.
 func (c *Container) Policy() *podpolicy.Container { return c.policy }
 

@@ -135,6 +135,18 @@ func beforeSandbox() []Attack {
 			_, err := t.Agent.UpdateInterface(ctx, r)
 			return err
 		}},
+		{"more name servers than any pod has", podpolicy.ResolvConfDenied, "sandbox.dns", func(ctx context.Context, t *Target) error {
+			r := t.Plan.CreateSandbox(t.SandboxID)
+			r.Dns = slices.Repeat([]string{"nameserver 10.0.2.3"}, 100)
+			_, err := t.Agent.CreateSandbox(ctx, r)
+			return err
+		}},
+		{"other processes' names", podpolicy.UnexpectedField, "sandbox_pidns", func(ctx context.Context, t *Target) error {
+			r := t.Plan.CreateSandbox(t.SandboxID)
+			r.SandboxPidns = !r.SandboxPidns
+			_, err := t.Agent.CreateSandbox(ctx, r)
+			return err
+		}},
 		{"a policy of the host", podpolicy.RequestNotAllowed, "SetPolicyRequest", func(ctx context.Context, t *Target) error {
 			_, err := t.Agent.SetPolicy(ctx, &agentpb.SetPolicyRequest{Policy: "package agent_policy"})
 			return err
@@ -175,7 +187,7 @@ func beforeFiles() []Attack {
 	file := func(name string, reason denial.Reason, claim string, change func(*agentpb.CopyFileRequest)) Attack {
 		return Attack{"copy a file: " + name, reason, claim, copying(change)}
 	}
-	return append(outside(),
+	return append(append(outside(), ofAccount()...),
 		file("a symbolic link in its place", podpolicy.LinkDenied, "volumes[", func(r *agentpb.CopyFileRequest) {
 			r.FileMode, r.Data, r.FileSize = 0o120777, []byte("/etc"), 4
 		}),
@@ -203,7 +215,9 @@ func beforeFiles() []Attack {
 	)
 }
 
-func beforeContainers() []Attack {
+func beforeContainers() []Attack { return slices.Concat(changed(), ofServices(), ofPod()) }
+
+func changed() []Attack {
 	change := func(name string, reason denial.Reason, claim string, f func(*agentpb.CreateContainerRequest)) Attack {
 		return Attack{"create a container: " + name, reason, claim, creating(f)}
 	}

@@ -40,7 +40,7 @@ metadata: {name: web}
 spec:
   initContainers: [{name: prepare, image: x, command: [workload], volumeMounts: [{name: v, mountPath: /c}]}]
   containers:
-  - {name: app, image: x, env: [{name: A, value: "1"}], volumeMounts: [{name: v, mountPath: /c}, {name: e, mountPath: /e}]}
+  - {name: app, image: x, env: [{name: A, value: "1"}], livenessProbe: {exec: {command: [workload, probe, now]}}, lifecycle: {preStop: {exec: {command: [workload, stop]}}}, volumeMounts: [{name: v, mountPath: /c}, {name: e, mountPath: /e}]}
   - {name: side, image: x}
   volumes: [{name: v, configMap: {name: c}}, {name: e, emptyDir: {}}]
 `
@@ -139,6 +139,9 @@ func play(t *testing.T, judge func(proto.Message) error, pl *spec.Plan) []Result
 	defer closeTarget()
 	rs, err := target.Fresh(ctx)
 	if err != nil {
+		for _, r := range rs {
+			t.Log(r)
+		}
 		t.Fatal(err)
 	}
 	if err := target.Start(ctx); err != nil {

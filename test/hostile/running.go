@@ -72,7 +72,7 @@ func whileRunning() []Attack {
 			return err
 		}}
 	}
-	return append(outside(),
+	return append(append(outside(), ofProbes()...),
 		exec("a shell", "/bin/sh"),
 		exec("the environment", "/usr/bin/env"),
 		Attack{"a second container of the same name", podpolicy.ContainerRunning, "containers[", func(ctx context.Context, t *Target) error {
