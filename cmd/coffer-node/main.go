@@ -16,6 +16,9 @@ const usage = `usage: coffer-node COMMAND
   doctor [--tee TEE] [--output json]
                    what each TEE needs of this machine, what is missing and
                    what to do; exit status 1 if none can run
+  config --out DIR --tee TEE... [--platform FILE] [--aliases] [--output json]
+                   write containerd's configuration, the handlers' files and the
+                   RuntimeClasses for these kinds of TEE (config --help)
   snapshotter [--listen SOCKET] [--root DIR] [--containerd SOCKET] [--name NAME]
                    containerd's proxy plugin for images that the guest pulls
                    itself: no layer is fetched on the node
@@ -34,6 +37,8 @@ func main() {
 		err = sweepMain(args)
 	case "doctor":
 		err = doctorMain(args, os.Stdout)
+	case "config":
+		err = configMain(args, os.Stdout)
 	case "snapshotter":
 		err = snapshotterMain(args)
 	case "supervise": // started by sandbox

@@ -42,19 +42,17 @@ X
 
 # SNAPSHOTTER= (empty): every image is pulled and unpacked on the node
 "$BIN/containerd" --version | grep -q " v1\.7\." && SNAPSHOTTER=
-SNAPSHOTTER=${SNAPSHOTTER-coffer} PROXY_PLUGIN= RUNTIME_SNAPSHOTTER=
+SNAPSHOTTER=${SNAPSHOTTER-coffer}
 if [ -n "$SNAPSHOTTER" ]; then
   mkdir -p $RUN/snapshotter
-  PROXY_PLUGIN="[proxy_plugins.$SNAPSHOTTER]
-  type = \"snapshot\"
-  address = \"/run/coffer/snapshotter.sock\"
-  [proxy_plugins.$SNAPSHOTTER.exports]
-    root = \"$RUN/snapshotter\""
-  RUNTIME_SNAPSHOTTER="snapshotter = \"$SNAPSHOTTER\""
   start snapshotter $COFFER_BIN/coffer-node snapshotter --name $SNAPSHOTTER --root $RUN/snapshotter
 fi
+# what a user's node gets: handlers, RuntimeClasses, the snapshotter's plugin
+$COFFER_BIN/coffer-node config --out $RUN/coffer $(printf -- ' --tee %s' tpm-sim snp-sim tdx-sim cca-sim sgx-sim) --platform "$COFFER_PLATFORM" \
+  --cache "$COFFER_CACHE_DIR" --snapshotter "$SNAPSHOTTER" --snapshotter-root $RUN/snapshotter --aliases > $B/logs/config.log 2>&1 || { cat $B/logs/config.log; exit 1; }
 cat > $RUN/containerd.toml <<X
 version = 3
+imports = ["$RUN/coffer/containerd.toml"]
 root = "$RUN/containerd-root"
 state = "/run/containerd"
 [grpc]
@@ -63,7 +61,6 @@ state = "/run/containerd"
   level = "info"
 [plugins.'io.containerd.internal.v1.opt']
   path = "$RUN/opt"
-$PROXY_PLUGIN
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
   disable_snapshot_annotations = false   # pulls as a client, which asks a handler's snapshotter
@@ -84,30 +81,6 @@ $PROXY_PLUGIN
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         SystemdCgroup = false
 X
-for handler in tpm-sim snp-sim tdx-sim cca-sim process-sim; do
-cat >> $RUN/containerd.toml <<X
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$handler]
-      runtime_type = "io.containerd.coffer.v2"
-      pod_annotations = ["io.katacontainers.*"]
-      privileged_without_host_devices = true
-      $RUNTIME_SNAPSHOTTER
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-$handler.options]
-        ConfigPath = "$RUN/coffer-$handler.toml"
-X
-if [ -n "$SNAPSHOTTER" ]; then
-cat >> $RUN/containerd.toml <<X
-    [plugins.'io.containerd.cri.v1.images'.runtime_platforms.coffer-$handler]
-      $RUNTIME_SNAPSHOTTER
-X
-fi
-tee=$handler platform="platform = \"$COFFER_PLATFORM\""
-if [ $handler = process-sim ]; then tee=sgx-sim platform=; fi
-cat > $RUN/coffer-$handler.toml <<X
-tee = "$tee"
-$platform
-cache = "$COFFER_CACHE_DIR"
-X
-done
 # the registry that plays all others, by plain HTTP
 mkdir -p $RUN/certs.d/_default
 for r in docker.io registry.k8s.io gcr.io registry.example; do
@@ -115,7 +88,8 @@ for r in docker.io registry.k8s.io gcr.io registry.example; do
   printf 'server = "http://%s"\n[host."http://%s/v2/%s"]\n  override_path = true\n  capabilities = ["pull", "resolve"]\n' $REGISTRY $REGISTRY $r > $RUN/certs.d/$r/hosts.toml
 done
 if $BIN/containerd --version | grep -q ' v1\.7\.'; then # its file is of version 2, and its own snapshotters alone were tried
-  sed -i -e 's/^version = 3/version = 2/' -e "/cri.v1.images'\]/,/config_path/d" -e 's/io.containerd.cri.v1.runtime/io.containerd.grpc.v1.cri/' \
+  sed -e 1,2d $RUN/coffer/containerd.toml >> $RUN/containerd.toml
+  sed -i -e 's/^version = 3/version = 2/' -e '/^imports/d' -e "/cri.v1.images'\]/,/config_path/d" -e 's/io.containerd.cri.v1.runtime/io.containerd.grpc.v1.cri/' \
     -e 's#bin_dirs = \["/usr/lib/cni"\]#bin_dir = "/usr/lib/cni"#' -e 's#^  enable_selinux.*#&\n  sandbox_image = "localhost/pause:dev"#' $RUN/containerd.toml
   printf "[plugins.'io.containerd.grpc.v1.cri'.registry]\n  config_path = \"%s\"\n" $RUN/certs.d >> $RUN/containerd.toml
 fi

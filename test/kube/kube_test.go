@@ -105,14 +105,7 @@ func (k *kube) setUp() error {
 	if os.Getenv("MODE") == "cri" { // containerd without a cluster
 		return nil
 	}
-	classes := ""
-	for _, tee := range []string{"tpm-sim", "snp-sim", "tdx-sim", "cca-sim", "sgx-sim"} {
-		classes += fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %s}\nhandler: %[1]s\noverhead: {podFixed: {memory: 512Mi, cpu: 250m}}\n---\n", classOf(tee))
-	}
-	if err := os.WriteFile(filepath.Join(k.dir, "classes.yaml"), []byte(classes), 0o600); err != nil {
-		return err
-	}
-	_, err := k.in("kubectl", "apply", "-f", filepath.Join(k.dir, "classes.yaml"))
+	_, err := k.in("kubectl", "apply", "-f", filepath.Join(k.base, "run", "coffer", "runtimeclasses.yaml"))
 	return err
 }
 
