@@ -142,7 +142,7 @@ func fail(c *call, err error) {
 	}
 	if d.RecordID == "" {
 		// Sessions that merely ended or never were are no decisions about anybody.
-		if d.Component != session.Component || d.Reason == session.ReasonUsed || d.Reason == ReasonNonce || ofBinding(d.Reason) || d.Reason == release.ReasonAudit {
+		if d.Component != session.Component || d.Reason == session.ReasonUsed || d.Reason == ReasonNonce || ofBinding(d.Reason) || d.Reason == release.ReasonAudit || d.Reason == limits.Reason {
 			d = c.h.cfg.Book.Deny(c.r.Context(), c.rec, d)
 		}
 	}

@@ -39,6 +39,7 @@ func TestLimits(t *testing.T) {
 		for n := range c.Limits {
 			c.Limits[n] = most
 		}
+		c.Limits[limits.SecretBytes] = 1 << 20
 		c.Limits[limits.AdminTokens] = 10_000  // each request here takes one
 		c.Limits[limits.Namespaces] = most + 2 // default and sim are there
 		c.Limits[limits.Policies] = most + 1   // and default_cpu

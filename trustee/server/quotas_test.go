@@ -54,7 +54,7 @@ func TestSessionsOfANamespace(t *testing.T) {
 // end and that of a secret.
 func TestSecretBytes(t *testing.T) {
 	w := newWorld(t)
-	w.admin.must("PUT", "/namespaces/default/quotas", trusteeapi.Quotas{Quotas: map[string]int{"secret-bytes": 10_000}})
+	w.admin.must("PUT", "/namespaces/default/quotas", trusteeapi.Quotas{Quotas: map[string]int{"secret-bytes": 15_000}})
 	put := func(name string, n int) (int, string) {
 		status, b := w.admin.do("PUT", "/namespaces/default/resources/default/x/"+name, []byte(strings.Repeat("s", n)))
 		return status, string(b)
