@@ -84,6 +84,9 @@ func policyOf(annotations map[string]string) (*podpolicy.Policy, []byte, error) 
 // launchPod starts the TEE of a sandbox bundle and prepares it for containers. On
 // error nothing is left behind.
 func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *slog.Logger) (_ *pod, err error) {
+	if err := checkAnnotations(s.Annotations); err != nil {
+		return nil, err
+	}
 	policy, document, err := policyOf(s.Annotations)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 // feature is tried with both. VMs of other TEEs run the same code (TestOtherTEEs).
 type holder struct {
 	tee, class string
+	alias      string   // a published name of the class
 	process    string   // on the node, whose control group is the pod's
 	victims    []string // processes to kill, as pgrep -f finds them
 	// limits are containers' limits as YAML; a library OS keeps none, and they are
@@ -20,11 +21,11 @@ type holder struct {
 
 var holders = []holder{
 	{
-		tee: "tpm-sim", class: "coffer-tpm-sim", process: "coffer,process=coffer-qemu",
+		tee: "tpm-sim", class: "coffer-tpm-sim", alias: "kata-qemu-coco-dev", process: "coffer,process=coffer-qemu",
 		victims: []string{"coffer,process=coffer-qemu", shimProcess}, limits: "{memory: 64Mi, cpu: 500m}",
 	},
 	{
-		tee: "sgx-sim", class: "coffer-process-sim", process: "runsc-sandbox",
+		tee: "sgx-sim", class: "coffer-process-sim", alias: "enclave-cc", process: "runsc-sandbox",
 		victims: []string{"runsc-sandbox", "runsc-gofer", "coffer-runsc -root", "coffer-simhw", shimProcess}, limits: "{}",
 	},
 }

@@ -216,8 +216,16 @@ func testDenials(t *testing.T, h holder) {
 		k.event(t, "denied", `container-undeclared: container "debugger"`)
 	})
 	t.Run("not sealed", func(t *testing.T) {
-		k.apply(t, k.file(t, simple("unsealed", h.class, "sleep 3600")))
+		k.apply(t, k.file(t, simple("unsealed", h.alias, "sleep 3600"))) // a published name of the class
 		k.event(t, "unsealed", "seal it with coffer seal")
+	})
+	t.Run("arguments of the host", func(t *testing.T) {
+		pod := strings.Replace(simple("arguments", h.class, "sleep 3600"), "metadata:\n", "metadata:\n  annotations: {io.katacontainers.config.hypervisor.kernel_params: agent.log=debug}\n", 1)
+		if !strings.Contains(pod, "kernel_params") {
+			t.Fatal("the pod has no annotation: the test is broken")
+		}
+		k.apply(t, k.file(t, pod))
+		k.event(t, "arguments", "kernel_params")
 	})
 }
 
