@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cofferproject/coffer/api/nodeapi"
 )
 
 // env is what all tests of this package share.
@@ -241,9 +243,23 @@ func (p *pod) waitFor(what string, ok func() bool) {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("no %s within %s", what, patience)
+			p.t.Fatalf("no %s within %s; %s", what, patience, p.consoles())
 		}
 	}
+}
+
+// consoles gives what the guests have printed, from its end.
+func (p *pod) consoles() string {
+	files, _ := filepath.Glob(filepath.Join(p.home, "run", "*", nodeapi.ConsoleLog))
+	out := fmt.Sprintf("%d consoles", len(files))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			out += fmt.Sprintf("\n%v", err)
+		}
+		out += fmt.Sprintf("\n%s:\n%s", f, b[max(0, len(b)-4096):])
+	}
+	return out
 }
 
 // wait gives the exit code.

@@ -289,7 +289,7 @@ func hostileHost(t *testing.T, tee launch.TEE) {
 func denied(t *testing.T, rs []hostile.Result) {
 	t.Helper()
 	for _, r := range rs {
-		if r.Err != nil || r.Denial.Reason == "not-applicable" {
+		if r.Err != nil || r.Denial.Reason == hostile.NotApplicable {
 			t.Error(r)
 		}
 	}

@@ -115,10 +115,13 @@ func ofPod() []Attack {
 	}
 }
 
+// ProbeCommand begins the name of every attack that needs a pod with a probe.
+const ProbeCommand = "exec: a probe's command "
+
 // ofProbes are what a kubelet asks a running container to do, and a little more.
 func ofProbes() []Attack {
 	probe := func(name string, change func(*agentpb.ExecProcessRequest)) Attack {
-		return Attack{"exec: a probe's command " + name, podpolicy.ExecDenied, ".exec", func(ctx context.Context, t *Target) error {
+		return Attack{ProbeCommand + name, podpolicy.ExecDenied, ".exec", func(ctx context.Context, t *Target) error {
 			c, id := t.app()
 			list := c.Policy().Exec
 			if len(list) == 0 || list[0].Any {

@@ -62,6 +62,9 @@ type Attack struct {
 	Do     func(ctx context.Context, t *Target) error
 }
 
+// NotApplicable stands for a denial where the pod has nothing to attack.
+const NotApplicable denial.Reason = "not-applicable"
+
 // Result is what became of an attack.
 type Result struct {
 	Attack Attack
@@ -92,7 +95,7 @@ func (t *Target) run(ctx context.Context, attacks []Attack) []Result {
 func judge(a Attack, err error) Result {
 	r := Result{Attack: a}
 	if errors.Is(err, errNothingToAttack) {
-		return Result{Attack: a, Denial: &denial.Denial{Reason: "not-applicable", Claim: "this pod has nothing of the kind"}}
+		return Result{Attack: a, Denial: &denial.Denial{Reason: NotApplicable, Claim: "this pod has nothing of the kind"}}
 	}
 	d, ok := Denial(err)
 	switch {

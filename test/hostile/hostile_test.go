@@ -158,7 +158,7 @@ func TestEveryAttackIsDenied(t *testing.T) {
 	policy, pl := plan(t)
 	rs := play(t, enforcing(podpolicy.NewEnforcer(policy)), pl)
 	for _, r := range rs {
-		if r.Err != nil || r.Denial.Reason == "not-applicable" {
+		if r.Err != nil || r.Denial.Reason == NotApplicable {
 			t.Error(r)
 		}
 	}
