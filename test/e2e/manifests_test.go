@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 // manifestCase runs one manifest of the Kubernetes documentation, unchanged.
@@ -16,6 +18,8 @@ type manifestCase struct {
 	file  string
 	port  int      // container port to publish; 0: none
 	args  []string // further flags of coffer run
+	full  bool     // in a VM only with make e2e-full; in a process always
+	limit bool     // has a limit, which process TEEs refuse
 	check func(t *testing.T, e *env, p *pod, hostPort int)
 }
 
@@ -63,12 +67,12 @@ var manifestCases = []manifestCase{
 	// printenv prints HOSTNAME and fails: KUBERNETES_PORT is unset, as the
 	// documentation's own cluster would have it without service links.
 	{file: "commands.yaml", check: ends(1, "command-demo")},
-	{file: "dependent-envars.yaml", check: func(t *testing.T, _ *env, p *pod, _ int) {
+	{file: "dependent-envars.yaml", full: true, check: func(t *testing.T, _ *env, p *pod, _ int) {
 		p.waitOutput("https://172.17.0.1:80")
 		p.waitOutput("$(PROTOCOL)://172.17.0.1:80")
 	}},
-	{file: "envars.yaml", port: 8080, check: http200("Hello, world!")},
-	{file: "memory-request-limit-2.yaml", check: func(t *testing.T, _ *env, p *pod, _ int) {
+	{file: "envars.yaml", full: true, port: 8080, check: http200("Hello, world!")},
+	{file: "memory-request-limit-2.yaml", limit: true, check: func(t *testing.T, _ *env, p *pod, _ int) {
 		if code := p.wait(); code != 137 && code != 1 {
 			t.Errorf("exit code %d, want the out-of-memory kill", code)
 		}
@@ -76,21 +80,21 @@ var manifestCases = []manifestCase{
 			t.Error("no word of an out-of-memory kill")
 		}
 	}},
-	{file: "pod-configmap-volume.yaml", check: ends(0, "SPECIAL_LEVEL", "SPECIAL_TYPE")},
-	{file: "qos-pod.yaml", port: 80, check: http200("nginx")},
-	{file: "seccomp-default-pod.yaml", port: 5678, check: http200("just made some more syscalls!")},
+	{file: "pod-configmap-volume.yaml", full: true, check: ends(0, "SPECIAL_LEVEL", "SPECIAL_TYPE")},
+	{file: "qos-pod.yaml", limit: true, port: 80, check: http200("nginx")},
+	{file: "seccomp-default-pod.yaml", full: true, port: 5678, check: http200("just made some more syscalls!")},
 	{file: "secret-envars-pod.yaml", args: []string{"--allow-exec"}, check: execs("secret-envars-test-pod", map[string][]string{
 		"my-app":       {"printenv", "SECRET_USERNAME"},
 		`39528$vdg7Jb`: {"printenv", "SECRET_PASSWORD"},
 	})},
-	{file: "secret-pod.yaml", args: []string{"--allow-exec"}, check: execs("secret-test-pod", map[string][]string{
+	{file: "secret-pod.yaml", full: true, args: []string{"--allow-exec"}, check: execs("secret-test-pod", map[string][]string{
 		"my-app":       {"cat", "/etc/secret-volume/username"},
 		`39528$vdg7Jb`: {"cat", "/etc/secret-volume/password"},
 	})},
-	{file: "security-context-2.yaml", port: 8080, check: http200("Hello, world!")},
-	{file: "security-context-4.yaml", port: 8080, check: http200("Hello, world!")},
-	{file: "shared-volume.yaml", port: 80, check: http200("Hello from the init container")},
-	{file: "simple-pod.yaml", port: 80, check: http200("nginx")},
+	{file: "security-context-2.yaml", full: true, port: 8080, check: http200("Hello, world!")},
+	{file: "security-context-4.yaml", full: true, port: 8080, check: http200("Hello, world!")},
+	{file: "shared-volume.yaml", full: true, port: 80, check: http200("Hello from the init container")},
+	{file: "simple-pod.yaml", full: true, port: 80, check: http200("nginx")},
 	{file: "storage-redis.yaml", port: 6379, check: redisPing},
 	{file: "two-container-pod.yaml", port: 80, check: http200("Hello from the debian container")},
 }
@@ -145,22 +149,41 @@ func TestManifests(t *testing.T) {
 		}
 	}
 	for _, c := range manifestCases {
-		t.Run(strings.TrimSuffix(c.file, ".yaml"), func(t *testing.T) {
+		name := strings.TrimSuffix(c.file, ".yaml")
+		t.Run(name, func(t *testing.T) {
+			if c.full {
+				full(t)
+			}
 			t.Parallel()
-			home := t.TempDir()
-			args := append([]string{"--max-restarts", "0"}, c.args...)
-			port := 0
-			if c.port != 0 {
-				port = freePort(t)
-				args = append(args, "--publish", fmt.Sprintf("%d:%d", port, c.port))
-			}
-			p := shared.run(t, home, append(args, filepath.Join(dir, c.file))...)
-			c.check(t, shared, p, port)
-			select {
-			case <-p.done:
-			default:
-				p.stop()
-			}
+			c.run(t, dir, launch.TPMSim)
 		})
+		t.Run(name+"-process", func(t *testing.T) {
+			t.Parallel()
+			if c.limit {
+				_, errout, code := shared.coffer(t, t.TempDir(), "run", "--tee", string(launch.SGXSim), "--registries", shared.registries, filepath.Join(dir, c.file))
+				if code != 120 || !strings.Contains(errout, "limit") {
+					t.Errorf("exit code %d, %q; want the limit refused", code, errout)
+				}
+				return
+			}
+			c.run(t, dir, launch.SGXSim)
+		})
+	}
+}
+
+func (c *manifestCase) run(t *testing.T, dir string, tee launch.TEE) {
+	t.Helper()
+	args := append([]string{"--tee", string(tee), "--max-restarts", "0"}, c.args...)
+	port := 0
+	if c.port != 0 {
+		port = freePort(t)
+		args = append(args, "--publish", fmt.Sprintf("%d:%d", port, c.port))
+	}
+	p := shared.run(t, t.TempDir(), append(args, filepath.Join(dir, c.file))...)
+	c.check(t, shared, p, port)
+	select {
+	case <-p.done:
+	default:
+		p.stop()
 	}
 }
