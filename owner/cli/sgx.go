@@ -24,7 +24,7 @@ const (
 
 // NewSGXCommand has what only enclaves need.
 func NewSGXCommand() *cobra.Command {
-	return group("sgx", "Work with SGX enclaves", newSGXSign())
+	return group("sgx", "Work with SGX enclaves", newSGXManifest(), newSGXSign())
 }
 
 // signed is the answer of coffer sgx sign.

@@ -142,6 +142,40 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 // manifest with the sealed images; where the two differ the guest will deny, so
 // a difference is an error here, where it can be explained.
 func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trustee, annotation string) (*prepared, error) {
+	r, err := reopen(ctx, p, o, src, annotation)
+	if err != nil {
+		return nil, err
+	}
+	d := r.parsed
+	if err := demands(d, o); err != nil {
+		return nil, &InputError{err}
+	}
+	if note := foreignTrustee(d, o, src, t); note != "" {
+		r.plan.Notes = append(r.plan.Notes, note)
+	}
+	if err := d.CheckAlgorithm(o.TEE.Wire()); err != nil {
+		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w: seal the pod for this TEE (coffer seal --tee %s)", initdata.AnnotationKey, err, o.TEE)}
+	}
+	sum, err := initdata.Digest(d.Algorithm, r.document)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	return &prepared{
+		pod: p, policy: r.policy, plan: r.plan, images: r.images, document: r.document,
+		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
+	}, nil
+}
+
+// reopened is a sealed manifest, found to be what was sealed.
+type reopened struct {
+	document []byte
+	parsed   *initdata.Document
+	policy   *podpolicy.Policy
+	plan     *spec.Plan
+	images   map[string]*spec.ResolvedImage
+}
+
+func reopen(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annotation string) (*reopened, error) {
 	doc, err := initdata.DecodeAnnotation(annotation)
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w", initdata.AnnotationKey, err)}
@@ -191,23 +225,7 @@ func adopt(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Trus
 	if !bytes.Equal(again, []byte(raw)) {
 		return nil, &InputError{errors.New("the manifest was changed after it was sealed: its containers are not those of the sealed policy; seal it again (coffer seal)")}
 	}
-	if err := demands(d, o); err != nil {
-		return nil, &InputError{err}
-	}
-	if note := foreignTrustee(d, o, src, t); note != "" {
-		plan.Notes = append(plan.Notes, note)
-	}
-	if err := d.CheckAlgorithm(o.TEE.Wire()); err != nil {
-		return nil, &InputError{fmt.Errorf("metadata.annotations[%s]: %w: seal the pod for this TEE (coffer seal --tee %s)", initdata.AnnotationKey, err, o.TEE)}
-	}
-	sum, err := initdata.Digest(d.Algorithm, doc)
-	if err != nil {
-		return nil, &InputError{err}
-	}
-	return &prepared{
-		pod: p, policy: policy, plan: plan, images: images, document: doc,
-		digest: string(d.Algorithm) + ":" + hex.EncodeToString(sum), adopted: true,
-	}, nil
+	return &reopened{document: doc, parsed: d, policy: policy, plan: plan, images: images}, nil
 }
 
 // demands reports whether a sealed document has all of these that the user asks for:

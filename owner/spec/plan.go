@@ -146,6 +146,13 @@ func (p *Plan) Policy() *podpolicy.Policy { return p.policy }
 // Policy gives the container's entry in the policy.
 func (c *Container) Policy() *podpolicy.Container { return c.policy }
 
+// Env gives the container's whole environment, NAME=value in the policy's order. It
+// may hold values of Secrets: do not log it.
+func (c *Container) Env() []string { return slices.Clone(c.env) }
+
+// Content gives the content of a volume's files by path; not to be changed.
+func (p *Plan) Content(volume string) map[string][]byte { return p.content[volume] }
+
 // HasFiles reports whether a volume of the pod holds files that CopyFiles
 // delivers.
 func (p *Plan) HasFiles(volume string) bool { return len(p.content[volume]) > 0 }
