@@ -27,7 +27,8 @@ type PullError struct {
 	Image string // as the policy names it
 	Err   error
 
-	causes []cause
+	causes  []cause
+	trustee string // URL, as initdata names it; ""
 }
 
 func (e *PullError) Error() string { return e.Err.Error() }
@@ -36,11 +37,16 @@ func (e *PullError) Error() string { return e.Err.Error() }
 func (e *PullError) Unwrap() error { return e.Err }
 
 // Public gives what the host may read: words of ours, the policy's image, names
-// of registries as initdata configures them, HTTP status codes and sizes.
+// of registries and the trustee as initdata configures them, HTTP status codes and
+// sizes.
 func (e *PullError) Public() string {
 	var out []string
 	for _, c := range e.causes {
-		out = append(out, c.text())
+		text := c.text()
+		if (c.Why == whyTrustee || c.Why == whyTrusteeGone) && e.trustee != "" {
+			text += fmt.Sprintf(" (the pod's initdata names %.200s: is it up, and can the pod reach it?)", e.trustee)
+		}
+		out = append(out, text)
 	}
 	return fmt.Sprintf("image %s: %s", e.Image, strings.Join(out, "; "))
 }

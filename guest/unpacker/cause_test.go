@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/registry"
 	. "github.com/cofferproject/coffer/test/imagetest"
@@ -152,6 +153,11 @@ func TestEveryKindHasWords(t *testing.T) {
 	}
 	const text = "cdh.toml: image signature policies are not supported yet"
 	if got := newPullError("app", mark(fmt.Errorf("image app: %w", told(text)), errConfig), nil).Public(); got != "image app: "+text {
+		t.Errorf("%q", got)
+	}
+	away := newPullError("app", &layerError{1, 2, layerkey.ErrTrusteeUnavailable}, nil)
+	away.trustee = "https://trustee.example:8080"
+	if got := away.Public(); !strings.HasSuffix(got, "trustee not available (the pod's initdata names https://trustee.example:8080: is it up, and can the pod reach it?)") {
 		t.Errorf("%q", got)
 	}
 }

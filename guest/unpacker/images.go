@@ -22,6 +22,7 @@ type Images struct {
 	// fetched from the trustee only when there is something to pull.
 	Config    func(ctx context.Context) (registry.Config, error)
 	KeySocket func(ctx context.Context, manifest digest.Digest) (*os.File, error)
+	Trustee   string                         // URL that keys come from, for who reads that it does not answer
 	Progress  func(image string, p Progress) // may be nil
 	Log       *slog.Logger                   // may be nil
 }
@@ -47,7 +48,9 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 	began := time.Now()
 	img, err := im.Service.Pull(ctx, req)
 	if err != nil {
-		return nil, newPullError(c.Image, err, places(&req))
+		e := newPullError(c.Image, err, places(&req))
+		e.trustee = im.Trustee
+		return nil, e
 	}
 	if im.Log != nil {
 		t := &img.Times

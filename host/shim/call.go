@@ -12,10 +12,18 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// guestError is the guest agent's answer in its own words.
+// guestError is the guest agent's answer.
 type guestError struct{ st *status.Status }
 
-func (e *guestError) Error() string              { return e.st.Message() }
+// Error is for a pod's events: a refusal says who refused what, and what its reader
+// can do.
+func (e *guestError) Error() string {
+	if d := refusal(e.st); d != nil {
+		return refusalText(d)
+	}
+	return e.st.Message()
+}
+
 func (e *guestError) GRPCStatus() *status.Status { return e.st }
 
 // plainErrors takes the wire's words off errors, which people read.

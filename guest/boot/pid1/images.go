@@ -56,7 +56,12 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		}
 	}()
 	return func(g *Guest) (agent.Images, error) {
+		var trustee string
+		if d := g.Initdata.Document; d != nil {
+			trustee, _, _, _ = d.KBS() // what is wrong with it is the key holder's to say
+		}
 		return recordPulls(g, &unpacker.Images{
+			Trustee:   trustee,
 			Service:   svc,
 			Log:       g.Log,
 			Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
