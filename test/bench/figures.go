@@ -26,6 +26,8 @@ type figures struct {
 	Rows         []*row `json:"seconds"`
 	Attestations []int  `json:"attestations"`
 	PSS          int    `json:"pss_kib,omitempty"`
+
+	weights [][2]int // KiB: plain, sealed
 }
 
 func newFigures(c *config) *figures {
@@ -86,7 +88,9 @@ func (f *figures) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%-58s %8.2f %8.2f %8.2f %8s\n", r.Name, r.Min, r.Median, r.Max, bound)
 	}
-	fmt.Fprintf(w, "attestations for each pod start: %v (bound 1)\n", f.Attestations)
+	if len(f.Attestations) > 0 {
+		fmt.Fprintf(w, "attestations for each pod start: %v (bound 1)\n", f.Attestations)
+	}
 	if f.PSS != 0 {
 		fmt.Fprintf(w, "sum of PSS of the guest's processes: %.1f MiB (bound 40 MB)\n", float64(f.PSS)/1024)
 	}

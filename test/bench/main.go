@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -29,6 +30,7 @@ type config struct {
 	memory, cpus           int
 	jsonOut                string
 	keep                   bool
+	process                bool
 	pod                    string // sealed manifest
 	dir                    string
 }
@@ -46,6 +48,7 @@ func main() {
 	flag.IntVar(&c.cpus, "cpus", launch.DefaultVCPUs, "vCPUs of both VMs")
 	flag.StringVar(&c.jsonOut, "json", "", "file for the figures as JSON")
 	flag.BoolVar(&c.keep, "keep", false, "keep the consoles and timings of all runs")
+	flag.BoolVar(&c.process, "process", false, "measure a pod in a process (sgx-sim) against the same runtime alone")
 	flag.Parse()
 	if err := c.run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -54,13 +57,6 @@ func main() {
 }
 
 func (c *config) run(w io.Writer) (err error) {
-	p, err := platform.Load(c.platform)
-	if err != nil {
-		return err
-	}
-	if c.bareInitrd == "" {
-		c.bareInitrd = filepath.Join(filepath.Dir(c.platform), "initrd-bare.cpio")
-	}
 	if c.bin, err = filepath.Abs(c.bin); err != nil {
 		return err
 	}
@@ -71,6 +67,20 @@ func (c *config) run(w io.Writer) (err error) {
 		fmt.Fprintln(w, "files kept in", c.dir)
 	} else {
 		defer os.RemoveAll(c.dir)
+	}
+	if c.process {
+		return c.runProcess(context.Background(), w)
+	}
+	return c.runVM(w)
+}
+
+func (c *config) runVM(w io.Writer) error {
+	p, err := platform.Load(c.platform)
+	if err != nil {
+		return err
+	}
+	if c.bareInitrd == "" {
+		c.bareInitrd = filepath.Join(filepath.Dir(c.platform), "initrd-bare.cpio")
 	}
 	s := &services{c: c}
 	defer s.stop()

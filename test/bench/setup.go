@@ -13,10 +13,13 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 const (
 	plainImage     = "registry.example/coffer/bench:plain"
+	smallImage     = "registry.example/coffer/demo:plain" // a layer of 3.5 MB; for the process TEE
 	encryptedImage = "registry.example/coffer/bench:encrypted"
 	keyPath        = "default/key/bench"
 	secretPath     = "default/demo/secret"
@@ -102,15 +105,24 @@ func (s *services) setUp() error {
 		"--simulated-namespace", "sim", "--output", "json"); err != nil {
 		return err
 	}
+	from := plainImage
+	if c.process {
+		from = smallImage
+	}
 	if _, err := c.coffer("image", "encrypt", "--registries", c.file("registries.conf"), "--key-id", "kbs:///"+keyPath,
-		"--key-file", c.file("image.key"), plainImage, encryptedImage); err != nil {
+		"--key-file", c.file("image.key"), from, encryptedImage); err != nil {
 		return err
 	}
 	if err := os.WriteFile(c.file("pod.yaml"), []byte(podYAML), 0o600); err != nil {
 		return err
 	}
 	c.pod = c.file("sealed.yaml")
-	args := []string{"seal", "--tee", "tpm-sim", "--platform", c.platform, "--registries", c.file("registries.conf"), "--out", c.pod, c.file("pod.yaml"), "--output", "json"}
+	args := []string{"seal", "--registries", c.file("registries.conf"), "--out", c.pod, c.file("pod.yaml"), "--output", "json"}
+	if c.process {
+		args = append(args, "--tee", string(launch.SGXSim))
+	} else {
+		args = append(args, "--tee", string(launch.TPMSim), "--platform", c.platform)
+	}
 	if c.memory != 0 {
 		args = append(args, "--memory", fmt.Sprint(c.memory))
 	}

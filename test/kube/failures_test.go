@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -22,13 +23,20 @@ func testFailedStarts(t *testing.T, h holder) {
 	keyURI := "default/image-key/" + h.tee
 	path, seal := k.seal(t, h.tee, strings.Replace(simple(name, h.class, "echo opened; sleep 3600"), "docker.io/library/busybox:latest", image, 1))
 
+	// What the guest alone decides is the same code with both; CI has the time for one.
+	all := h.tee == "sgx-sim" || os.Getenv("COFFER_E2E_FULL") == "1"
 	trustee, err := k.pid("coffer-trustee serve")
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.must(t, "kill", "-STOP", trustee)
+	if all {
+		k.must(t, "kill", "-STOP", trustee)
+	}
 	k.apply(t, path)
 	t.Run("the trustee is away", func(t *testing.T) {
+		if !all {
+			t.Skip("beyond CI's time: COFFER_E2E_FULL=1 runs it")
+		}
 		defer k.must(t, "kill", "-CONT", trustee)
 		k.event(t, name, "trustee not available (the pod's initdata names https://")
 		k.tellEvents(t, name)
@@ -56,6 +64,9 @@ func testFailedStarts(t *testing.T, h holder) {
 	})
 	k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
 	t.Run("the guest ends before it answers", func(t *testing.T) {
+		if !all {
+			t.Skip("beyond CI's time: COFFER_E2E_FULL=1 runs it")
+		}
 		name := "ended-" + h.tee
 		path, _ := k.seal(t, h.tee, simple(name, h.class, "echo up; sleep 3600"))
 		k.apply(t, path)
