@@ -189,6 +189,8 @@ func Generate(in *Input) (*Result, error) {
 	g.program()
 	g.files()
 	g.volumes()
+	// One mount point in another is mounted after it.
+	slices.SortStableFunc(g.m.FS.Mounts, func(a, b Mount) int { return strings.Count(a.Path, "/") - strings.Count(b.Path, "/") })
 	g.size()
 	if len(g.problems) > 0 {
 		return nil, g.problems

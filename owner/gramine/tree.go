@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/layerstream"
@@ -161,8 +162,8 @@ func (t *Tree) blob(n *node, content io.Reader) error {
 // the layer's own.
 func (t *Tree) merge(l *layer) {
 	for _, p := range l.hidden {
-		delete(t.nodes, p)
 		below(t.nodes, p)
+		delete(t.nodes, p)
 	}
 	for _, p := range l.opaque {
 		below(t.nodes, p)
@@ -179,10 +180,11 @@ func (t *Tree) merge(l *layer) {
 	}
 }
 
-// below deletes everything under a folder.
+// below deletes everything under a folder; every one has a node of its own, so that
+// most names cost nothing here.
 func below(nodes map[string]*node, dir string) {
-	if n := nodes[dir]; n != nil && n.kind != layerstream.Dir {
-		return // nothing can be under it
+	if n := nodes[dir]; n == nil || n.kind != layerstream.Dir {
+		return
 	}
 	for p := range nodes {
 		if p != "" && (dir == "" || strings.HasPrefix(p, dir+"/")) {
@@ -240,6 +242,9 @@ func (w *walk) dir(real, alias string, above []string) error {
 				return err
 			}
 		case n.kind == layerstream.File:
+			if !utf8.ValidString(to) {
+				return fmt.Errorf("%q: a name that is no UTF-8, which no manifest can have", to)
+			}
 			if len(w.out) == maxNames {
 				return fmt.Errorf("the image's files have more than %d names, those by links included", maxNames)
 			}

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cofferproject/coffer/test/imagetest"
@@ -102,6 +104,27 @@ func TestFiles(t *testing.T) {
 				t.Errorf("left: %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// TestManyFiles: an image with very many names takes seconds at most, not hours.
+func TestManyFiles(t *testing.T) {
+	var entries []imagetest.Entry
+	for i := range 4_000 {
+		entries = append(entries, imagetest.Entry{Name: fmt.Sprintf("d%d/f%d", i%100, i)})
+	}
+	l := imagetest.Tar(t, entries...)
+	tree, _ := treeOf(t, l, l)
+	files, err := tree.Files()
+	if err != nil || len(files) != len(entries) {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+}
+
+func TestNameThatIsNoText(t *testing.T) {
+	tree, _ := treeOf(t, imagetest.Tar(t, imagetest.Entry{Name: "a\xff"}))
+	if _, err := tree.Files(); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Error(err)
 	}
 }
 

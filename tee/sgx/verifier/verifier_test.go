@@ -38,6 +38,22 @@ func vector(t testing.TB) []byte {
 	return b
 }
 
+// TestEveryVector: a new vector of SGX asks for its test. Quote: here and in
+// tee/intel; TCB information and identity: tee/intel TestVectorCollateral.
+func TestEveryVector(t *testing.T) {
+	files, err := os.ReadDir(vectors.Dir(t, "sgx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	if want := []string{"enclaveIdentity.json", "occlum_quote.dat", "tcbInfo.json"}; !reflect.DeepEqual(names, want) {
+		t.Errorf("vectors %q, tested %q", names, want)
+	}
+}
+
 // The claims that the other implementation's test expects of its quote.
 func TestPublishedClaims(t *testing.T) {
 	q, err := quote.Parse(vector(t))
