@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -77,8 +78,8 @@ func configMain(args []string, stdout io.Writer) error {
 	fs.StringVar(&c.snapshotter, "snapshotter", "coffer", "name of the proxy plugin that keeps images off the node; empty: images are pulled and unpacked there")
 	fs.StringVar(&c.snapshotterSocket, "snapshotter-socket", "/run/coffer/snapshotter.sock", "where coffer-node snapshotter listens")
 	fs.StringVar(&c.root, "snapshotter-root", "/var/lib/coffer/snapshotter", "folder of its state")
-	fs.StringVar(&c.memory, "overhead-memory", "512Mi", "memory of a pod beyond its containers'")
-	fs.StringVar(&c.cpu, "overhead-cpu", "250m", "processors of a pod beyond its containers'")
+	fs.StringVar(&c.memory, "overhead-memory", "", "memory of a pod beyond its containers' (default 512Mi, for a process 256Mi)")
+	fs.StringVar(&c.cpu, "overhead-cpu", "", "processors of a pod beyond its containers' (default 250m, for a process 100m)")
 	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -140,7 +141,7 @@ func (c *nodeConfig) check() error {
 		return fmt.Errorf("--snapshotter: %q is no plugin's name", c.snapshotter)
 	}
 	for name, q := range map[string]string{"overhead-memory": c.memory, "overhead-cpu": c.cpu} {
-		if !quantity.MatchString(q) {
+		if q != "" && !quantity.MatchString(q) {
 			return fmt.Errorf("--%s: %q is no quantity, such as 512Mi or 250m", name, q)
 		}
 	}
@@ -204,12 +205,23 @@ func (c *nodeConfig) runtime(b *strings.Builder, k class, file string) {
 	}
 }
 
+// overhead gives what a pod of the class takes beyond its containers. The defaults
+// have some room above what was measured (docs/performance.md).
+func (c *nodeConfig) overhead(k class) (memory, cpu string) {
+	memory, cpu = "512Mi", "250m"
+	if k.tee.Process() {
+		memory, cpu = "256Mi", "100m"
+	}
+	return cmp.Or(c.memory, memory), cmp.Or(c.cpu, cpu)
+}
+
 func (c *nodeConfig) runtimeClass(b *strings.Builder, k class, name string) {
 	note := ""
 	if k.tee.Simulated() {
 		note = "# Simulated: it protects nothing.\n"
 	}
-	fmt.Fprintf(b, "---\n%sapiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %s}\nhandler: %s\noverhead: {podFixed: {memory: %s, cpu: %s}}\n", note, name, k.name, c.memory, c.cpu)
+	memory, cpu := c.overhead(k)
+	fmt.Fprintf(b, "---\n%sapiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %s}\nhandler: %s\noverhead: {podFixed: {memory: %s, cpu: %s}}\n", note, name, k.name, memory, cpu)
 }
 
 // writeAll puts the files into a folder, each whole or not at all.

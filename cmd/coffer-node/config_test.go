@@ -92,7 +92,8 @@ func TestConfig(t *testing.T) {
 		if err := yaml.UnmarshalStrict([]byte(doc), rc); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := runtimes[rc.Handler]; !ok || rc.APIVersion != "node.k8s.io/v1" || rc.Overhead.PodFixed.Memory().Value() != 512<<20 {
+		memory := map[bool]int64{true: 256 << 20, false: 512 << 20}[rc.Handler == "coffer-process-sim"]
+		if _, ok := runtimes[rc.Handler]; !ok || rc.APIVersion != "node.k8s.io/v1" || rc.Overhead.PodFixed.Memory().Value() != memory {
 			t.Errorf("%+v", rc)
 		}
 		names = append(names, rc.Name)

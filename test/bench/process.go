@@ -46,7 +46,9 @@ func (c *config) unpackImage(ctx context.Context) (*rootfs, error) {
 	}
 	doc, err := manifest.Parse(root.Bytes, root.MediaType)
 	for err == nil && doc.Index != nil {
-		i := slices.IndexFunc(doc.Index.Manifests, func(d manifest.Descriptor) bool { return d.Platform == nil || d.Platform.Architecture == runtime.GOARCH })
+		i := slices.IndexFunc(doc.Index.Manifests, func(d manifest.Descriptor) bool {
+			return d.Platform == nil || d.Platform.Architecture == runtime.GOARCH
+		})
 		if i < 0 {
 			return nil, errors.New("the image to compare with is not for this machine")
 		}

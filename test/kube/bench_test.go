@@ -20,6 +20,8 @@ func TestHowFast(t *testing.T) {
 	const runs = 5
 	times := map[string][]float64{}
 	var cpu, rss []float64
+	weights := map[string][]float64{}
+	idle := map[string][]float64{}
 	for i := range runs {
 		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim", "coffer-process-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
@@ -38,6 +40,10 @@ func TestHowFast(t *testing.T) {
 				c, r := k.shim(t)
 				cpu, rss = append(cpu, c), append(rss, r)
 			}
+			if i := slices.IndexFunc(holders, func(h holder) bool { return h.class == class }); i >= 0 {
+				mem, cores := k.podGroup(t, holders[i].process)
+				weights[class], idle[class] = append(weights[class], mem), append(idle[class], cores)
+			}
 			k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
 		}
 		k.nothingLeft(t)
@@ -45,8 +51,34 @@ func TestHowFast(t *testing.T) {
 	for class, s := range times {
 		t.Logf("%-16s apply to Ready, seconds: %s", class, spread(s))
 	}
+	for class := range weights {
+		t.Logf("%-16s pod's control group, all of it (its container sleeps): peak MiB %s; idle, thousandths of a CPU: %s", class, spread(weights[class]), spread(idle[class]))
+	}
 	t.Logf("shim's CPU of a start, milliseconds: %s", spread(cpu))
 	t.Logf("shim's resident memory, MiB: %s", spread(rss))
+}
+
+// podGroup gives the most memory in MiB that the pod's control group has had, and the
+// CPU that it takes when nothing happens, in thousandths.
+func (k *kube) podGroup(t *testing.T, process string) (peak, idle float64) {
+	t.Helper()
+	pid, err := k.pid(process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Version 1 has a hierarchy for each controller.
+	out := k.must(t, "bash", "-c", `at() { dirname "$(sed -n "s/^[0-9]*:$1://p" /proc/`+pid+`/cgroup)"; }
+		if [ -e /sys/fs/cgroup/memory ]; then
+			m=/sys/fs/cgroup/memory$(at memory)/memory.max_usage_in_bytes; c=/sys/fs/cgroup/cpuacct$(at cpuacct)/cpuacct.usage; ns=1
+		else
+			m=/sys/fs/cgroup$(at "")/memory.peak; c=/sys/fs/cgroup$(at "")/cpu.stat; ns=1000
+		fi
+		cpu() { grep -oE '^(usage_usec )?[0-9]+$' $c | grep -oE '[0-9]+$'; }
+		a=$(cpu); sleep 5; b=$(cpu); echo $(cat $m) $(((b - a) * ns / 5000000))`)
+	if _, err := fmt.Sscan(out, &peak, &idle); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	return peak / (1 << 20), idle
 }
 
 func spread(s []float64) string {
