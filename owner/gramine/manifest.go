@@ -257,6 +257,9 @@ func (g *generator) program() {
 			g.no("env["+name+"]", "is a sealed secret, which only Coffer's guest opens: let the program ask the trustee, or mount an encrypted volume")
 			continue
 		}
+		if e.SHA256 != "" {
+			g.note("env[" + name + "]: its value, of a Secret, is in the manifest, which the host reads; what is secret from it comes from the trustee")
+		}
 		g.m.Loader.Env[name] = value
 	}
 	if len(g.in.Runtime) > 0 {

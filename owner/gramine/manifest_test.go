@@ -154,7 +154,7 @@ func TestHostsWords(t *testing.T) {
 	in.Container.ServiceLinks = "all"
 	in.Container.Mounts = append(in.Container.Mounts, podpolicy.Mount{Volume: "token", Destination: "/run/sa"})
 	res, err := Generate(in)
-	if err != nil || len(res.Notes) != 2 || !strings.Contains(res.Notes[0], "services") || !strings.Contains(res.Notes[1], "/run/sa") {
+	if err != nil || len(res.Notes) != 3 || !strings.Contains(res.Notes[0], "services") || !strings.Contains(res.Notes[1], "env[PASSWORD]") || !strings.Contains(res.Notes[2], "/run/sa") {
 		t.Fatalf("%+v, %v", res, err)
 	}
 	if !slices.Contains(res.Manifest.FS.Mounts, Mount{Type: "tmpfs", Path: "/run/sa"}) {

@@ -55,6 +55,7 @@ type Enclave struct {
 
 const (
 	manifestName = "container.manifest"
+	libosDir     = "libos"
 	maxPasswd    = 1 << 20
 	maxRuntime   = 10_000 // files
 )
@@ -87,7 +88,7 @@ func WriteEnclave(ctx context.Context, o *EnclaveOptions, progress func(string))
 	if err != nil {
 		return nil, &InputError{err}
 	}
-	if err := os.Mkdir(o.Out, 0o755); err != nil {
+	if err := os.Mkdir(o.Out, 0o700); err != nil {
 		return nil, &InputError{fmt.Errorf("--out: %w", err)}
 	}
 	defer func() {
@@ -171,7 +172,10 @@ func (e *enclave) write(ctx context.Context) (*Enclave, error) {
 
 // libraryOS copies it and its C library: what is measured is what is there.
 func (e *enclave) libraryOS() error {
-	name := filepath.Base(e.o.LibOS)
+	if err := e.out.Mkdir(libosDir, 0o755); err != nil {
+		return err
+	}
+	name := path.Join(libosDir, filepath.Base(e.o.LibOS))
 	sum, n, err := e.copy(e.o.LibOS, name)
 	if err != nil {
 		return fmt.Errorf("--libos: %w", err)
@@ -382,10 +386,14 @@ func (e *enclave) lookup(file string, fields int, fits func([]string) bool) []st
 // volumes writes the files that the policy knows by digest, and makes the folders
 // of encrypted ones.
 func (e *enclave) volumes() error {
-	for volume, files := range e.in.Content {
-		if err := e.out.MkdirAll(path.Join("volumes", volume), 0o755); err != nil {
-			return err
+	for _, m := range e.in.Container.Mounts {
+		if _, ok := e.in.Persist[m.Volume]; ok {
+			if err := e.out.MkdirAll(path.Join("volumes", m.Volume, m.SubPath), 0o755); err != nil {
+				return err
+			}
 		}
+	}
+	for volume, files := range e.in.Content {
 		for name, content := range files {
 			to := path.Join("volumes", volume, name)
 			if err := e.out.MkdirAll(path.Dir(to), 0o755); err != nil {

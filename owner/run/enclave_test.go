@@ -126,7 +126,7 @@ func TestWriteEnclave(t *testing.T) {
 			t.Errorf("%s: %v, or another digest", name, err)
 		}
 	}
-	for _, name := range []string{"rootfs/bin/server", "rootfs/usr/bin/server", "rootfs/etc/new", "volumes/c/a.conf", "runtime/libsysdb.so", "libsysdb.so", "hosts"} {
+	for _, name := range []string{"rootfs/bin/server", "rootfs/usr/bin/server", "rootfs/etc/new", "volumes/c/a.conf", "runtime/libsysdb.so", "libos/libsysdb.so", "hosts"} {
 		if !want[name] {
 			t.Errorf("%s is not trusted", name)
 		}
