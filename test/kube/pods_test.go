@@ -57,7 +57,7 @@ spec:
     image: docker.io/library/busybox:latest
     command: [sh, -c, 'cat /scratch/state /etc/settings/shape.txt; echo colour=$COLOUR host=$(hostname); echo gone > /dev/termination-log; mkdir /www; echo from the guest > /www/index.html; trap "echo stopping; exit 0" TERM; httpd -p 8080 -h /www; while true; do sleep 0.2; done']
     env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]
-    ports: [{containerPort: 8080}]
+    ports: [{containerPort: 8080, hostPort: 18088}]
     resources: {limits: ` + h.limits + `}
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [NET_RAW]}}
     volumeMounts: [{name: work, mountPath: /scratch}, {name: settings, mountPath: /etc/settings}]
@@ -134,6 +134,12 @@ spec: {selector: {app: whole}, ports: [{port: 80, targetPort: 8080}]}
 		if err != nil || out != "from the guest\n" {
 			t.Errorf("%q, %v", out, err)
 		}
+	})
+	t.Run("host port", func(t *testing.T) {
+		eventually(t, "an answer at the node's port", func() (bool, string) {
+			out, err := k.in("bash", "-c", "curl -sf --max-time 5 http://$NODE_IP:18088/")
+			return err == nil && out == "from the guest\n", fmt.Sprint(out, err)
+		})
 	})
 	t.Run("stats", func(t *testing.T) {
 		eventually(t, "figures of the container", func() (bool, string) {

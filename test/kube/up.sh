@@ -13,6 +13,8 @@ while IFS=: read -r id ctl path; do
   if [ "$n" = cpuset ]; then cat "${base%/}/cpuset.cpus" > "$d/cpuset.cpus"; cat "${base%/}/cpuset.mems" > "$d/cpuset.mems"; echo 1 > "$d/cgroup.clone_children"; fi
   echo "$d" >> "$RUN/cgdirs"
 done < /proc/self/cgroup
+# Nothing of the cluster before this one may say that this one is ready.
+rm -f "$RUN/timeline" "$B"/logs/*.log
 date +%s.%N > "$RUN/t0"
 setsid bash -c '
   while read -r d; do echo $$ > $d/cgroup.procs; done < $RUN/cgdirs
