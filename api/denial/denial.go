@@ -7,6 +7,7 @@
 package denial
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,6 +75,20 @@ func (d *Denial) line() string {
 // Public gives what an untrusted peer may see.
 func (d *Denial) Public() *Denial {
 	return &Denial{Reason: d.Reason, Component: d.Component, Claim: d.Claim, RecordID: d.RecordID}
+}
+
+// FromMessage gives the refusal whose JSON stands in a text, behind a few words: so the
+// guest agent's answers carry their public form. The members are the sender's words.
+func FromMessage(msg string) (*Denial, bool) {
+	i := strings.IndexByte(msg, '{')
+	if i < 0 {
+		return nil, false
+	}
+	d := new(Denial)
+	if err := json.NewDecoder(strings.NewReader(msg[i:])).Decode(d); err != nil || d.Reason == "" {
+		return nil, false
+	}
+	return d, true
 }
 
 // As gives the first Denial in err's chain.

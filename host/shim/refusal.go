@@ -1,10 +1,9 @@
 package shim
 
 import (
-	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,19 +12,11 @@ import (
 )
 
 // refusal gives the typed refusal in a guest agent's answer; nil if there is none.
-// The guest sends the public form alone, as JSON behind a few words.
 func refusal(st *status.Status) *denial.Denial {
 	if st.Code() != codes.PermissionDenied {
 		return nil
 	}
-	_, text, ok := strings.Cut(st.Message(), "{")
-	if !ok {
-		return nil
-	}
-	d := new(denial.Denial)
-	if err := json.NewDecoder(strings.NewReader("{" + text)).Decode(d); err != nil || d.Reason == "" {
-		return nil
-	}
+	d, _ := denial.FromMessage(st.Message())
 	return d
 }
 
@@ -35,14 +26,15 @@ var ofGuest = []string{"pod-policy", "guest-agent", "guest-keyholder"}
 
 // hints are for who reads a pod's events: often not the owner, who alone may see more.
 var hints = map[denial.Reason]string{
-	"args-mismatch":          "the pod was changed after it was sealed: seal it again",
-	"env-mismatch":           "the pod was changed after it was sealed: seal it again",
-	"image-mismatch":         "the pod was changed after it was sealed: seal it again",
-	"secret-unbound":         "no key or secret of this name is bound to the pod as it is sealed: its owner does that with coffer secret put or coffer secret bind, --for its seal",
-	"initdata-names-another": "the secret is bound to another pod",
-	"exec-denied":            "the owner has not sealed this command into the pod",
-	"simulated-evidence":     "the trustee's namespace takes no simulated TEE",
+	"args-mismatch":      "the pod was changed after it was sealed: seal it again",
+	"env-mismatch":       "the pod was changed after it was sealed: seal it again",
+	"image-mismatch":     "the pod was changed after it was sealed: seal it again",
+	"secret-unbound":     "no key or secret of this name is bound to the pod as it is sealed: its owner does that with coffer secret put or coffer secret bind, --for its seal",
+	"exec-denied":        "the owner has not sealed this command into the pod",
+	"simulated-evidence": "the trustee's namespace takes no simulated TEE",
 }
+
+var recordID = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
 
 func refusalText(d *denial.Denial) string {
 	who := "the trustee (" + d.Component + ")"
@@ -56,7 +48,8 @@ func refusalText(d *denial.Denial) string {
 	if h := hints[d.Reason]; h != "" {
 		s += "; " + h
 	}
-	if d.RecordID != "" && !slices.Contains(ofGuest, d.Component) {
+	// People copy it into a shell, so it is what the trustee makes, or not shown.
+	if recordID.MatchString(d.RecordID) && !slices.Contains(ofGuest, d.Component) {
 		s += "; in full, for the owner: coffer explain " + d.RecordID
 	}
 	const most = 1000 // of an event's 1,024

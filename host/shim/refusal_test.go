@@ -25,6 +25,10 @@ func TestRefusalText(t *testing.T) {
 			codes.PermissionDenied, `x {"reason":"tpm-event-unexplained","component":"tpm-verifier","claim":"PCR 9","record_id":"ab"}`,
 			"refused by the trustee (tpm-verifier): tpm-event-unexplained: PCR 9; in full, for the owner: coffer explain ab",
 		},
+		"a record for a shell": {
+			codes.PermissionDenied, `{"reason":"a","component":"kbs","record_id":"1; reboot"}`,
+			"refused by the trustee (kbs): a",
+		},
 		"no refusal":           {codes.NotFound, `no {"reason":"x"}`, `no {"reason":"x"}`},
 		"no JSON":              {codes.PermissionDenied, "no", "no"},
 		"broken":               {codes.PermissionDenied, `no {"reason":`, `no {"reason":`},

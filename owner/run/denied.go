@@ -1,9 +1,7 @@
 package run
 
 import (
-	"encoding/json"
 	"errors"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 
@@ -31,15 +29,10 @@ func agentDenial(err error) (*denial.Denial, bool) {
 	if !errors.As(err, &e) || e.st.Code() != codes.PermissionDenied {
 		return nil, false
 	}
-	msg := e.st.Message()
-	if i := strings.IndexByte(msg, '{'); i >= 0 {
-		var d denial.Denial
-		dec := json.NewDecoder(strings.NewReader(msg[i:]))
-		if dec.Decode(&d) == nil && d.Reason != "" {
-			return &d, true
-		}
+	if d, ok := denial.FromMessage(e.st.Message()); ok {
+		return d, true
 	}
-	return &denial.Denial{Reason: "denied", Component: "guest", Detail: msg}, true
+	return &denial.Denial{Reason: "denied", Component: "guest", Detail: e.st.Message()}, true
 }
 
 // classify gives an error of the guest agent the type that says whose fault it
