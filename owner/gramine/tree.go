@@ -1,6 +1,7 @@
 package gramine
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -16,7 +17,9 @@ import (
 
 	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/layerstream"
+	"github.com/cofferproject/coffer/image/manifest"
 	"github.com/cofferproject/coffer/image/unpack"
+	"github.com/cofferproject/coffer/owner/image"
 )
 
 // Bounds of a tree.
@@ -84,6 +87,31 @@ func (t *Tree) AddLayer(src io.Reader, what string, diffID digest.Digest) error 
 		return fmt.Errorf("%s: the image has more than %d names", what, maxNames)
 	}
 	return nil
+}
+
+// AddImage puts all layers of an image, none of them encrypted, on the empty tree, and
+// gives its configuration. progress is told of each layer.
+func (t *Tree) AddImage(ctx context.Context, src image.Source, m *manifest.Manifest, progress func(string)) (*manifest.Config, error) {
+	doc, err := src.Document(ctx, m.Config)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := manifest.ParseConfig(doc.Bytes, m)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range m.Layers {
+		what := fmt.Sprintf("layer %d", i+1)
+		progress(fmt.Sprintf("%s of %d: %d KiB", what, len(m.Layers), (l.Size+1023)/1024))
+		blob, err := src.Blob(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(t.AddLayer(blob, what, cfg.RootFS.DiffIDs[i]), blob.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
 }
 
 // layer is what one layer says, before it is put on the ones below.

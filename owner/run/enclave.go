@@ -256,14 +256,6 @@ func (e *enclave) image(ctx context.Context) error {
 	if err != nil || doc.Manifest == nil {
 		return fail(errors.Join(err, errors.New("not a manifest of one platform")))
 	}
-	conf, err := src.Document(ctx, doc.Manifest.Config)
-	if err != nil {
-		return fail(err)
-	}
-	cfg, err := manifest.ParseConfig(conf.Bytes, doc.Manifest)
-	if err != nil {
-		return fail(err)
-	}
 	plain := 0
 	for _, l := range doc.Manifest.Layers {
 		lt, err := manifest.ParseLayerType(l.MediaType)
@@ -280,26 +272,13 @@ func (e *enclave) image(ctx context.Context) error {
 	if plain != len(doc.Manifest.Layers) {
 		return fail(errors.New("some of its layers are encrypted and others are not: an enclave's root is one or the other; encrypt all (coffer image encrypt)"))
 	}
-	for i, l := range doc.Manifest.Layers {
-		what := fmt.Sprintf("layer %d", i+1)
-		e.progress(fmt.Sprintf("%s of %d: %d KiB", what, len(doc.Manifest.Layers), (l.Size+1023)/1024))
-		if err := e.layer(ctx, src, l, what, cfg.RootFS.DiffIDs[i]); err != nil {
-			return fail(err)
-		}
+	if _, err := e.tree.AddImage(ctx, src, doc.Manifest, e.progress); err != nil {
+		return fail(err)
 	}
 	if e.in.Files, err = e.tree.Files(); err != nil {
 		return fail(err)
 	}
 	return nil
-}
-
-func (e *enclave) layer(ctx context.Context, src image.Source, l manifest.Descriptor, what string, diffID digest.Digest) error {
-	r, err := src.Blob(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return e.tree.AddLayer(r, what, diffID)
 }
 
 // entry finds the program that args[0] names, as execvp(3) does.

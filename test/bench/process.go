@@ -19,7 +19,6 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/libos"
-	"github.com/cofferproject/coffer/image/digest"
 	"github.com/cofferproject/coffer/image/manifest"
 	"github.com/cofferproject/coffer/owner/gramine"
 	"github.com/cofferproject/coffer/owner/image"
@@ -59,15 +58,7 @@ func (c *config) unpackImage(ctx context.Context) (*rootfs, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := src.Document(ctx, doc.Manifest.Config)
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := manifest.ParseConfig(conf.Bytes, doc.Manifest)
-	if err != nil {
-		return nil, err
-	}
-	r := &rootfs{bundle: c.file("bundle"), env: append(slices.Clone(cfg.Config.Env), "RESOURCE=none", "STAY=1"), args: append(slices.Clone(cfg.Config.Entrypoint), cfg.Config.Cmd...)}
+	r := &rootfs{bundle: c.file("bundle")}
 	if err := os.Mkdir(r.bundle, 0o700); err != nil {
 		return nil, err
 	}
@@ -80,11 +71,12 @@ func (c *config) unpackImage(ctx context.Context) (*rootfs, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, l := range doc.Manifest.Layers {
-		if err := addLayer(ctx, src, l, tree, cfg.RootFS.DiffIDs[i]); err != nil {
-			return nil, err
-		}
+	cfg, err := tree.AddImage(ctx, src, doc.Manifest, func(string) {})
+	if err != nil {
+		return nil, err
 	}
+	r.env = append(slices.Clone(cfg.Config.Env), "RESOURCE=none", "STAY=1")
+	r.args = append(slices.Clone(cfg.Config.Entrypoint), cfg.Config.Cmd...)
 	files, err := tree.Files()
 	if err != nil {
 		return nil, err
@@ -93,15 +85,6 @@ func (c *config) unpackImage(ctx context.Context) (*rootfs, error) {
 		r.bytes += f.Size
 	}
 	return r, tree.Write(files)
-}
-
-func addLayer(ctx context.Context, src image.Source, l manifest.Descriptor, tree *gramine.Tree, diffID digest.Digest) error {
-	blob, err := src.Blob(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	return tree.AddLayer(blob, "layer", diffID)
 }
 
 // running is a sandbox that has printed its first line.
