@@ -166,6 +166,9 @@ type Spec struct {
 	// gets as a whole before it starts. No measurement of the launch covers them:
 	// they attest on their own.
 	HostDevices []string `json:"host_devices,omitempty"`
+	// Disks are for the pod's volumes. No measurement covers them: the guest encrypts
+	// and authenticates what it writes there.
+	Disks []Disk `json:"disks,omitempty"`
 	// Publish lists host ports forwarded to the guest (user-mode networking).
 	Publish []PortForward `json:"publish,omitempty"`
 }
@@ -264,6 +267,9 @@ func (s *Spec) Validate() error {
 		return err
 	}
 	if err := s.validateHostDevices(); err != nil {
+		return err
+	}
+	if err := s.validateDisks(); err != nil {
 		return err
 	}
 	for i, p := range s.Publish {

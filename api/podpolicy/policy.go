@@ -60,16 +60,26 @@ const (
 	// VolumeServiceAccount holds the token and authorities that a cluster gives a
 	// pod, as the host delivers and renews them, each of a fixed grammar; or nothing.
 	VolumeServiceAccount VolumeKind = "service-account"
+	// VolumeDisk is on a disk that the host gives, which the guest encrypts and
+	// authenticates (guest/volume): with Key for more than one guest's life.
+	VolumeDisk VolumeKind = "disk"
 )
+
+// MaxDisks is how many volumes of a pod may be on disks.
+const MaxDisks = 8
 
 // Volume is a pod volume that containers mount by name.
 type Volume struct {
 	Name      string          `json:"name"`
 	Kind      VolumeKind      `json:"kind"`
-	SizeLimit int64           `json:"size_limit,omitempty"` // empty-dir, bytes; 0 = no limit of its own
+	SizeLimit int64           `json:"size_limit,omitempty"` // bytes; empty-dir: 0 = no limit of its own; disk: the disk has at least so many
 	Memory    bool            `json:"memory,omitempty"`     // empty-dir with medium Memory
 	Files     map[string]File `json:"files,omitempty"`      // files: path relative to the volume's root, no "..", no leading "/"
 	GID       *uint32         `json:"gid,omitempty"`        // fsGroup
+	// Key is the resource ("kbs:///default/volumes/data") of which a disk's keys are
+	// made; "": they are random, and nothing of the disk outlives the guest.
+	Key string `json:"key,omitempty"`
+	New bool   `json:"new,omitempty"` // a disk with a Key that is empty may be made a volume
 }
 
 // File is a file that the host delivers with CopyFile; the content is public to

@@ -137,12 +137,15 @@ func (p *Policy) storages(c *Container, containerID string, annotations map[stri
 		MountPoint:    RootFS(containerID),
 	}}
 	for _, v := range p.VolumesOf(c) {
-		if v.Kind != VolumeEmptyDir {
+		if v.Kind != VolumeEmptyDir && v.Kind != VolumeDisk {
 			continue
 		}
 		s := &agentpb.Storage{Driver: "local", Source: "local", Fstype: "local", Options: []string{"mode=0777"}, MountPoint: v.Path(), Shared: true}
 		if v.Memory {
 			s.Driver, s.Source, s.Fstype = "ephemeral", "tmpfs", "tmpfs"
+		}
+		if v.Kind == VolumeDisk {
+			s.Driver, s.Source, s.Fstype, s.Options = "blk", DiskSerial(v.Name), "ext4", nil
 		}
 		if v.GID != nil {
 			s.FsGroup = &agentpb.FSGroup{GroupId: *v.GID}

@@ -109,6 +109,7 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 		return nil, fmt.Errorf("volumes: more than %d", maxVolumes)
 	}
 	byName := map[string]*Volume{}
+	disks := 0
 	for i := range vs {
 		v := &vs[i]
 		if !labelRE.MatchString(v.Name) {
@@ -118,6 +119,11 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 			return nil, fmt.Errorf("volumes[%d].name: %s twice", i, v.Name)
 		}
 		byName[v.Name] = v
+		if v.Kind == VolumeDisk {
+			if disks++; disks > MaxDisks {
+				return nil, fmt.Errorf("volumes: more than %d disks", MaxDisks)
+			}
+		}
 		if err := v.validate(); err != nil {
 			return nil, fmt.Errorf("volumes[%s].%w", v.Name, err)
 		}
@@ -126,6 +132,9 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 }
 
 func (v *Volume) validate() error {
+	if v.Kind != VolumeDisk && (v.Key != "" || v.New) {
+		return fmt.Errorf("key, new: only for a disk")
+	}
 	switch v.Kind {
 	case VolumeEmptyDir:
 		if len(v.Files) != 0 {
@@ -134,6 +143,8 @@ func (v *Volume) validate() error {
 		if v.SizeLimit < 0 || v.SizeLimit > maxBytes {
 			return fmt.Errorf("size_limit: %d is out of range", v.SizeLimit)
 		}
+	case VolumeDisk:
+		return v.validateDisk()
 	case VolumeServiceAccount:
 		if len(v.Files) != 0 || v.SizeLimit != 0 || v.Memory || v.GID != nil {
 			return fmt.Errorf("kind: a service-account has no other member than its name")

@@ -50,7 +50,7 @@ func (s *Server) CreateContainer(ctx context.Context, _ *agentpb.CreateContainer
 		return nil, status.Error(codes.FailedPrecondition, s.public(err))
 	}
 	pulled := time.Now()
-	cfg, err := s.configure(g, image)
+	cfg, err := s.configure(ctx, g, image)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (s *Server) public(err error) string {
 }
 
 // configure turns the policy's container into the runtime's terms.
-func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config, error) {
+func (s *Server) configure(ctx context.Context, g *podpolicy.Grant, image *Image) (*container.Config, error) {
 	c := g.Container
 	p, err := process(c, g.Args, g.Env, g.Terminal)
 	if err != nil {
@@ -93,7 +93,10 @@ func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config,
 		Process: p,
 	}
 	for _, v := range g.Volumes {
-		if err := s.openVolume(v); err != nil {
+		if err := s.openVolume(ctx, v); err != nil {
+			if _, ok := denial.As(err); ok {
+				return nil, s.deny("CreateContainerRequest", err)
+			}
 			return nil, err
 		}
 	}
@@ -102,7 +105,7 @@ func (s *Server) configure(g *podpolicy.Grant, image *Image) (*container.Config,
 		if v == nil {
 			return nil, invalid("container %s: no volume %s", c.Name, m.Volume)
 		}
-		files := v.Kind != podpolicy.VolumeEmptyDir
+		files := v.Kind != podpolicy.VolumeEmptyDir && v.Kind != podpolicy.VolumeDisk
 		cfg.Mounts = append(cfg.Mounts, container.Mount{
 			Source: v.Path(), SubPath: m.SubPath, Destination: m.Destination,
 			// Verified files stay what they are for every container of the pod.

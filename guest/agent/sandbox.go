@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/proc/seccomp"
 	"golang.org/x/sys/unix"
@@ -93,9 +94,13 @@ func (s *Server) writeEtc() error {
 	return nil
 }
 
-// DestroySandbox ends every container and then the guest.
+// DestroySandbox ends every container and then the guest. Its answer says that all of
+// the volumes is on their disks: the host may end the guest at once.
 func (s *Server) DestroySandbox(context.Context, *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
 	s.opt.Runtime.KillAll()
+	if s.opt.Disks != nil {
+		s.opt.Disks.Close()
+	}
 	// The answer gets out first.
 	time.AfterFunc(200*time.Millisecond, s.opt.PowerOff)
 	return &emptypb.Empty{}, nil
@@ -106,7 +111,7 @@ func (s *Server) GetGuestDetails(_ context.Context, req *agentpb.GuestDetailsReq
 	out := &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{
 		Version:         Version,
 		InitDaemon:      os.Getpid() == 1,
-		StorageHandlers: []string{"ephemeral", "local", "image_guest_pull"},
+		StorageHandlers: []string{"ephemeral", "local", "image_guest_pull", "blk"},
 		SupportsSeccomp: seccomp.Supported(),
 		ExtraFeatures:   []string{"agent-policy", "seccomp"},
 	}}
@@ -149,7 +154,10 @@ func (s *Server) GetVolumeStats(ctx context.Context, _ *agentpb.VolumeStatsReque
 }
 
 // openVolume makes an empty-dir volume, once for the pod.
-func (s *Server) openVolume(v *podpolicy.Volume) error {
+func (s *Server) openVolume(ctx context.Context, v *podpolicy.Volume) error {
+	if v.Kind == podpolicy.VolumeDisk {
+		return s.openDisk(ctx, v)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v.Kind == podpolicy.VolumeServiceAccount {
@@ -168,12 +176,40 @@ func (s *Server) openVolume(v *podpolicy.Volume) error {
 	if err := mountTmpfs(v.Path(), 0o777, v.SizeLimit); err != nil {
 		return fmt.Errorf("making volume %s: %w", v.Name, err)
 	}
-	if v.GID != nil {
-		if err := errors.Join(unix.Chown(v.Path(), 0, int(*v.GID)), unix.Chmod(v.Path(), 0o2777)); err != nil {
-			return fmt.Errorf("making volume %s: %w", v.Name, err)
-		}
+	if err := setGroup(v); err != nil {
+		return err
 	}
 	s.volumes[v.Name] = true
+	return nil
+}
+
+// openDisk opens a volume on a disk, once for the pod. It may have to wait for the
+// volume's key, and holds up nothing else meanwhile.
+func (s *Server) openDisk(ctx context.Context, v *podpolicy.Volume) error {
+	if s.opt.Disks == nil {
+		return &denial.Denial{
+			Reason: DisksUnsupported, Component: "guest-agent", Claim: "volumes[" + v.Name + "]",
+			Measured: "a volume on a disk", Expected: "none", Source: "guest image",
+		}
+	}
+	opened, err := s.opt.Disks.Open(ctx, v)
+	if err != nil || !opened {
+		return err
+	}
+	return setGroup(v)
+}
+
+// DisksUnsupported refuses a volume on a disk where the guest has no disks.
+const DisksUnsupported denial.Reason = "volume-disk-unsupported"
+
+// setGroup gives the volume to the pod's fsGroup.
+func setGroup(v *podpolicy.Volume) error {
+	if v.GID == nil {
+		return nil
+	}
+	if err := errors.Join(unix.Chown(v.Path(), 0, int(*v.GID)), unix.Chmod(v.Path(), 0o2777)); err != nil {
+		return fmt.Errorf("making volume %s: %w", v.Name, err)
+	}
 	return nil
 }
 

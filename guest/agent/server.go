@@ -49,6 +49,14 @@ type Images interface {
 	Prepare(ctx context.Context, c *podpolicy.Container) (*Image, error)
 }
 
+// Disks opens volumes on disks.
+type Disks interface {
+	// Open mounts the volume at its path, once, and reports whether it did so now.
+	Open(ctx context.Context, v *podpolicy.Volume) (bool, error)
+	// Close unmounts all of them, so that everything is on the disks.
+	Close()
+}
+
 // Image is an unpacked image.
 type Image struct {
 	Layers []string // directories, the topmost first; never written to again
@@ -60,6 +68,7 @@ type Options struct {
 	Enforcer *podpolicy.Enforcer
 	Runtime  *container.Runtime
 	Images   Images
+	Disks    Disks  // nil: the guest has none
 	PowerOff func() // ends the guest; called once DestroySandbox has answered
 	// ShowDenials puts whole denials on the console, measured and expected values
 	// included: for debug images alone, since the console is the host's.

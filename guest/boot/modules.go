@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
 // modulesDir holds the guest image's modules and, in files, what to load in
@@ -21,6 +23,19 @@ const modulesDir = "/modules"
 func Modules() error {
 	if err := loadAll("order"); err != nil {
 		return err
+	}
+	volumes, err := hasVolumes()
+	if err != nil {
+		return err
+	}
+	if volumes {
+		if err := loadAll(volumesList); err != nil {
+			return err
+		}
+		// A CPU without the instructions refuses its module: then it is slower.
+		if err := loadAll(volumesList + ".cpu"); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
 	}
 	drivers := TEEDrivers()
 	if len(drivers) == 0 {
@@ -42,6 +57,22 @@ func Modules() error {
 
 // driverList begins the name of the file that lists a TEE driver's modules.
 const driverList = "order."
+
+// volumesList names the file that lists the modules of volumes on disks.
+const volumesList = "volumes"
+
+// hasVolumes reports whether the host has given a disk for a volume. All disks are
+// there by then: ReadInitdata waits for the same ones.
+func hasVolumes() (bool, error) {
+	disks, err := virtioDisks("/sys/bus/virtio/devices", deviceWait)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(disks, func(d string) bool {
+		b, err := os.ReadFile(filepath.Join("/sys/block", d, "serial"))
+		return err == nil && strings.HasPrefix(string(b), podpolicy.DiskSerials)
+	}), nil
+}
 
 // driversIn names all TEE drivers of the image.
 func driversIn(dir string) (all []string) {

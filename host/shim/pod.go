@@ -300,6 +300,19 @@ func (p *pod) launch(ctx context.Context, h *holder, n *podnet.Network) error {
 	return nil
 }
 
+// flush has the guest write out its volumes on disks, if it has any.
+func (p *pod) flush(ctx context.Context) {
+	if len(p.policy.Disks()) == 0 {
+		return
+	}
+	if err := call(ctx, flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}); err != nil {
+		p.log.Warn("the guest may not have written all of its volumes", "error", err)
+	}
+}
+
+// flushTime bounds what a guest's volumes take to be written out.
+const flushTime = 30 * time.Second
+
 // destroy ends the TEE and removes what launchPod made.
 func (p *pod) destroy() error {
 	var errs []error

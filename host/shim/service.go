@@ -387,6 +387,7 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 		if r.Signal != 9 && r.Signal != 15 && r.Signal != 2 {
 			return &emptypb.Empty{}, nil
 		}
+		pod.flush(ctx)
 		if err := pod.vm.Destroy(); err != nil {
 			return nil, err
 		}

@@ -31,6 +31,18 @@ func (b bus) device(name, id string, slot int) string {
 	return name + b.suffix + "," + id + "," + fmt.Sprintf(b.slot, slot) + "," + b.more
 }
 
+// function is one of several devices in a slot.
+func (b bus) function(name, id string, slot, number int) string {
+	if b.suffix == "-ccw" {
+		return b.device(name, id, slot<<4+number)
+	}
+	s := name + b.suffix + "," + id + "," + fmt.Sprintf(b.slot, slot) + fmt.Sprintf(".%d", number) + "," + b.more
+	if number == 0 {
+		s += ",multifunction=on"
+	}
+	return s
+}
+
 // consoleOf connects the guest's first console to the socket "console".
 func consoleOf(t launch.TEE) []string {
 	if t == launch.SE {

@@ -21,6 +21,12 @@ type NIC struct {
 	MAC string // the address that the guest's card has
 }
 
+// DiskPath is a disk of the guest.
+type DiskPath struct {
+	FD    int
+	Block bool // a block device of the host's, not a file
+}
+
 // MaxNICs is how many network cards a guest may have: the machine's free slots.
 const MaxNICs = 16
 
@@ -40,6 +46,7 @@ type Paths struct {
 	// Descriptors of block device images, added as fd sets; 0: absent.
 	Code, Vars, Initdata int
 	KVM                  int
+	Disks                []DiskPath // in the order of Spec.Disks
 	// Taps says that NICs are the guest's whole network, none if empty; else the
 	// guest has one card under user-mode networking.
 	Taps     bool
@@ -144,6 +151,7 @@ func (a *args) devices(b bus, spec *launch.Spec, paths Paths) {
 		a.add("-blockdev", "driver=file,node-name=initdata,filename=/dev/fdset/3,read-only=on,locking=off")
 		a.add("-device", b.device("virtio-blk", "drive=initdata", 4)+",serial=initdata")
 	}
+	a.disks(b, spec, paths)
 	if paths.TPM != 0 {
 		a.socket("tpm", paths.TPM)
 		a.add("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")

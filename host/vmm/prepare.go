@@ -63,6 +63,9 @@ func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 			return err
 		}
 	}
+	if err := in.openDisks(spec); err != nil {
+		return err
+	}
 	if spec.Initdata != nil {
 		if err := in.initdata(spec.Initdata); err != nil {
 			return err

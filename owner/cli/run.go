@@ -16,7 +16,7 @@ import (
 // NewRunCommand runs a pod in a TEE.
 func NewRunCommand() *cobra.Command {
 	var f podFlags
-	var publish, simDevices []string
+	var publish, simDevices, volumes []string
 	var maxRestarts int
 	var detach bool
 	var timings string
@@ -37,6 +37,7 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
   coffer run pod.yaml --tee tpm-sim --publish 8080:80
   coffer run -f - --tee tpm-sim < pod.yaml
   coffer run pod.yaml --tee snp-sim --sim-device nvidia
+  coffer run sealed.yaml --tee tpm-sim --volume data=./data.disk
   coffer run pod.yaml --tee tpm-sim --image docker.io/library/app=oci:./app`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.finish(args); err != nil {
@@ -50,6 +51,10 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 				Stdout: cmd.OutOrStdout(), Progress: cmd.ErrOrStderr(), JSON: Output(cmd) == "json"}
 			if f.opts.File != "-" {
 				o.Stdin = os.Stdin
+			}
+			var err error
+			if o.Volumes, err = parseVolumes(volumes); err != nil {
+				return err
 			}
 			for _, p := range publish {
 				pf, err := parsePublish(p)
@@ -75,6 +80,7 @@ second at once; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.`,
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.StringArrayVarP(&publish, "publish", "p", nil, "forward a port of this machine to the pod: [IP:]HOSTPORT:PORT[/tcp|udp] (repeatable)")
+	fl.StringArrayVar(&volumes, "volume", nil, "the disk of a persistentVolumeClaim's volume: VOLUME=FILE, a file (truncate -s 1G FILE makes one) or a block device (repeatable)")
 	fl.StringArrayVar(&simDevices, "sim-device", nil, "simulate a device beside a simulated TEE: "+strings.Join(simulatedDevices, ", ")+" (repeatable; protects nothing); an unsealed pod is sealed to demand its evidence. The namespace must allow nvidia-rim (coffer namespace allow-unproven)")
 	fl.StringArrayVar(&f.images, "image", nil, "take an image from disk: NAME=oci:DIR, oci-archive:FILE or docker-archive:FILE (repeatable)")
 	fl.IntVar(&maxRestarts, "max-restarts", -1, "end after so many restarts of a container (default: as the pod's restartPolicy says)")

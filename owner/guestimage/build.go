@@ -321,6 +321,14 @@ func (b *builder) pack() error {
 	if err != nil {
 		return err
 	}
+	volumes, err := mods.Select(VolumeModules)
+	if err != nil {
+		return err
+	}
+	faster, err := mods.Select(VolumeAccelerators)
+	if err != nil {
+		return err
+	}
 	drivers := map[string][]kmod.Module{}
 	for _, d := range TEEDrivers {
 		if drivers[d], err = mods.Select([]string{d}); err != nil {
@@ -330,7 +338,8 @@ func (b *builder) pack() error {
 	b.files = map[string][]byte{KernelName: kernel, VMLinuxName: elf}
 	for _, v := range b.variants {
 		b.files[InitrdName(v.name)], err = initrd(contents{
-			variant: v.name, init: b.inits[v.pkg], modules: sel, drivers: drivers, floor: b.floor, debug: v.debug,
+			variant: v.name, init: b.inits[v.pkg], modules: sel, drivers: drivers, volumes: volumes, faster: faster,
+			floor: b.floor, debug: v.debug,
 		})
 		if err != nil {
 			return err

@@ -26,6 +26,13 @@ var Modules = []string{
 // those of the hardware that its kernel has found (guest/boot).
 var TEEDrivers = []string{"sev_guest", "tdx_guest", "nsm"}
 
+// VolumeModules are for volumes on disks. The guest loads them where the host gives
+// such a disk; the CPU's own AES and SHA-256 where it has them.
+var VolumeModules = []string{"dm_crypt", "dm_integrity", "xts", "authenc"}
+
+// VolumeAccelerators are the CPU's; a CPU that has none refuses its module.
+var VolumeAccelerators = []string{"aesni_intel", "sha256_ssse3"}
+
 // Files that the guest reads from its image.
 const (
 	FloorFile   = "etc/coffer/floor"   // Unix seconds: no certificate that ended before it is accepted
@@ -34,6 +41,9 @@ const (
 	OrderFile   = "modules/order"      // paths of modules, one a line, in loading order
 	// DriverOrder and a TEE driver's name: what to load for it, in the same form.
 	DriverOrder = "modules/order."
+	// VolumeOrder lists VolumeModules, VolumeFaster VolumeAccelerators.
+	VolumeOrder  = "modules/volumes"
+	VolumeFaster = "modules/volumes.cpu"
 )
 
 // contents is what distinguishes one initrd from another.
@@ -42,6 +52,8 @@ type contents struct {
 	init    []byte
 	modules []kmod.Module
 	drivers map[string][]kmod.Module // by TEE driver, its dependencies first
+	volumes []kmod.Module
+	faster  []kmod.Module
 	floor   int64
 	debug   bool
 }
@@ -88,6 +100,8 @@ func initrd(c contents) ([]byte, error) {
 	for _, d := range slices.Sorted(maps.Keys(c.drivers)) {
 		pack(DriverOrder+d, c.drivers[d])
 	}
+	pack(VolumeOrder, c.volumes)
+	pack(VolumeFaster, c.faster)
 	b, err := w.Bytes()
 	if err != nil {
 		return nil, fmt.Errorf("packing initrd %s: %w", c.variant, err)

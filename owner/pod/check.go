@@ -152,7 +152,7 @@ func (p *Pod) checkVolumes(ps *problems) map[string]*corev1.Volume {
 		}
 		byName[v.Name] = v
 		n := 0
-		for _, set := range []bool{v.ConfigMap != nil, v.Secret != nil, v.EmptyDir != nil, v.Projected != nil, v.DownwardAPI != nil} {
+		for _, set := range []bool{v.ConfigMap != nil, v.Secret != nil, v.EmptyDir != nil, v.Projected != nil, v.DownwardAPI != nil, v.PersistentVolumeClaim != nil} {
 			if set {
 				n++
 			}
@@ -165,6 +165,12 @@ func (p *Pod) checkVolumes(ps *problems) map[string]*corev1.Volume {
 			oneOf(ps, at+".emptyDir.medium", string(e.Medium), "", "Memory")
 			if e.SizeLimit != nil && e.SizeLimit.Sign() < 0 {
 				ps.add(at+".emptyDir.sizeLimit", "negative")
+			}
+			continue
+		}
+		if c := v.PersistentVolumeClaim; c != nil {
+			if c.ClaimName == "" {
+				ps.add(at+".persistentVolumeClaim.claimName", "missing")
 			}
 			continue
 		}

@@ -46,9 +46,10 @@ type PodOptions struct {
 	BindChannel  bool // the guest's evidence covers its connection to the trustee, or it gives none
 	MemoryMiB    int
 	VCPUs        int
-	Devices      []string // kinds of devices beside the CPU whose evidence the pod is sealed to
-	Identities   []string // SPIFFE identities that workloads may ask for
-	Unregistered bool     // seal: leave the trustee's records alone
+	Devices      []string             // kinds of devices beside the CPU whose evidence the pod is sealed to
+	Identities   []string             // SPIFFE identities that workloads may ask for
+	Disks        map[string]spec.Disk // volumes on disks
+	Unregistered bool                 // seal: leave the trustee's records alone
 }
 
 // prepared is a pod ready to be started.
@@ -113,7 +114,7 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 	if err != nil {
 		return nil, err
 	}
-	policy, plan, err := spec.Build(p, images, o.spec(nil))
+	policy, plan, err := spec.Build(p, images, o.spec(nil, nil))
 	if err == nil {
 		err = checkProcess(o, plan)
 	}
@@ -211,7 +212,7 @@ func reopen(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annota
 	if err != nil {
 		return nil, err
 	}
-	policy, plan, err := spec.Build(p, images, o.spec(byName))
+	policy, plan, err := spec.Build(p, images, o.spec(byName, sealedPolicy.Disks()))
 	if err == nil {
 		err = checkProcess(o, plan)
 	}
@@ -303,9 +304,13 @@ func foreignTrustee(d *initdata.Document, o *PodOptions, src *sources, t *Truste
 
 // spec gives the options for spec.Build; those of a sealed pod are the sealed
 // policy's.
-func (o *PodOptions) spec(sealed map[string]*podpolicy.Container) spec.Options {
-	out := spec.Options{MemoryMiB: o.MemoryMiB, VCPUs: o.VCPUs}
+func (o *PodOptions) spec(sealed map[string]*podpolicy.Container, disks []*podpolicy.Volume) spec.Options {
+	out := spec.Options{MemoryMiB: o.MemoryMiB, VCPUs: o.VCPUs, Disks: o.Disks}
 	if sealed != nil {
+		out.Disks = map[string]spec.Disk{}
+		for _, v := range disks {
+			out.Disks[v.Name] = spec.Disk{Key: v.Key, New: v.New, Bytes: v.SizeLimit}
+		}
 		out.Exec, out.HideLogs = map[string][]podpolicy.Exec{}, map[string]bool{}
 		for name, c := range sealed {
 			out.Exec[name], out.HideLogs[name] = c.Exec, !c.Logs

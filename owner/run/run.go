@@ -31,8 +31,9 @@ import (
 type Options struct {
 	PodOptions
 	Publish     []launch.PortForward
-	SimDevices  []string // kinds of devices that are simulated beside the TEE
-	MaxRestarts int      // -1: as the pod's restartPolicy says, without limit
+	SimDevices  []string          // kinds of devices that are simulated beside the TEE
+	Volumes     map[string]string // files or block devices of volumes that last, by volume
+	MaxRestarts int               // -1: as the pod's restartPolicy says, without limit
 	Stdin       *os.File
 	Stdout      io.Writer // the workload's lines
 	Progress    io.Writer // what coffer does, one line each
@@ -172,6 +173,9 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 		return 0, err
 	}
 	spec.Publish, spec.SimDevices = o.Publish, o.SimDevices
+	if spec.Disks, err = disks(prep.policy, o.Volumes); err != nil {
+		return 0, &InputError{err}
+	}
 	if err := spec.Validate(); err != nil {
 		return 0, &InputError{err}
 	}
@@ -305,11 +309,21 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 	if err != nil {
 		return 0, err
 	}
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	grace := destroyTime
+	if len(prep.policy.Disks()) > 0 {
+		grace = flushTime
+	}
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	_, _ = a.DestroySandbox(dctx, &agentpb.DestroySandboxRequest{}) // the VM is destroyed in any case
 	return code, nil
 }
+
+// Bounds of the guest's end: without and with volumes on disks, which it writes out.
+const (
+	destroyTime = 5 * time.Second
+	flushTime   = 30 * time.Second
+)
 
 // setUpSandbox brings up the guest's network and delivers the pod's files.
 func setUpSandbox(ctx context.Context, a *agent, id string, plan *spec.Plan) error {

@@ -46,8 +46,18 @@ type Options struct {
 	Exec map[string][]podpolicy.Exec
 	// HideLogs names containers whose output the host must not read; "" is all.
 	HideLogs map[string]bool
+	// Disks says which volumes are on disks, by volume.
+	Disks map[string]Disk
 	// MemoryMiB and VCPUs size the VM; 0: from the pod's limits.
 	MemoryMiB, VCPUs int
+}
+
+// Disk is what the owner says of a volume on a disk. A persistentVolumeClaim has a
+// Key; an emptyDir has none and the size of its sizeLimit.
+type Disk struct {
+	Key   string // resource that holds the key
+	New   bool   // an empty disk may be made the volume
+	Bytes int64  // least size of the disk; 0: any
 }
 
 // shmBytes is the size of /dev/shm that container runtimes give.
@@ -161,7 +171,11 @@ func (b *builder) volumes() {
 			continue
 		}
 		out := podpolicy.Volume{Name: v.Name, GID: fsGroup}
-		if v.EmptyDir != nil {
+		if d, ok := b.opts.Disks[v.Name]; ok || v.PersistentVolumeClaim != nil {
+			if !b.disk(fmt.Sprintf("spec.volumes[%d]", i), v, d, &out) {
+				continue
+			}
+		} else if v.EmptyDir != nil {
 			out.Kind = podpolicy.VolumeEmptyDir
 			out.Memory = v.EmptyDir.Medium == corev1.StorageMediumMemory
 			if v.EmptyDir.SizeLimit != nil {
@@ -187,11 +201,39 @@ func (b *builder) volumes() {
 		}
 		b.policy.Volumes = append(b.policy.Volumes, out)
 	}
+	for name := range b.opts.Disks {
+		if !used[name] {
+			b.problem("spec.volumes", "no container mounts a volume %s that could be on a disk", name)
+		}
+	}
 	if a := b.pod.Spec.AutomountServiceAccountToken; a != nil && !*a || b.pod.Volume(accountVolume) != nil {
 		return
 	}
 	b.policy.Volumes = append(b.policy.Volumes, podpolicy.Volume{Name: accountVolume, Kind: podpolicy.VolumeServiceAccount})
 	b.account = true
+}
+
+// disk puts a volume on a disk into the policy.
+func (b *builder) disk(at string, v *corev1.Volume, d Disk, out *podpolicy.Volume) bool {
+	out.Kind, out.Key, out.New, out.SizeLimit = podpolicy.VolumeDisk, d.Key, d.New, d.Bytes
+	switch e := v.EmptyDir; {
+	case v.PersistentVolumeClaim != nil && d.Key == "":
+		b.problem(at+".persistentVolumeClaim", "its volume needs a key that only this pod gets: --volume-key %s=kbs:///REPOSITORY/TYPE/TAG", v.Name)
+		return false
+	case v.PersistentVolumeClaim != nil:
+		return true
+	case e == nil || e.Medium != "":
+		b.problem(at, "a volume on a disk is a persistentVolumeClaim, or an emptyDir without a medium")
+		return false
+	case d.Key != "":
+		b.problem(at+".emptyDir", "ends with its pod, so it has no key: use a persistentVolumeClaim for what is to last")
+		return false
+	case e.SizeLimit == nil || e.SizeLimit.Sign() <= 0:
+		b.problem(at+".emptyDir.sizeLimit", "missing: it is the size of the disk")
+		return false
+	}
+	out.SizeLimit = max(v.EmptyDir.SizeLimit.Value(), podpolicy.MinDisk)
+	return true
 }
 
 // accountVolume is the policy's name of what a cluster gives a pod for its API.
@@ -278,7 +320,9 @@ func (b *builder) mounts(c pod.Container, cfg *manifest.ContainerConfig, out *po
 		dest := path.Clean("/" + m.MountPath)
 		taken[dest] = true
 		_, files := b.plan.content[m.Name]
-		out.Mounts = append(out.Mounts, podpolicy.Mount{Volume: m.Name, Destination: dest, SubPath: sub, ReadOnly: m.ReadOnly || files})
+		v := b.pod.Volume(m.Name)
+		claimed := v != nil && v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
+		out.Mounts = append(out.Mounts, podpolicy.Mount{Volume: m.Name, Destination: dest, SubPath: sub, ReadOnly: m.ReadOnly || files || claimed})
 	}
 	if b.account && !taken[podpolicy.ServiceAccountDir] {
 		taken[podpolicy.ServiceAccountDir] = true

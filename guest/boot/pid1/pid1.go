@@ -25,6 +25,7 @@ import (
 	"github.com/cofferproject/coffer/guest/container"
 	"github.com/cofferproject/coffer/guest/keyholder"
 	"github.com/cofferproject/coffer/guest/proc"
+	"github.com/cofferproject/coffer/guest/volume"
 )
 
 // exe is this binary's path in the guest image.
@@ -60,7 +61,8 @@ type Options struct {
 	InLibraryOS bool
 	Hardware    func(*os.File)
 
-	lib *boot.LibraryOS // nil: a VM
+	lib   *boot.LibraryOS // nil: a VM
+	disks *volume.Manager // nil: the guest has no disks
 }
 
 // Guest is what a booted guest offers to who gives images.
@@ -86,6 +88,9 @@ func Main(opt Options) {
 	if opt.Simulated {
 		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
 	}
+	if opt.lib == nil {
+		opt.disks = volume.NewManager(volume.Options{Key: fetch, Log: log})
+	}
 	if err := run(log, opt, debugging); err != nil {
 		if opt.lib != nil {
 			log.Error("guest halted", "err", err)
@@ -98,6 +103,9 @@ func Main(opt Options) {
 
 // powerOff ends the guest at once.
 func (opt *Options) powerOff() {
+	if opt.disks != nil {
+		opt.disks.Close()
+	}
 	if opt.lib != nil {
 		opt.lib.PowerOff()
 	}
@@ -222,12 +230,16 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err != nil {
 		return err
 	}
+	var disks agent.Disks
+	if opt.disks != nil {
+		disks = opt.disks
+	}
 	var onStart func()
 	if debugging {
 		onStart = reportMemory(log)
 	}
 	return server.Activate(agent.Options{
-		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, PowerOff: opt.powerOff, Log: log,
+		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, Disks: disks, PowerOff: opt.powerOff, Log: log,
 		ShowDenials: debugging, Started: onStart,
 	})
 }

@@ -1,0 +1,53 @@
+package podpolicy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/cofferproject/coffer/api/resource"
+)
+
+// DiskSerial is the serial number of the disk that the host gives for a volume: the
+// 20 characters that virtio has room for.
+func DiskSerial(volume string) string {
+	sum := sha256.Sum256([]byte(volume))
+	return DiskSerials + hex.EncodeToString(sum[:8])
+}
+
+// MinDisk is the least size of a volume's disk, in bytes: what the guest keeps beside
+// the data takes some of it.
+const MinDisk = 32 << 20
+
+// DiskSerials begins the serial numbers of all volumes' disks.
+const DiskSerials = "vol-"
+
+// Disks gives the volumes that are on disks.
+func (p *Policy) Disks() []*Volume {
+	var out []*Volume
+	for i := range p.Volumes {
+		if p.Volumes[i].Kind == VolumeDisk {
+			out = append(out, &p.Volumes[i])
+		}
+	}
+	return out
+}
+
+func (v *Volume) validateDisk() error {
+	switch {
+	case len(v.Files) != 0 || v.Memory:
+		return fmt.Errorf("files, memory: not for a disk")
+	case v.SizeLimit < 0 || v.SizeLimit > maxBytes:
+		return fmt.Errorf("size_limit: %d is out of range", v.SizeLimit)
+	case v.Key == "" && v.SizeLimit < MinDisk:
+		return fmt.Errorf("size_limit: a disk without a key has one, of %d bytes at least", MinDisk)
+	case v.Key == "" && v.New:
+		return fmt.Errorf("new: a disk without a key is always new")
+	case v.Key == "":
+		return nil
+	}
+	if _, err := resource.Parse(v.Key); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package volume
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/guest/volume/devmapper"
+	"github.com/cofferproject/coffer/guest/volume/ext4"
+)
+
+// Where things are on a disk, in bytes: the header, zeros, and from reserved on what
+// dm-integrity keeps: its superblock, its journal, and data with their tags.
+const (
+	reserved = 1 << 20
+	minDisk  = podpolicy.MinDisk
+)
+
+// blockSize is the unit that is encrypted and authenticated as one, in bytes.
+const blockSize = 4096
+
+// A block's tag is the MAC and the initialisation vector, which is random for every
+// write (dm-crypt's documentation, "integrity").
+const (
+	cipher  = "capi:authenc(hmac(sha256),xts(aes))-random"
+	tagSize = 32 + 16
+)
+
+// mapped is a disk's two devices, one on the other.
+type mapped struct {
+	integrity, crypt *devmapper.Device
+}
+
+// remove ends both, which flushes them.
+func (m *mapped) remove() error {
+	var errs []error
+	for _, d := range []*devmapper.Device{m.crypt, m.integrity} {
+		if d != nil {
+			errs = append(errs, d.Remove())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// activate opens a disk's devices; sectors is the volume's size.
+func activate(id, disk string, k *keys, sectors uint64) (*mapped, error) {
+	m := new(mapped)
+	var err error
+	if m.integrity, err = integrity(id, disk, k, sectors); err != nil {
+		return nil, err
+	}
+	params := fmt.Appendf(nil, "%s %s 0 %s 0 2 integrity:%d:aead sector_size:%d", cipher, hex.AppendEncode(nil, k.crypt), m.integrity.Path, tagSize, blockSize)
+	defer clear(params)
+	if m.crypt, err = devmapper.Create(id+"-crypt", devmapper.Target{Type: "crypt", Sectors: sectors, Params: params}); err != nil {
+		return nil, errors.Join(err, m.remove())
+	}
+	return m, nil
+}
+
+// integrity opens the lower device: it keeps a tag beside each block, both or none of
+// which survive a crash, by a journal that is authenticated too.
+func integrity(id, disk string, k *keys, sectors uint64) (*devmapper.Device, error) {
+	params := fmt.Appendf(nil, "%s %d %d J 5 block_size:%d journal_sectors:%d fix_padding fix_hmac journal_mac:hmac(sha256):%s",
+		disk, reserved/devmapper.SectorSize, tagSize, blockSize, journalSectors, hex.AppendEncode(nil, k.journal))
+	defer clear(params)
+	return devmapper.Create(id+"-integrity", devmapper.Target{Type: "integrity", Sectors: sectors, Params: params})
+}
+
+// journalSectors is the size of dm-integrity's journal: 4 MiB.
+const journalSectors = 8192
+
+// format makes a new volume on a disk, of whose contents nothing remains. The header
+// comes last (seal): a guest that ends before leaves a disk that counts as empty.
+func format(id, disk string, k *keys) (_ *mapped, sectors uint64, err error) {
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	// Without a superblock dm-integrity makes one.
+	if _, err := f.WriteAt(make([]byte, reserved+blockSize), 0); err != nil {
+		return nil, 0, fmt.Errorf("clearing the disk's beginning: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return nil, 0, fmt.Errorf("clearing the disk's beginning: %w", err)
+	}
+	// How much room there is beside tags and journal is only known then.
+	d, err := integrity(id, disk, k, blockSize/devmapper.SectorSize)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := d.Remove(); err != nil {
+		return nil, 0, err
+	}
+	if sectors, err = provided(f); err != nil {
+		return nil, 0, err
+	}
+	m, err := activate(id, disk, k, sectors)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := makeFilesystem(m.crypt.Path, int64(sectors)*devmapper.SectorSize); err != nil {
+		return nil, 0, errors.Join(err, m.remove())
+	}
+	return m, sectors, nil
+}
+
+// provided reads from dm-integrity's superblock how many sectors there are for data.
+// It was read by the kernel from the same disk a moment ago; a host that changed it
+// since makes the next activation fail, or a smaller volume.
+func provided(f *os.File) (uint64, error) {
+	const superblock = "integrt\x00"
+	b := make([]byte, blockSize)
+	// The kernel wrote it past this descriptor's cache.
+	if err := dropCache(f); err != nil {
+		return 0, err
+	}
+	if _, err := f.ReadAt(b, reserved); err != nil {
+		return 0, fmt.Errorf("reading the superblock: %w", err)
+	}
+	n := binary.LittleEndian.Uint64(b[16:]) &^ (blockSize/devmapper.SectorSize - 1)
+	if !bytes.HasPrefix(b, []byte(superblock)) || n > ext4.MaxSize/devmapper.SectorSize {
+		return 0, errors.New("the kernel's superblock is not on the disk")
+	}
+	return n, nil
+}
+
+// makeFilesystem formats the device.
+func makeFilesystem(device string, size int64) error {
+	var opt ext4.Options
+	_, _ = rand.Read(opt.UUID[:]) // never fails
+	_, _ = rand.Read(opt.Seed[:])
+	opt.Time = time.Unix(0, 0) // the guest's clock is nobody's to believe
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := ext4.Format(f, size, opt); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// readHeader reads a disk's header and size, which is at least limit bytes.
+func readHeader(f *os.File, limit int64) (head []byte, size uint64, err error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the disk's size: %w", err)
+	}
+	if end < max(minDisk, limit) {
+		return nil, 0, fmt.Errorf("%w: %d bytes", errSmall, end)
+	}
+	head = make([]byte, HeaderSize)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return nil, 0, fmt.Errorf("reading the disk's header: %w", err)
+	}
+	return head, uint64(end), nil
+}
+
+// errSmall: too small for a volume.
+var errSmall = errors.New("the disk is too small")
+
+// seal writes the header, which makes the disk a volume that can be opened again.
+func seal(f *os.File, h *header, k *keys) error {
+	if _, err := f.WriteAt(h.encode(k), 0); err != nil {
+		return fmt.Errorf("writing the volume's header: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing the volume's header: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,358 @@
+// Package volume opens the pod's volumes on disks that the host gives: each is
+// encrypted and authenticated block by block (dm-crypt on dm-integrity), with a key
+// that is random or the owner's, and holds an ext4 file system. SPEC.md is the format.
+//
+// Invariants: what cannot be authenticated is not mounted; a disk is formatted only
+// where the policy says that it may be new, and its first blocks are empty, or where
+// nothing of it is kept; a key is in this process no longer than the kernel needs to
+// take it.
+//
+// Not protected: a host can put back a whole disk, or single blocks, as they once were.
+//
+// Trust zone: guest. Disks are the host's, hostile.
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+// component names this package in refusals.
+const component = "guest-volume"
+
+// Reasons of refusals.
+const (
+	DiskMissing   denial.Reason = "volume-disk-missing"   // the host gave no disk for the volume
+	DiskTooSmall  denial.Reason = "volume-disk-too-small" // nothing fits on it, or less than the policy says
+	DiskEmpty     denial.Reason = "volume-disk-empty"     // a volume that must exist is on no disk
+	DiskForeign   denial.Reason = "volume-disk-foreign"   // something else is there
+	KeyMismatch   denial.Reason = "volume-key-mismatch"   // another key, name or size, or a changed header
+	KeyUnsuitable denial.Reason = "volume-key-unsuitable" // the resource is no key
+)
+
+// Options are what a Manager works with.
+type Options struct {
+	// Key gives the resource that holds a volume's key. What it gives is cleared.
+	Key func(ctx context.Context, uri string) ([]byte, error)
+	Log *slog.Logger
+}
+
+// Manager opens a pod's volumes on disks, each once.
+type Manager struct {
+	opt Options
+
+	mu   sync.Mutex
+	open map[string]*mounted // by volume
+}
+
+// mounted is an open volume.
+type mounted struct {
+	disk string // "/dev/vdb"
+	dm   *mapped
+	dirs []string // mount points, the first mounted first
+}
+
+// NewManager makes a Manager of no volumes.
+func NewManager(opt Options) *Manager {
+	return &Manager{opt: opt, open: map[string]*mounted{}}
+}
+
+// stateDir holds the file systems' own mount points.
+const stateDir = "/run/coffer/volumes"
+
+// dataDir is the directory of a file system that is the volume: what belongs to the
+// file system itself (lost+found) stays beside it.
+const dataDir = "data"
+
+// Open mounts the volume at its path and reports whether it did so just now.
+func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open[v.Name] != nil {
+		return false, nil
+	}
+	began := time.Now()
+	vol, fresh, err := m.activate(ctx, v)
+	if err != nil {
+		return false, err
+	}
+	if err := vol.mount(v); err != nil {
+		return false, errors.Join(fmt.Errorf("volume %s: %w", v.Name, err), vol.close())
+	}
+	m.open[v.Name] = vol
+	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
+	return true, nil
+}
+
+// Close unmounts all volumes, so that everything is on the disks.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, v := range m.open {
+		if err := v.close(); err != nil {
+			m.opt.Log.Error("closing a volume", "volume", name, "err", err)
+		}
+		delete(m.open, name)
+	}
+}
+
+// activate makes the volume's devices, of a disk that has it or may have it from now on.
+func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, bool, error) {
+	disk, err := m.find(v)
+	if err != nil {
+		return nil, false, err
+	}
+	if v.Key == "" {
+		return m.scratch(v, disk)
+	}
+	secret, err := m.opt.Key(ctx, v.Key)
+	if err != nil {
+		if d, ok := denial.FromMessage(err.Error()); ok {
+			return nil, false, d
+		}
+		return nil, false, fmt.Errorf("volume %s: asking for its key: %w", v.Name, err)
+	}
+	defer clear(secret)
+	if len(secret) < MinKey || len(secret) > MaxKey {
+		return nil, false, refuse(KeyUnsuitable, v, fmt.Sprintf("%d bytes", len(secret)), fmt.Sprintf("%d to %d bytes", MinKey, MaxKey))
+	}
+	return m.kept(v, disk, secret)
+}
+
+// scratch makes a volume that ends with the guest: its key is in no other place.
+func (m *Manager) scratch(v *podpolicy.Volume, disk string) (*mounted, bool, error) {
+	secret := make([]byte, MinKey)
+	_, _ = rand.Read(secret) // never fails
+	defer clear(secret)
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		return nil, false, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	defer f.Close()
+	if _, _, err := readHeader(f, v.SizeLimit); err != nil {
+		return nil, false, refusal(v, err)
+	}
+	vol, _, err := m.fresh(v, disk, secret)
+	return vol, true, err
+}
+
+// kept opens a volume that outlives the guest.
+func (m *Manager) kept(v *podpolicy.Volume, disk string, secret []byte) (*mounted, bool, error) {
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		return nil, false, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	defer f.Close()
+	h, k, size, err := unlock(v, f, secret)
+	if err != nil {
+		return nil, false, refusal(v, err)
+	}
+	if h == nil {
+		vol, err := m.create(v, disk, f, size, secret)
+		return vol, true, err
+	}
+	defer k.clear()
+	dm, err := activate(deviceID(v), disk, k, h.sectors)
+	if err != nil {
+		return nil, false, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	return &mounted{disk: disk, dm: dm}, false, nil
+}
+
+// unlock reads a disk's header and finds it to be the volume's; a nil header: the disk
+// is empty, and may become the volume.
+func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, uint64, error) {
+	head, size, err := readHeader(f, v.SizeLimit)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	h, err := parseHeader(head)
+	if errors.Is(err, errEmpty) && v.New {
+		return nil, nil, size, nil
+	}
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	k, err := deriveKeys(secret, h.salt, v.Name)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if !h.verify(head, k, size) {
+		k.clear()
+		return nil, nil, 0, errKey
+	}
+	return h, k, size, nil
+}
+
+// create makes a volume on an empty disk that will be opened again.
+func (m *Manager) create(v *podpolicy.Volume, disk string, f *os.File, size uint64, secret []byte) (*mounted, error) {
+	vol, h, err := m.fresh(v, disk, secret)
+	if err != nil {
+		return nil, err
+	}
+	h.disk = size
+	k, err := deriveKeys(secret, h.salt, v.Name)
+	if err == nil {
+		defer k.clear()
+		err = seal(f, h, k)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("volume %s: %w", v.Name, err), vol.close())
+	}
+	return vol, nil
+}
+
+// fresh formats a disk.
+func (m *Manager) fresh(v *podpolicy.Volume, disk string, secret []byte) (*mounted, *header, error) {
+	h := new(header)
+	_, _ = rand.Read(h.salt[:]) // never fails
+	k, err := deriveKeys(secret, h.salt, v.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer k.clear()
+	dm, sectors, err := format(deviceID(v), disk, k)
+	if err != nil {
+		return nil, nil, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	h.sectors = sectors
+	return &mounted{disk: disk, dm: dm}, h, nil
+}
+
+// deviceID begins the names of a volume's devices.
+func deviceID(v *podpolicy.Volume) string { return "coffer-" + v.Name }
+
+// find gives the disk that the host has given for v.
+func (m *Manager) find(v *podpolicy.Volume) (string, error) {
+	disks, err := bySerial("/sys/block", podpolicy.DiskSerial(v.Name))
+	if err != nil {
+		return "", fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	switch len(disks) {
+	case 0:
+		return "", refuse(DiskMissing, v, "none", "a disk with serial number "+podpolicy.DiskSerial(v.Name))
+	case 1:
+		return filepath.Join("/dev", disks[0]), nil
+	}
+	return "", refuse(DiskForeign, v, fmt.Sprintf("%d disks with serial number %s", len(disks), podpolicy.DiskSerial(v.Name)), "one")
+}
+
+// bySerial names the disks whose serial number begins like this.
+func bySerial(sys, serial string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(sys, "vd*", "serial"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(strings.TrimSpace(string(b)), serial) {
+			out = append(out, filepath.Base(filepath.Dir(p)))
+		}
+	}
+	return out, nil
+}
+
+// mount mounts the file system, and its data at the volume's path.
+func (v *mounted) mount(p *podpolicy.Volume) error {
+	fs := filepath.Join(stateDir, p.Name)
+	if err := os.MkdirAll(fs, 0o700); err != nil {
+		return err
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV
+	if err := unix.Mount(v.dm.crypt.Path, fs, "ext4", flags, "errors=remount-ro,noinit_itable"); err != nil {
+		return fmt.Errorf("mounting its file system: %w", err)
+	}
+	v.dirs = append(v.dirs, fs)
+	data := filepath.Join(fs, dataDir)
+	if err := os.Mkdir(data, 0o777); err == nil {
+		if err := os.Chmod(data, 0o777); err != nil { // whatever the umask is
+			return err
+		}
+	} else if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.MkdirAll(p.Path(), 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(data, p.Path(), "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting its data: %w", err)
+	}
+	v.dirs = append(v.dirs, p.Path())
+	return nil
+}
+
+// close unmounts the volume and ends its devices.
+func (v *mounted) close() error {
+	for _, dir := range slices.Backward(v.dirs) {
+		if err := unmount(dir); err != nil {
+			unix.Sync()
+			return fmt.Errorf("unmounting %s: %w", dir, err)
+		}
+	}
+	v.dirs = nil
+	return v.dm.remove()
+}
+
+// unmount waits for who still has the mount: the last processes of a pod that ends.
+func unmount(dir string) error {
+	const tries, pause = 100, 20 * time.Millisecond
+	var err error
+	for range tries {
+		if err = unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	return err
+}
+
+// dropCache has the next read of a disk come from the disk.
+func dropCache(f *os.File) error {
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0); err != nil {
+		return fmt.Errorf("dropping cached blocks: %w", err)
+	}
+	return nil
+}
+
+// refusal gives the typed form of what is wrong with a disk.
+func refusal(v *podpolicy.Volume, err error) error {
+	for _, r := range []struct {
+		err      error
+		reason   denial.Reason
+		expected string
+	}{
+		{errEmpty, DiskEmpty, "the volume that its key belongs to; the policy does not let a new one be made"},
+		{errForeign, DiskForeign, "a volume, or an empty disk"},
+		{errKey, KeyMismatch, "the volume that its key belongs to"},
+		{errSmall, DiskTooSmall, fmt.Sprintf("%d bytes", max(int64(minDisk), v.SizeLimit))},
+	} {
+		if errors.Is(err, r.err) {
+			return refuse(r.reason, v, err.Error(), r.expected)
+		}
+	}
+	return fmt.Errorf("volume %s: %w", v.Name, err)
+}
+
+func refuse(reason denial.Reason, v *podpolicy.Volume, measured, expected string) error {
+	return &denial.Denial{
+		Reason: reason, Component: component, Claim: "volumes[" + v.Name + "]", Measured: measured, Expected: expected, Source: "pod policy",
+	}
+}

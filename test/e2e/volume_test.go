@@ -1,0 +1,230 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// volumePod writes to a volume that lasts and to one that ends with it. Its first life
+// ends when somebody ends it.
+const volumePod = `apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: app
+    image: busybox
+    volumeMounts:
+    - {name: data, mountPath: /data}
+    - {name: scratch, mountPath: /scratch}
+    command:
+    - sh
+    - -c
+    - |
+      grep -q ' /data ext4 .*nosuid' /proc/mounts && grep -q ' /scratch ext4 ' /proc/mounts || exit 3
+      ls -A /scratch | grep . && exit 4
+      echo "plaintext-of-scratch" >/scratch/mark
+      if [ -f /data/mark ]; then
+        echo "found: $(cat /data/mark), $(ls -A /data | wc -l) files"
+        if cat /data/big >/dev/null; then echo "all of it"; else echo "not all of it"; fi
+        echo second >/data/second
+        exit 0
+      fi
+      echo "plaintext-of-data" >/data/mark
+      dd if=/dev/urandom of=/data/big bs=1M count=16 2>/dev/null
+      sync
+      echo written
+      exec sleep 1000
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: data}}
+  - {name: scratch, emptyDir: {sizeLimit: 48Mi}}
+`
+
+// volume is a pod with a volume that lasts.
+type volume struct {
+	home, file, disk, seal string
+}
+
+const (
+	volumeKey  = "default/volumes/data"
+	volumeSize = 64 << 20
+)
+
+// newVolume seals volumePod and makes an empty disk.
+func newVolume(t *testing.T, flags ...string) *volume {
+	t.Helper()
+	home := shared.newHome(t)
+	v := &volume{home: home, disk: filepath.Join(home, "data.disk")}
+	flags = append([]string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-on-disk", "scratch"}, flags...)
+	v.file, v.seal = shared.seal(t, home, volumePod, flags...)
+	v.putKey(t, "put")
+	if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(v.disk, volumeSize); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// putKey makes a key for the volume, the first ("put") or another one ("rotate").
+func (v *volume) putKey(t *testing.T, how string) {
+	t.Helper()
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	args := []string{"secret", how, volumeKey, "--from-file", write(t, v.home, how+".key", string(key))}
+	if how == "put" {
+		args = append(args, "--for", v.seal)
+	}
+	shared.must(t, v.home, args...)
+}
+
+func (v *volume) run(t *testing.T, flags ...string) *pod {
+	t.Helper()
+	return shared.run(t, v.home, append([]string{"--volume", "data=" + v.disk, v.file}, flags...)...)
+}
+
+// TestVolumeThatLasts writes to a volume, kills the machine under it, and reads it
+// again; then what a host may do to it in between.
+func TestVolumeThatLasts(t *testing.T) {
+	t.Parallel()
+	v := newVolume(t, "--volume-new", "data")
+	p := v.run(t)
+	tr := track(t, p.cmd.Process.Pid)
+	p.waitOutput("written\n")
+
+	// A second guest does not get the same disk.
+	second := v.run(t)
+	if code := second.wait(); code != 122 || !strings.Contains(second.stderr(), "in use by another guest") {
+		t.Errorf("a second guest on the same disk: exit code %d\n%s", code, second.stderr())
+	}
+	noPlaintext(t, v.disk)
+	scratch := openDisks(t, tr.pids("qemu"), "/var/tmp/")
+	if len(scratch) != 1 {
+		t.Errorf("disks without a name: %v", scratch)
+	}
+	for _, f := range scratch {
+		noPlaintext(t, f)
+	}
+	killAll(t, tr, "qemu")
+	p.wait()
+
+	p = v.run(t)
+	if code := p.wait(); code != 0 {
+		t.Fatalf("the second life: exit code %d\n%s", code, p.stderr())
+	}
+	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n")
+
+	// One bit in each block of the middle, where the large file is.
+	flip(t, v.disk, volumeSize*4/10, volumeSize*5/10)
+	p = v.run(t)
+	if code := p.wait(); code != 0 {
+		t.Fatalf("with a changed file: exit code %d\n%s", code, p.stderr())
+	}
+	contains(t, "with a changed file", p.stdout(), "found: plaintext-of-data, 3 files\n", "not all of it\n")
+
+	v.putKey(t, "rotate")
+	p = v.run(t)
+	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-key-mismatch") {
+		t.Errorf("with another key: exit code %d\n%s", code, p.stderr())
+	}
+}
+
+// TestVolumeThatMustExist: a host that takes an empty disk gets no new volume.
+func TestVolumeThatMustExist(t *testing.T) {
+	full(t)
+	t.Parallel()
+	v := newVolume(t)
+	p := v.run(t)
+	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-disk-empty") {
+		t.Errorf("an empty disk: exit code %d\n%s", code, p.stderr())
+	}
+	if b, err := os.ReadFile(v.disk); err != nil || !bytes.Equal(b, make([]byte, volumeSize)) {
+		t.Errorf("the empty disk was written to: %v", err)
+	}
+	garbage := make([]byte, 4096)
+	_, _ = rand.Read(garbage)
+	f, err := os.OpenFile(v.disk, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(garbage, 0); err != nil {
+		t.Fatal(err)
+	}
+	p = v.run(t)
+	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-disk-foreign") {
+		t.Errorf("a disk with something else: exit code %d\n%s", code, p.stderr())
+	}
+}
+
+// flip changes one bit in each block of a part of a file.
+func flip(t *testing.T, path string, from, to int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, to-from)
+	if _, err := f.ReadAt(b, from); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1000; i < len(b); i += 4096 {
+		b[i] ^= 0x10
+	}
+	if _, err := f.WriteAt(b, from); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openDisks gives /proc's names of the files that processes hold open below dir.
+func openDisks(t *testing.T, pids []int, dir string) []string {
+	t.Helper()
+	seen := map[string]string{}
+	for _, pid := range pids {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, dir) {
+				seen[to] = fd
+			}
+		}
+	}
+	var out []string
+	for _, fd := range seen {
+		out = append(out, fd)
+	}
+	return out
+}
+
+// noPlaintext fails if a disk is empty or shows what the pod wrote.
+func noPlaintext(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, volumeSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(b, make([]byte, len(b))) {
+		t.Errorf("%s: nothing was written", path)
+	}
+	for _, s := range []string{"plaintext-of", "lost+found"} {
+		if bytes.Contains(b, []byte(s)) {
+			t.Errorf("%s: shows %q", path, s)
+		}
+	}
+}
