@@ -15,6 +15,13 @@ func DiskSerial(volume string) string {
 	return DiskSerials + hex.EncodeToString(sum[:8])
 }
 
+// ClaimSerial is the serial number of a disk of which the host does not know whose it
+// is: the guest tries it for every volume with a key.
+func ClaimSerial(n int) string { return fmt.Sprintf("%s%d", ClaimSerials, n) }
+
+// ClaimSerials begins them.
+const ClaimSerials = DiskSerials + "claim-"
+
 // MinDisk is the least size of a volume's disk, in bytes: what the guest keeps beside
 // the data takes some of it.
 const MinDisk = 32 << 20

@@ -41,6 +41,7 @@ const (
 	DiskEmpty     denial.Reason = "volume-disk-empty"     // a volume that must exist is on no disk
 	DiskForeign   denial.Reason = "volume-disk-foreign"   // something else is there
 	KeyMismatch   denial.Reason = "volume-key-mismatch"   // another key, name or size, or a changed header
+	Damaged       denial.Reason = "volume-damaged"        // it cannot be opened or read
 	KeyUnsuitable denial.Reason = "volume-key-unsuitable" // the resource is no key
 )
 
@@ -91,7 +92,7 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 		return false, err
 	}
 	if err := vol.mount(v); err != nil {
-		return false, errors.Join(fmt.Errorf("volume %s: %w", v.Name, err), vol.close())
+		return false, errors.Join(damaged(v, err), vol.close())
 	}
 	m.open[v.Name] = vol
 	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
@@ -112,12 +113,12 @@ func (m *Manager) Close() {
 
 // activate makes the volume's devices, of a disk that has it or may have it from now on.
 func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, bool, error) {
-	disk, err := m.find(v)
+	disks, err := m.find(v)
 	if err != nil {
 		return nil, false, err
 	}
 	if v.Key == "" {
-		return m.scratch(v, disk)
+		return m.scratch(v, disks[0])
 	}
 	secret, err := m.opt.Key(ctx, v.Key)
 	if err != nil {
@@ -130,7 +131,7 @@ func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, 
 	if len(secret) < MinKey || len(secret) > MaxKey {
 		return nil, false, refuse(KeyUnsuitable, v, fmt.Sprintf("%d bytes", len(secret)), fmt.Sprintf("%d to %d bytes", MinKey, MaxKey))
 	}
-	return m.kept(v, disk, secret)
+	return m.kept(v, disks, secret)
 }
 
 // scratch makes a volume that ends with the guest: its key is in no other place.
@@ -150,56 +151,85 @@ func (m *Manager) scratch(v *podpolicy.Volume, disk string) (*mounted, bool, err
 	return vol, true, err
 }
 
-// kept opens a volume that outlives the guest.
-func (m *Manager) kept(v *podpolicy.Volume, disk string, secret []byte) (*mounted, bool, error) {
+// kept opens a volume that outlives the guest: the disk that has it, else the first
+// that may become it.
+func (m *Manager) kept(v *podpolicy.Volume, disks []string, secret []byte) (*mounted, bool, error) {
+	var why error // of the first disk that is not the one
+	empty := ""
+	for _, disk := range disks {
+		vol, err := m.open1(v, disk, secret)
+		switch {
+		case vol != nil:
+			return vol, false, nil
+		case err == nil && empty == "":
+			empty = disk
+		case err != nil && why == nil:
+			why = err
+		}
+	}
+	if empty == "" {
+		return nil, false, refusal(v, why)
+	}
+	vol, err := m.create(v, empty, secret)
+	return vol, true, err
+}
+
+// open1 opens the volume if it is on this disk; nil without an error: the disk is
+// empty, and may become the volume.
+func (m *Manager) open1(v *podpolicy.Volume, disk string, secret []byte) (*mounted, error) {
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
-		return nil, false, fmt.Errorf("volume %s: %w", v.Name, err)
+		return nil, err
 	}
 	defer f.Close()
-	h, k, size, err := unlock(v, f, secret)
-	if err != nil {
-		return nil, false, refusal(v, err)
-	}
+	h, k, err := unlock(v, f, secret)
 	if h == nil {
-		vol, err := m.create(v, disk, f, size, secret)
-		return vol, true, err
+		return nil, err
 	}
 	defer k.clear()
 	dm, err := activate(deviceID(v), disk, k, h.sectors)
 	if err != nil {
-		return nil, false, fmt.Errorf("volume %s: %w", v.Name, err)
+		return nil, damaged(v, err)
 	}
-	return &mounted{disk: disk, dm: dm}, false, nil
+	return &mounted{disk: disk, dm: dm}, nil
 }
 
 // unlock reads a disk's header and finds it to be the volume's; a nil header: the disk
 // is empty, and may become the volume.
-func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, uint64, error) {
+func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, error) {
 	head, size, err := readHeader(f, v.SizeLimit)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	h, err := parseHeader(head)
 	if errors.Is(err, errEmpty) && v.New {
-		return nil, nil, size, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	k, err := deriveKeys(secret, h.salt, v.Name)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	if !h.verify(head, k, size) {
 		k.clear()
-		return nil, nil, 0, errKey
+		return nil, nil, errKey
 	}
-	return h, k, size, nil
+	return h, k, nil
 }
 
 // create makes a volume on an empty disk that will be opened again.
-func (m *Manager) create(v *podpolicy.Volume, disk string, f *os.File, size uint64, secret []byte) (*mounted, error) {
+func (m *Manager) create(v *podpolicy.Volume, disk string, secret []byte) (*mounted, error) {
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	defer f.Close()
+	_, size, err := readHeader(f, v.SizeLimit)
+	if err != nil {
+		return nil, refusal(v, err)
+	}
 	vol, h, err := m.fresh(v, disk, secret)
 	if err != nil {
 		return nil, err
@@ -236,23 +266,38 @@ func (m *Manager) fresh(v *podpolicy.Volume, disk string, secret []byte) (*mount
 // deviceID begins the names of a volume's devices.
 func deviceID(v *podpolicy.Volume) string { return "coffer-" + v.Name }
 
-// find gives the disk that the host has given for v.
-func (m *Manager) find(v *podpolicy.Volume) (string, error) {
-	disks, err := bySerial("/sys/block", podpolicy.DiskSerial(v.Name))
+// find gives the disk that the host has given for v; for a volume with a key, where
+// there is none by its name, the disks of which the host does not know whose they are.
+func (m *Manager) find(v *podpolicy.Volume) ([]string, error) {
+	serial := podpolicy.DiskSerial(v.Name)
+	disks, err := bySerial("/sys/block", func(s string) bool { return s == serial })
+	if err == nil && len(disks) == 0 && v.Key != "" {
+		disks, err = bySerial("/sys/block", func(s string) bool { return strings.HasPrefix(s, podpolicy.ClaimSerials) })
+		disks = slices.DeleteFunc(disks, m.used)
+	} else if len(disks) > 1 {
+		return nil, refuse(DiskForeign, v, fmt.Sprintf("%d disks with serial number %s", len(disks), serial), "one")
+	}
 	if err != nil {
-		return "", fmt.Errorf("volume %s: %w", v.Name, err)
+		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
-	switch len(disks) {
-	case 0:
-		return "", refuse(DiskMissing, v, "none", "a disk with serial number "+podpolicy.DiskSerial(v.Name))
-	case 1:
-		return filepath.Join("/dev", disks[0]), nil
+	if len(disks) == 0 {
+		return nil, refuse(DiskMissing, v, "none", "a disk with serial number "+serial)
 	}
-	return "", refuse(DiskForeign, v, fmt.Sprintf("%d disks with serial number %s", len(disks), podpolicy.DiskSerial(v.Name)), "one")
+	return disks, nil
 }
 
-// bySerial names the disks whose serial number begins like this.
-func bySerial(sys, serial string) ([]string, error) {
+// used reports whether another volume is on the disk.
+func (m *Manager) used(disk string) bool {
+	for _, v := range m.open {
+		if v.disk == disk {
+			return true
+		}
+	}
+	return false
+}
+
+// bySerial gives the disks with such a serial number, by their names in /dev.
+func bySerial(sys string, ok func(serial string) bool) ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(sys, "vd*", "serial"))
 	if err != nil {
 		return nil, err
@@ -263,8 +308,8 @@ func bySerial(sys, serial string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(strings.TrimSpace(string(b)), serial) {
-			out = append(out, filepath.Base(filepath.Dir(p)))
+		if ok(strings.TrimSpace(string(b))) {
+			out = append(out, filepath.Join("/dev", filepath.Base(filepath.Dir(p))))
 		}
 	}
 	return out, nil
@@ -349,6 +394,11 @@ func refusal(v *podpolicy.Volume, err error) error {
 		}
 	}
 	return fmt.Errorf("volume %s: %w", v.Name, err)
+}
+
+// damaged refuses what had the right header, and then was not what a guest had left.
+func damaged(v *podpolicy.Volume, err error) error {
+	return refuse(Damaged, v, err.Error(), "what the last guest has left there")
 }
 
 func refuse(reason denial.Reason, v *podpolicy.Volume, measured, expected string) error {

@@ -32,6 +32,10 @@ type Config struct {
 	Cache string `toml:"cache"`
 	// RunDir holds a folder for each running pod; "": /run/coffer/shim.
 	RunDir string `toml:"run_dir"`
+	// KubeletDir is the kubelet's --root-dir, and DirectVolumes where drivers keep the
+	// records of direct-assigned volumes; "": the usual ones.
+	KubeletDir    string `toml:"kubelet_dir"`
+	DirectVolumes string `toml:"direct_volumes"`
 	// MemoryMiB and VCPUs size the VM of a pod that carries no size and has no
 	// limits; 0: the smallest that Coffer's guest is used with.
 	MemoryMiB int `toml:"memory_mib"`
@@ -49,6 +53,9 @@ type Config struct {
 const (
 	DefaultRunDir = "/run/coffer/shim"
 	defaultCache  = "/var/cache/coffer"
+
+	defaultKubeletDir    = "/var/lib/kubelet"
+	defaultDirectVolumes = "/run/kata-containers/shared/direct-volumes"
 )
 
 // ParseConfig reads a configuration. Unknown keys are errors.
@@ -76,7 +83,7 @@ func ParseConfig(b []byte) (*Config, error) {
 	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0:
 		return nil, errors.New("memory_mib, vcpus, max_memory_mib or max_vcpus: out of range")
 	}
-	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}} {
+	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
 		}
@@ -90,8 +97,13 @@ func ParseConfig(b []byte) (*Config, error) {
 	if c.Cache == "" {
 		c.Cache = defaultCache
 	}
-	if c.RunDir == "" {
-		c.RunDir = DefaultRunDir
+	for _, d := range []struct {
+		p   *string
+		def string
+	}{{&c.RunDir, DefaultRunDir}, {&c.KubeletDir, defaultKubeletDir}, {&c.DirectVolumes, defaultDirectVolumes}} {
+		if *d.p == "" {
+			*d.p = d.def
+		}
 	}
 	if c.Bin == "" {
 		self, err := os.Executable()

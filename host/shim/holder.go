@@ -18,6 +18,7 @@ type holder struct {
 	spec     *launch.Spec
 	platform *platform.Platform // nil: a process
 	netns    string             // the pod's, which a process runs in
+	files    []*os.File         // behind the paths of spec.Disks
 	process  string             // the one of the sandbox's that stands for it
 }
 

@@ -100,6 +100,10 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 		return nil, err
 	}
 	h.spec.Initdata = document
+	defer h.close()
+	if err := h.addDisks(c, policy, s.Annotations); err != nil {
+		return nil, err
+	}
 	if err := h.spec.Validate(); err != nil {
 		return nil, err
 	}

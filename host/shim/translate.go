@@ -172,13 +172,16 @@ func mounts(form []*agentpb.Mount, policy *podpolicy.Policy, c *podpolicy.Contai
 		if ok && v.Kind == podpolicy.VolumeServiceAccount {
 			ok, name = strings.HasPrefix(name, accountPrefix), v.Name // the API server makes the name up
 		}
+		if ok && v.Kind == podpolicy.VolumeDisk && v.Key != "" {
+			name = v.Name // the kubelet's folder has the PersistentVolume's
+		}
 		delete(byDest, dest)
 		if !ok || name != v.Name {
 			out = append(out, &agentpb.Mount{Destination: dest, Source: m.Source, Type: m.Type, Options: m.Options})
 			continue
 		}
 		known = proto.CloneOf(known)
-		if v.Kind == podpolicy.VolumeEmptyDir { // files are read-only in the guest whatever the pod says
+		if v.Kind == podpolicy.VolumeEmptyDir || v.Kind == podpolicy.VolumeDisk { // files are read-only in the guest whatever the pod says
 			mode := "rw"
 			if slices.Contains(m.Options, "ro") {
 				mode = "ro"

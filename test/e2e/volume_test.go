@@ -123,7 +123,7 @@ func TestVolumeThatLasts(t *testing.T) {
 	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n")
 
 	// One bit in each block of the middle, where the large file is.
-	flip(t, v.disk, volumeSize*4/10, volumeSize*5/10)
+	flip(t, v.disk, 16<<20, 20<<20)
 	p = v.run(t)
 	if code := p.wait(); code != 0 {
 		t.Fatalf("with a changed file: exit code %d\n%s", code, p.stderr())

@@ -1,0 +1,187 @@
+package shim
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+// podUID is the annotation by which containerd names the pod as the kubelet does.
+const podUID = "io.kubernetes.cri.sandbox-uid"
+
+// podUIDRE are the kubelet's names of pods: UUIDs, and hashes of static pods.
+var podUIDRE = regexp.MustCompile(`^[0-9a-f-]{1,64}$`)
+
+// volumeFile is the disk in the file system of a PersistentVolume.
+const volumeFile = "coffer-volume.disk"
+
+// filesAlone are the kubelet's plugins whose volumes are no storage.
+var filesAlone = []string{
+	"kubernetes.io~configmap", "kubernetes.io~downward-api", "kubernetes.io~empty-dir", "kubernetes.io~projected", "kubernetes.io~secret",
+}
+
+// addDisks gives the machine its disks: one for each of the policy's volumes that end
+// with the pod, and one for each PersistentVolume that the kubelet has mounted for it.
+// Which of those is which volume's the guest finds out: the kubelet's folders do not say.
+func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[string]string) error {
+	var kept []*podpolicy.Volume
+	for _, v := range policy.Disks() {
+		if v.Key == "" {
+			h.spec.Disks = append(h.spec.Disks, launch.Disk{Serial: podpolicy.DiskSerial(v.Name), Bytes: v.SizeLimit})
+			continue
+		}
+		kept = append(kept, v)
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	uid := annotations[podUID]
+	if !podUIDRE.MatchString(uid) {
+		return fmt.Errorf("the pod has volumes on disks, and annotation %s, which leads to them, is %.64q", podUID, uid)
+	}
+	folders, err := persistent(filepath.Join(c.KubeletDir, "pods", uid, "volumes"))
+	if err != nil {
+		return fmt.Errorf("looking for the pod's PersistentVolumes: %w", err)
+	}
+	if len(folders) < len(kept) {
+		return fmt.Errorf("the pod has %d PersistentVolumes, and its policy %d volumes on such disks", len(folders), len(kept))
+	}
+	for i, folder := range folders {
+		f, path, err := openVolume(c.DirectVolumes, folder, kept)
+		if err != nil {
+			return fmt.Errorf("PersistentVolume %s: %w", filepath.Base(strings.TrimSuffix(folder, "/mount")), err)
+		}
+		serial := podpolicy.ClaimSerial(i)
+		h.files = append(h.files, f)
+		h.spec.Disks = append(h.spec.Disks, launch.Disk{Serial: serial, Path: path})
+	}
+	return nil
+}
+
+// close closes what addDisks opened, which the machine has its own descriptors of.
+func (h *holder) close() {
+	for _, f := range h.files {
+		_ = f.Close()
+	}
+}
+
+// persistent gives the folders of a pod's PersistentVolumes, in a fixed order.
+func persistent(volumes string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(volumes, "*", "*"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, dir := range found {
+		plugin := filepath.Base(filepath.Dir(dir))
+		if slices.Contains(filesAlone, plugin) {
+			continue
+		}
+		if plugin == "kubernetes.io~csi" {
+			dir = filepath.Join(dir, "mount")
+		}
+		out = append(out, dir)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// openVolume opens the disk of a PersistentVolume: the device that a direct-assigned
+// one names, else a file in it, which is made where a volume may be new. Others may
+// have written to that file system: what is there is opened as a regular file or not
+// at all. The path is for the launch, which opens the same file by it.
+func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
+	device, err := directDevice(direct, folder)
+	if err != nil {
+		return nil, "", err
+	}
+	if device != "" {
+		f, err := os.OpenFile(device, os.O_RDWR|unix.O_NONBLOCK, 0)
+		return f, device, err
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, "", err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(volumeFile, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = makeVolume(root, kept)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", volumeFile)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, f.Close())
+	}
+	return f, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
+}
+
+// makeVolume makes the file of a new volume, as large as the largest that may be it.
+func makeVolume(root *os.Root, kept []*podpolicy.Volume) (*os.File, error) {
+	var size int64
+	fresh := false
+	for _, v := range kept {
+		if v.New {
+			fresh, size = true, max(size, v.SizeLimit)
+		}
+	}
+	switch {
+	case !fresh:
+		return nil, fmt.Errorf("%s is not there, and the pod's policy lets no new volume be made (coffer seal --volume-new)", volumeFile)
+	case size == 0:
+		return nil, fmt.Errorf("%s is not there, and the pod's policy does not say how large to make it (coffer seal --volume-size)", volumeFile)
+	}
+	f, err := root.OpenFile(volumeFile, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close(), root.Remove(volumeFile))
+	}
+	return f, nil
+}
+
+// maxMountInfo is the largest record of a direct-assigned volume, in bytes.
+const maxMountInfo = 64 << 10
+
+// directDevice reads the published record of a direct-assigned volume; "": there is none.
+func directDevice(direct, folder string) (string, error) {
+	path := filepath.Join(direct, base64.URLEncoding.EncodeToString([]byte(folder)), "mountInfo.json")
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var info struct {
+		VolumeType string `json:"volume-type"`
+		Device     string `json:"device"`
+	}
+	if err := json.NewDecoder(io.LimitReader(f, maxMountInfo)).Decode(&info); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	if info.VolumeType != "block" || !filepath.IsAbs(info.Device) {
+		return "", fmt.Errorf("%s: volume-type %.40q with device %.200q: only block devices by an absolute path can be given to a guest", path, info.VolumeType, info.Device)
+	}
+	return info.Device, nil
+}

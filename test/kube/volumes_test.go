@@ -1,0 +1,92 @@
+package kube
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// claims are two PersistentVolumes on the node's own disk and their claims. Bound by
+// hand where nobody else binds them.
+const claims = `apiVersion: v1
+kind: PersistentVolume
+metadata: {name: pv-%[1]s}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: manual
+  local: {path: %[2]s}
+  claimRef: {namespace: default, name: %[1]s}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node1]}]}]}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %[1]s}
+spec: {accessModes: [ReadWriteOnce], storageClassName: manual, volumeName: pv-%[1]s, resources: {requests: {storage: 1Gi}}}
+---
+`
+
+const volumePod = `apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  runtimeClassName: coffer-tpm-sim
+  terminationGracePeriodSeconds: 2
+  containers:
+  - name: c
+    image: docker.io/library/busybox:latest
+    command: [sh, -c, 'touch /scratch/x; cat /data/mark /logs/mark; echo plaintext-of-data >> /data/mark; echo plaintext-of-logs >> /logs/mark; id > /data/id; echo wrote; trap "exit 0" TERM; while true; do sleep 0.2; done']
+    volumeMounts: [{name: data, mountPath: /data, subPath: inner}, {name: logs, mountPath: /logs}, {name: scratch, mountPath: /scratch}]
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: data}}
+  - {name: logs, persistentVolumeClaim: {claimName: logs}}
+  - {name: scratch, emptyDir: {sizeLimit: 64Mi}}
+`
+
+// TestVolumes keeps two PersistentVolumes from one pod to the next, and finds each to
+// be the one that it was. The node sees neither's content.
+func TestVolumes(t *testing.T) {
+	k := cluster
+	k.root(t)
+	dir := strings.TrimSpace(k.must(t, "mktemp", "-d"))
+	t.Cleanup(func() { _, _ = k.in("rm", "-r", dir) })
+	manifest := ""
+	for _, name := range []string{"data", "logs"} {
+		k.must(t, "mkdir", dir+"/"+name)
+		manifest += fmt.Sprintf(claims, name, dir+"/"+name)
+	}
+	k.apply(t, k.file(t, manifest))
+	eventually(t, "bound claims", func() (bool, string) {
+		out, err := k.in("kubectl", "get", "persistentvolumeclaims", "-o", "jsonpath={.items[*].status.phase}")
+		return err == nil && out == "Bound Bound", fmt.Sprint(out, err)
+	})
+	path, seal := k.seal(t, "tpm-sim", volumePod, "--volume-on-disk", "scratch",
+		"--volume-key", "data=kbs:///default/volumes/data", "--volume-new", "data", "--volume-size", "data=64Mi",
+		"--volume-key", "logs=kbs:///default/volumes/logs", "--volume-new", "logs", "--volume-size", "logs=32Mi")
+	for _, name := range []string{"data", "logs"} {
+		key := k.file(t, strings.Repeat(name, 8))
+		k.must(t, append([]string{"coffer", "secret", "put", "default/volumes/" + name, "-n", "sim", "--from-file", key, "--for", seal}, k.trustee...)...)
+	}
+	k.apply(t, path)
+	k.logs(t, "keeper", "wrote")
+	if out, err := k.in("grep", "-r", "-l", "-e", "plaintext-of", "-e", "lost+found", dir); err == nil || out != "" {
+		t.Errorf("the node reads in %s: %v", out, err)
+	}
+	k.must(t, "kubectl", "delete", "pod", "keeper", "--timeout=60s")
+	k.nothingLeft(t)
+
+	// In the next pod each volume's disk has the other's place.
+	k.must(t, "mkdir", dir+"/x")
+	for _, mv := range [][2]string{{"data", "x"}, {"logs", "data"}, {"x", "logs"}} {
+		k.must(t, "mv", dir+"/"+mv[0]+"/coffer-volume.disk", dir+"/"+mv[1]+"/coffer-volume.disk")
+	}
+	k.must(t, "kubectl", "apply", "-f", path)
+	k.logs(t, "keeper", "wrote")
+	out := k.must(t, "kubectl", "logs", "keeper")
+	if !strings.Contains(out, "plaintext-of-data\nplaintext-of-logs\n") {
+		t.Errorf("the second pod read %q", out)
+	}
+	k.must(t, "kubectl", "delete", "pod", "keeper", "--timeout=60s")
+	k.nothingLeft(t)
+}
