@@ -17,8 +17,8 @@ fi
 
 # curl: the documents' commands, which a test runs. swtpm: the software TPM of the simulated TEE. iproute2, procps: network
 # namespaces and processes in tests. xz, zstd: packages and kernel modules.
-# gcc, libc6-dev, softhsm2: coffer-pkcs11 and its tests.
-need=(ca-certificates curl debian-archive-keyring gcc git iproute2 libc6-dev make procps softhsm2 swtpm swtpm-tools xz-utils zstd)
+# e2fsprogs: e2fsck, which judges the guest's file systems. gcc, libc6-dev, softhsm2: coffer-pkcs11 and its tests.
+need=(ca-certificates curl debian-archive-keyring e2fsprogs gcc git iproute2 libc6-dev make procps softhsm2 swtpm swtpm-tools xz-utils zstd)
 
 # The libraries that QEMU 10 is linked with. On Debian 12 QEMU 10 comes from
 # backports and is unpacked, so its dependencies are named here (the same list

@@ -31,7 +31,7 @@ func (s *Spec) validateDisks() error {
 	case len(s.Disks) > MaxDisks:
 		return fmt.Errorf("launch spec: disks: %d, at most %d", len(s.Disks), MaxDisks)
 	case len(s.Disks) > 0 && (s.TEE.Process() || s.TEE == SGX):
-		return fmt.Errorf("launch spec: disks: %s has none", s.TEE)
+		return fmt.Errorf("launch spec: disks: %s has none: a volume on a disk needs a TEE with a virtual machine", s.TEE)
 	}
 	serials := map[string]bool{}
 	for i, d := range s.Disks {

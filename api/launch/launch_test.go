@@ -36,6 +36,33 @@ func TestValidateImage(t *testing.T) {
 	}
 }
 
+func TestValidateDisks(t *testing.T) {
+	file, scratch := Disk{Serial: "vol-0123456789abcdef", Path: "/disk"}, Disk{Serial: "vol-claim-1", Bytes: 1 << 30}
+	with := func(d Disk, change func(*Disk)) []Disk { change(&d); return []Disk{d} }
+	for want, disks := range map[string][]Disk{
+		"":                          {file, scratch},
+		"comes twice":               {file, file},
+		"at most 8":                 make([]Disk, MaxDisks+1),
+		"disks[0].serial: \"a,b\"":  with(file, func(d *Disk) { d.Serial = "a,b" }),
+		"is not 1 to 20 letters":    with(file, func(d *Disk) { d.Serial = "vol-0123456789abcdef0" }),
+		"is no absolute path":       with(file, func(d *Disk) { d.Path = "disk" }),
+		"exactly one of path":       with(file, func(d *Disk) { d.Bytes = 1 }),
+		"disks[0]: exactly one of ": with(file, func(d *Disk) { d.Path = "" }),
+		"bytes: -1 is not":          with(scratch, func(d *Disk) { d.Bytes = -1 }),
+		"is not between 1 and":      with(scratch, func(d *Disk) { d.Bytes = MaxDiskBytes + 1 }),
+	} {
+		s := Spec{TEE: SNP, Kernel: File{Path: "f"}, VCPUs: 1, MemoryMiB: 256, Disks: disks}
+		err := s.Validate()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%+v: %v, want %q", disks, err, want)
+		}
+	}
+	s := Spec{TEE: SGXSim, Kernel: File{Path: "f"}, Initrd: File{Path: "f"}, VCPUs: 1, MemoryMiB: 256, Disks: []Disk{file}}
+	if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "sgx-sim has none") {
+		t.Errorf("a process with a disk: %v", err)
+	}
+}
+
 func TestFileRead(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(p, []byte("kernel"), 0o600); err != nil {

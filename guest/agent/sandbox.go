@@ -192,6 +192,8 @@ func (s *Server) openDisk(ctx context.Context, v *podpolicy.Volume) error {
 			Measured: "a volume on a disk", Expected: "none", Source: "guest image",
 		}
 	}
+	s.diskMu.Lock() // the next container waits until the volume is its group's
+	defer s.diskMu.Unlock()
 	opened, err := s.opt.Disks.Open(ctx, v)
 	if err != nil || !opened {
 		return err

@@ -89,6 +89,7 @@ type Server struct {
 	// set by Activate
 	opt Options
 
+	diskMu   sync.Mutex
 	netMu    sync.Mutex
 	podAddrs []netip.Prefix
 

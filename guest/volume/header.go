@@ -109,7 +109,7 @@ func deriveKeys(secret []byte, salt [saltSize]byte, name string) (*keys, error) 
 		into    *[]byte
 	}{{"crypt", cryptKeySize, &k.crypt}, {"journal", journalKeySize, &k.journal}, {"header", headerKeySize, &k.header}} {
 		var err error
-		if *d.into, err = hkdf.Key(sha256.New, secret, salt[:], "coffer volume 1 "+d.purpose+" "+name, d.size); err != nil {
+		if *d.into, err = hkdf.Key(sha256.New, secret, salt[:], "coffer-volume-1 "+d.purpose+" "+name, d.size); err != nil {
 			k.clear()
 			return nil, fmt.Errorf("deriving the volume's keys: %w", err)
 		}

@@ -101,8 +101,7 @@ func persistent(volumes string) ([]string, error) {
 
 // openVolume opens the disk of a PersistentVolume: the device that a direct-assigned
 // one names, else a file in it, which is made where a volume may be new. Others may
-// have written to that file system: what is there is opened as a regular file or not
-// at all. The path is for the launch, which opens the same file by it.
+// have written to that file system: what is opened is a regular file in it, or nothing. The path is for the launch, which opens the same file by it.
 func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
 	device, err := directDevice(direct, folder)
 	if err != nil {
@@ -117,7 +116,7 @@ func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, stri
 		return nil, "", err
 	}
 	defer root.Close()
-	f, err := root.OpenFile(volumeFile, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	f, err := root.OpenFile(volumeFile, os.O_RDWR|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = makeVolume(root, kept)
 	}

@@ -47,6 +47,9 @@ func hardwareLine(t *testing.T, s *launch.Spec) []string {
 	if s.SNP != nil && s.SNP.DHCert != nil {
 		p.Hardware.DHCert, p.Hardware.Session = "/dev/fd/21", "/dev/fd/22"
 	}
+	for i, d := range s.Disks {
+		p.Disks = append(p.Disks, DiskPath{40 + i, strings.HasPrefix(d.Path, "/dev/")})
+	}
 	for i := range s.HostDevices {
 		p.Hardware.IOMMU = 23
 		p.Hardware.Devices = append(p.Hardware.Devices, 24+i)

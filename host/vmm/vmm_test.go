@@ -54,6 +54,10 @@ func TestCommandLine(t *testing.T) {
 		{"no-network", Machine{QEMUMajor: 10}, launch.Spec{
 			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
 		}, func(p Paths) Paths { p.Taps = true; return p }},
+		{"disks", Machine{QEMUMajor: 10}, launch.Spec{
+			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 2, MemoryMiB: 512,
+			Disks: []launch.Disk{{Serial: "vol-3a6eb0790f39ac87", Path: "/dev/sdb"}, {Serial: "vol-claim-0", Path: "/file"}, {Serial: "vol-0000000000000000", Bytes: 1 << 30}},
+		}, func(p Paths) Paths { p.Disks = []DiskPath{{21, true}, {22, false}, {23, false}}; return p }},
 		{"kvm", Machine{QEMUMajor: 10, KVM: true}, launch.Spec{
 			TEE: launch.TPMSim, Cmdline: launch.ConstantCmdline, VCPUs: 1, MemoryMiB: 256, CPUModel: "EPYC",
 		}, func(p Paths) Paths { p.KVM = 14; return p }},

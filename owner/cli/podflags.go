@@ -44,7 +44,7 @@ func (f *podFlags) add(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.opts.Devices, "attest-device", nil, "seal so that the pod gets nothing without evidence of this kind of device beside the CPU: "+strings.Join(seal.AttestableDevices, ", ")+" (repeatable)")
 	fl.BoolVar(&f.opts.BindChannel, "bind-channel", false, "seal so that the pod's evidence covers its TLS connection to the trustee; nothing may end TLS between them")
 	fl.StringArrayVar(&f.opts.Identities, "identity", nil, "seal so that the pod's workloads can ask for this SPIFFE identity (GET http://127.0.0.1:8006/coffer/identity/x509/NAME; repeatable)")
-	f.volumes.add(fl)
+	f.volumes.add(cmd)
 	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
 	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits, at least 2)")
 	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions(strings.Split(teeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -57,10 +59,10 @@ func openTrustee(cmd *cobra.Command, o run.TrusteeOptions) (*run.Trustee, error)
 func newSecretPut() *cobra.Command {
 	var f secretFlags
 	var seals []string
-	var from string
+	var source secretSource
 	var meta versionFlags
 	cmd := &cobra.Command{
-		Use:   "put NAME --for SEAL [--from-file FILE]",
+		Use:   "put NAME --for SEAL [--from-file FILE | --generate BYTES]",
 		Short: "Store a secret and bind it to a sealed pod",
 		Long: `Store a secret under NAME (repository/type/tag, or kbs:///repository/type/tag)
 and bind it to a seal: the trustee gives it only to a TEE that has proven that it
@@ -68,18 +70,21 @@ runs the pod so sealed. A secret that is there already gets a new version, and
 keeps the seals it was bound to.
 
 SEAL is the id that coffer seal prints, the beginning of it, or a file with the
-seal. Without --for the secret is stored, and nobody gets it until it is bound.`,
+seal. Without --for the secret is stored, and nobody gets it until it is bound.
+With --generate nobody sees the secret, not even whoever runs this: it is that many
+random bytes, in base64url.`,
 		Example: `  coffer secret put default/db/password --for 3f9a... --from-file password.txt
-  printf %s "$PASSWORD" | coffer secret put default/db/password --for web.seal`,
+  printf %s "$PASSWORD" | coffer secret put default/db/password --for web.seal
+  coffer secret put default/volumes/data --for web.seal --generate 32`,
 		Args: exactArgs(1, "the secret's name: repository/type/tag"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := meta.options(time.Now())
 			if err != nil {
 				return Exit(ExitUsage, err)
 			}
-			secret, err := readSecret(from, cmd.InOrStdin())
+			secret, err := source.read(cmd)
 			if err != nil {
-				return Exit(ExitInput, err)
+				return err
 			}
 			defer clear(secret)
 			t, err := f.open(cmd)
@@ -93,8 +98,41 @@ seal. Without --for the secret is stored, and nobody gets it until it is bound.`
 	f.add(cmd)
 	meta.add(cmd)
 	cmd.Flags().StringArrayVar(&seals, "for", nil, "seal of the pod that may have the secret: id, beginning of the id, or file (repeatable)")
-	cmd.Flags().StringVar(&from, "from-file", "-", "file with the secret, every byte of it; - is standard input")
+	source.add(cmd)
 	return cmd
+}
+
+// secretSource is where a secret comes from: a file, or chance.
+type secretSource struct {
+	from     string
+	generate int
+}
+
+// maxGenerated bounds --generate, in bytes.
+const maxGenerated = 4096
+
+func (s *secretSource) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.from, "from-file", "-", "file with the secret, every byte of it; - is standard input")
+	cmd.Flags().IntVar(&s.generate, "generate", 0, "make a secret of so many random bytes")
+	cmd.MarkFlagsMutuallyExclusive("from-file", "generate")
+}
+
+// read gives the secret, which the caller clears.
+func (s *secretSource) read(cmd *cobra.Command) ([]byte, error) {
+	switch {
+	case s.generate < 0 || s.generate > maxGenerated:
+		return nil, Exit(ExitUsage, fmt.Errorf("--generate: %d is not between 1 and %d bytes", s.generate, maxGenerated))
+	case s.generate > 0:
+		raw := make([]byte, s.generate)
+		defer clear(raw)
+		rand.Read(raw)
+		return base64.RawURLEncoding.AppendEncode(nil, raw), nil
+	}
+	secret, err := readSecret(s.from, cmd.InOrStdin())
+	if err != nil {
+		return nil, Exit(ExitInput, err)
+	}
+	return secret, nil
 }
 
 func readSecret(from string, stdin io.Reader) ([]byte, error) {

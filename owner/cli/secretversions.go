@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -166,8 +164,7 @@ func newSecretHistory() *cobra.Command {
 }
 
 func newSecretRotate() *cobra.Command {
-	var from string
-	var generate int
+	var source secretSource
 	var grace time.Duration
 	var meta versionFlags
 	cmd := onSecret("rotate NAME [--from-file FILE | --generate BYTES] [--grace TIME]", "Store the next version of a secret, and have the older ones expire",
@@ -177,22 +174,17 @@ func newSecretRotate() *cobra.Command {
 			if err != nil {
 				return nil, Exit(ExitUsage, err)
 			}
-			if grace < 0 || generate < 0 || generate > 4096 {
-				return nil, Exit(ExitUsage, errors.New("--grace is at least 0, --generate at most 4096"))
+			if grace < 0 {
+				return nil, Exit(ExitUsage, errors.New("--grace is at least 0"))
 			}
 			h, err := n.History(cmd.Context(), name)
 			if err != nil {
 				return nil, err
 			}
 			o.ExpirePrevious, o.IfVersion = now.Add(grace), &h.Version
-			var secret []byte
-			if generate > 0 {
-				raw := make([]byte, generate)
-				defer clear(raw)
-				rand.Read(raw)
-				secret = base64.RawURLEncoding.AppendEncode(nil, raw)
-			} else if secret, err = readSecret(from, cmd.InOrStdin()); err != nil {
-				return nil, Exit(ExitInput, err)
+			secret, err := source.read(cmd)
+			if err != nil {
+				return nil, err
 			}
 			defer clear(secret)
 			r, err := n.PutVersion(cmd.Context(), name, secret, *o)
@@ -207,10 +199,8 @@ expire. With --generate nobody sees the secret, not even whoever runs this: it i
 that many random bytes, in base64url. If somebody else stores a version meanwhile,
 nothing is changed.`
 	meta.add(cmd)
-	cmd.Flags().StringVar(&from, "from-file", "-", "file with the secret, every byte of it; - is standard input")
-	cmd.Flags().IntVar(&generate, "generate", 0, "make a secret of so many random bytes")
+	source.add(cmd)
 	cmd.Flags().DurationVar(&grace, "grace", time.Hour, "how long the older versions can still be had")
-	cmd.MarkFlagsMutuallyExclusive("from-file", "generate")
 	return cmd
 }
 

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/cofferproject/coffer/owner/spec"
@@ -17,7 +17,8 @@ type volumeFlags struct {
 	fresh, scratch []string
 }
 
-func (v *volumeFlags) add(fl *pflag.FlagSet) {
+func (v *volumeFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
 	fl.StringArrayVar(&v.keys, "volume-key", nil, "seal so that a persistentVolumeClaim's volume is opened with this key of the trustee: VOLUME=kbs:///REPOSITORY/TYPE/TAG (repeatable)")
 	fl.StringArrayVar(&v.fresh, "volume-new", nil, "seal so that an empty disk may become this volume; without it the guest opens what is there, or refuses to start (repeatable)")
 	fl.StringArrayVar(&v.sizes, "volume-size", nil, "seal so that this volume's disk has at least this size: VOLUME=10Gi (repeatable)")

@@ -228,7 +228,7 @@ var Fields = []Field{
 	{"spec.volumes[].secret.items[].mode", Supported, ""},
 	{"spec.volumes[].secret.defaultMode", Supported, ""},
 	{"spec.volumes[].secret.optional", Supported, ""},
-	{"spec.volumes[].emptyDir", Supported, "memory of the VM"},
+	{"spec.volumes[].emptyDir", Supported, "memory of the VM; on an encrypted disk: seal with `--volume-on-disk`"},
 	{"spec.volumes[].emptyDir.medium", Supported, "\"\", Memory"},
 	{"spec.volumes[].emptyDir.sizeLimit", Supported, ""},
 	{"spec.volumes[].projected", Supported, ""},

@@ -26,7 +26,8 @@ func withSpec(fields string) string {
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct{ source, want string }{
 		{withSpec("volumes: [{name: v, hostPath: {path: /}}]"), "spec.volumes[0].hostPath: leaves the TEE"},
-		{withSpec("volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]"), "spec.volumes[0].persistentVolumeClaim: leaves the TEE"},
+		{withSpec("volumes: [{name: v, persistentVolumeClaim: {}}]"), "spec.volumes[0].persistentVolumeClaim.claimName: missing"},
+		{withSpec("volumes: [{name: v, persistentVolumeClaim: {claimName: c}, emptyDir: {}}]"), "spec.volumes[0]: exactly one kind of volume belongs here"},
 		{withSpec("volumes: [{name: v, emptyDir: {}, configMap: {name: c, optional: true}}]"), "spec.volumes[0]: exactly one kind"},
 		{withSpec("volumes: [{name: v}]"), "spec.volumes[0]: exactly one kind"},
 		{withSpec("volumes: [{name: v, emptyDir: {medium: HugePages}}]"), "spec.volumes[0].emptyDir.medium"},

@@ -1,0 +1,136 @@
+package shim
+
+import (
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+// node is a kubelet's folder with a pod of two claims, on paper.
+func node(t *testing.T) (*Config, *podpolicy.Policy, map[string]string, string) {
+	t.Helper()
+	dir := t.TempDir()
+	c := &Config{KubeletDir: dir, DirectVolumes: filepath.Join(dir, "direct")}
+	p := testPolicy()
+	p.Volumes = append(p.Volumes,
+		podpolicy.Volume{Name: "data", Kind: podpolicy.VolumeDisk, Key: "kbs:///default/volumes/data", New: true, SizeLimit: 64 << 20},
+		podpolicy.Volume{Name: "logs", Kind: podpolicy.VolumeDisk, Key: "kbs:///default/volumes/logs"},
+		podpolicy.Volume{Name: "spool", Kind: podpolicy.VolumeDisk, SizeLimit: podpolicy.MinDisk},
+	)
+	volumes := filepath.Join(dir, "pods", "0f1e-2d", "volumes")
+	for _, d := range []string{"kubernetes.io~csi/pvc-1/mount", "kubernetes.io~local-volume/pv-2", "kubernetes.io~empty-dir/scratch", "kubernetes.io~projected/kube-api-access-x", "kubernetes.io~configmap/config"} {
+		if err := os.MkdirAll(filepath.Join(volumes, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c, p, map[string]string{podUID: "0f1e-2d"}, volumes
+}
+
+func TestAddDisks(t *testing.T) {
+	c, p, annotations, volumes := node(t)
+	h := &holder{spec: new(launch.Spec)}
+	if err := h.addDisks(c, p, annotations); err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	d := h.spec.Disks
+	if len(d) != 3 || d[0] != (launch.Disk{Serial: podpolicy.DiskSerial("spool"), Bytes: podpolicy.MinDisk}) || d[1].Serial != podpolicy.ClaimSerial(0) || d[2].Serial != podpolicy.ClaimSerial(1) {
+		t.Fatalf("%+v", d)
+	}
+	for i, dir := range []string{"kubernetes.io~csi/pvc-1/mount", "kubernetes.io~local-volume/pv-2"} {
+		file := filepath.Join(volumes, dir, volumeFile)
+		fi, err := os.Stat(file)
+		if err != nil || fi.Size() != 64<<20 || fi.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", dir, fi, err)
+		}
+		// The path leads to the very file, wherever it is moved.
+		if to, err := os.Readlink(d[1+i].Path); err != nil || to != file {
+			t.Errorf("%s: %s leads to %s, %v", dir, d[1+i].Path, to, err)
+		}
+	}
+}
+
+// Whoever can write to a PersistentVolume must not have the guest get another file of
+// the node's.
+func TestForeignVolumeFile(t *testing.T) {
+	for name, put := range map[string]func(t *testing.T, file, other string) error{
+		"symbolic link out": func(_ *testing.T, file, other string) error { return os.Symlink(other, file) },
+		"device":            func(_ *testing.T, file, _ string) error { return unix.Mknod(file, unix.S_IFCHR|0o600, 0x103) },
+		"FIFO":              func(_ *testing.T, file, _ string) error { return unix.Mkfifo(file, 0o600) },
+		"folder":            func(_ *testing.T, file, _ string) error { return os.Mkdir(file, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, p, annotations, volumes := node(t)
+			dir := filepath.Join(volumes, "kubernetes.io~local-volume/pv-2")
+			other := filepath.Join(t.TempDir(), "other")
+			if err := os.WriteFile(other, make([]byte, 4096), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(t, filepath.Join(dir, volumeFile), other); err != nil {
+				t.Fatal(err)
+			}
+			h := &holder{spec: new(launch.Spec)}
+			defer h.close()
+			if err := h.addDisks(c, p, annotations); err == nil || !strings.Contains(err.Error(), "PersistentVolume pv-2") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestAddDisksRefuses(t *testing.T) {
+	for want, change := range map[string]func(c *Config, p *podpolicy.Policy, a map[string]string, volumes string){
+		"sandbox-uid": func(_ *Config, _ *podpolicy.Policy, a map[string]string, _ string) { a[podUID] = "../../etc" },
+		"1 PersistentVolumes, and its policy 2": func(_ *Config, _ *podpolicy.Policy, _ map[string]string, v string) {
+			_ = os.RemoveAll(filepath.Join(v, "kubernetes.io~csi"))
+		},
+		"lets no new volume be made": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+			p.Volume("data").New = false
+		},
+		"does not say how large": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+			p.Volume("data").SizeLimit = 0
+		},
+	} {
+		c, p, annotations, volumes := node(t)
+		change(c, p, annotations, volumes)
+		h := &holder{spec: new(launch.Spec)}
+		if err := h.addDisks(c, p, annotations); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		h.close()
+	}
+}
+
+// The record that a driver of direct-assigned volumes writes, as published.
+func TestDirectVolume(t *testing.T) {
+	c, _, _, volumes := node(t)
+	folder := filepath.Join(volumes, "kubernetes.io~csi/pvc-1/mount")
+	dir := filepath.Join(c.DirectVolumes, base64.URLEncoding.EncodeToString([]byte(folder)))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		`{"volume-type":"block","device":"/dev/sdx","fstype":"ext4","metadata":{"fsGroup":"1"},"options":["rw"]}`: "/dev/sdx",
+		`{"volume-type":"block","device":"sdx"}`:                          "",
+		`{"volume-type":"nydus","device":"/dev/sdx"}`:                     "",
+		`{"volume-type":"block","device":"` + strings.Repeat("x", 70<<10): "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "mountInfo.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := directDevice(c.DirectVolumes, folder)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%.60s: %q, %v", text, got, err)
+		}
+	}
+	if got, err := directDevice(c.DirectVolumes, folder+"x"); got != "" || err != nil {
+		t.Errorf("without a record: %q, %v", got, err)
+	}
+}

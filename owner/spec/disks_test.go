@@ -1,0 +1,72 @@
+package spec
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/owner/pod"
+)
+
+const diskPod = `apiVersion: v1
+kind: Pod
+metadata: {name: db}
+spec:
+  containers:
+  - name: db
+    image: x
+    volumeMounts: [{name: data, mountPath: /var/db}, {name: old, mountPath: /old}, {name: tmp, mountPath: /tmp}]
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: db}}
+  - {name: old, persistentVolumeClaim: {claimName: old, readOnly: true}}
+  - {name: tmp, emptyDir: {sizeLimit: 1Gi}}
+  - {name: unused, persistentVolumeClaim: {claimName: unused}}
+`
+
+func diskOptions() Options {
+	return Options{Disks: map[string]Disk{
+		"data": {Key: "kbs:///default/volumes/data", New: true, Bytes: 10 << 30}, "old": {Key: "kbs:///default/volumes/old"}, "tmp": {},
+	}}
+}
+
+func TestDisks(t *testing.T) {
+	policy, _ := build(t, diskPod, diskOptions())
+	data, old, tmp := policy.Volume("data"), policy.Volume("old"), policy.Volume("tmp")
+	if len(policy.Disks()) != 3 || data.Key != "kbs:///default/volumes/data" || !data.New || data.SizeLimit != 10<<30 ||
+		old.New || old.SizeLimit != 0 || tmp.Kind != podpolicy.VolumeDisk || tmp.Key != "" || tmp.SizeLimit != 1<<30 {
+		t.Errorf("%+v", policy.Volumes)
+	}
+	if m := policy.Containers[0].Mounts; m[0].ReadOnly || !m[1].ReadOnly || m[2].ReadOnly {
+		t.Errorf("%+v", m)
+	}
+	if policy, _ = build(t, strings.Replace(diskPod, "1Gi", "1Mi", 1), diskOptions()); policy.Volume("tmp").SizeLimit != podpolicy.MinDisk {
+		t.Errorf("a disk of %d bytes holds nothing", policy.Volume("tmp").SizeLimit)
+	}
+}
+
+func TestDisksRefused(t *testing.T) {
+	for want, c := range map[string]struct {
+		old, with string
+		change    func(d map[string]Disk)
+	}{
+		"spec.volumes[0].persistentVolumeClaim: its volume needs a key": {change: func(d map[string]Disk) { delete(d, "data") }},
+		"spec.volumes[2].emptyDir: ends with its pod":                   {change: func(d map[string]Disk) { d["tmp"] = Disk{Key: "kbs:///a/b/c"} }},
+		"spec.volumes[2].emptyDir.sizeLimit: missing":                   {old: "{sizeLimit: 1Gi}", with: "{}"},
+		"spec.volumes[2]: a volume on a disk is a":                      {old: "{sizeLimit: 1Gi}", with: "{medium: Memory}"},
+		"no container mounts a volume none":                             {change: func(d map[string]Disk) { d["none"] = Disk{} }},
+		"no container mounts a volume unused":                           {change: func(d map[string]Disk) { d["unused"] = Disk{Key: "kbs:///a/b/c"} }},
+		"volumes[data].key":                                             {change: func(d map[string]Disk) { d["data"] = Disk{Key: "https://example/key"} }},
+	} {
+		o := diskOptions()
+		if c.change != nil {
+			c.change(o.Disks)
+		}
+		p, err := pod.Parse([]byte(strings.Replace(diskPod, c.old, c.with, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err = Build(p, map[string]*ResolvedImage{"x": fakeImage()}, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
