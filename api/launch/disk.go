@@ -16,6 +16,9 @@ type Disk struct {
 	Bytes int64  `json:"bytes,omitempty"` // of a disk without a Path
 }
 
+// MaxStores is how many files a process TEE may have: api/libos has descriptors for them.
+const MaxStores = 4
+
 // MaxDisks is how many a guest may have, and MaxDiskBytes how large one without a Path.
 const (
 	MaxDisks     = 8
@@ -30,8 +33,10 @@ func (s *Spec) validateDisks() error {
 	switch {
 	case len(s.Disks) > MaxDisks:
 		return fmt.Errorf("launch spec: disks: %d, at most %d", len(s.Disks), MaxDisks)
-	case len(s.Disks) > 0 && (s.TEE.Process() || s.TEE == SGX):
-		return fmt.Errorf("launch spec: disks: %s has none: a volume on a disk needs a TEE with a virtual machine", s.TEE)
+	case len(s.Disks) > 0 && s.TEE == SGX:
+		return fmt.Errorf("launch spec: disks: %s has none", s.TEE)
+	case s.TEE.Process() && len(s.Disks) > MaxStores:
+		return fmt.Errorf("launch spec: disks: %d, at most %d for %s", len(s.Disks), MaxStores, s.TEE)
 	}
 	serials := map[string]bool{}
 	for i, d := range s.Disks {
@@ -44,6 +49,8 @@ func (s *Spec) validateDisks() error {
 			return fmt.Errorf("launch spec: disks[%d].path: %.200q is no absolute path", i, d.Path)
 		case (d.Path != "") == (d.Bytes != 0):
 			return fmt.Errorf("launch spec: disks[%d]: exactly one of path and bytes belongs here", i)
+		case d.Path == "" && s.TEE.Process():
+			return fmt.Errorf("launch spec: disks[%d]: %s is in memory alone: a volume that ends with it needs no disk", i, s.TEE)
 		case d.Bytes < 0 || d.Bytes > MaxDiskBytes:
 			return fmt.Errorf("launch spec: disks[%d].bytes: %d is not between 1 and %d", i, d.Bytes, int64(MaxDiskBytes))
 		}

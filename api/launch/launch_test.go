@@ -58,8 +58,12 @@ func TestValidateDisks(t *testing.T) {
 		}
 	}
 	s := Spec{TEE: SGXSim, Kernel: File{Path: "f"}, Initrd: File{Path: "f"}, VCPUs: 1, MemoryMiB: 256, Disks: []Disk{file}}
-	if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "sgx-sim has none") {
-		t.Errorf("a process with a disk: %v", err)
+	if err := s.Validate(); err != nil {
+		t.Errorf("a process with a file: %v", err)
+	}
+	s.Disks = []Disk{scratch}
+	if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "sgx-sim is in memory alone") {
+		t.Errorf("a process with a disk that ends with it: %v", err)
 	}
 }
 

@@ -31,12 +31,19 @@ const Version = 1
 // Descriptors that the agent has from its start, after stdin, stdout and stderr.
 // FDLink is coffer-start's alone, and in its place FDNetwork coffer-join's.
 const (
-	FDChannel  = 3 + iota // guest channel
-	FDHardware            // simulated hardware (api/simhw)
-	FDInitdata            // initdata in the form of its device; empty: there is none
-	FDLink                // hands the network interface over
-	FDNetwork  = FDLink   // the network namespace to run in
+	FDChannel  = 3 + iota   // guest channel
+	FDHardware              // simulated hardware (api/simhw)
+	FDInitdata              // initdata in the form of its device; empty: there is none
+	FDLink                  // hands the network interface over
+	FDNetwork  = FDLink     // the network namespace to run in
+	FDStores   = FDLink + 1 // MaxStores files that keep volumes; one that is empty stands for none
 )
+
+// MaxStores is how many volumes of a pod outlive it.
+const MaxStores = 4
+
+// passed are the descriptors that the agent gets.
+var passed = []int{FDChannel, FDHardware, FDInitdata, FDStores, FDStores + 1, FDStores + 2, FDStores + MaxStores - 1}
 
 // Entry points of coffer-runsc beyond runsc's own.
 const (
@@ -195,7 +202,7 @@ func Digest(r io.Reader, limit int64) (string, error) {
 func RunArgs(c *Command, stateDir, bundle, id string) []string {
 	out := append([]string{"-root=" + stateDir}, c.Flags...)
 	out = append(out, "run", "-bundle="+bundle)
-	for fd := FDChannel; fd <= FDInitdata; fd++ {
+	for _, fd := range passed {
 		out = append(out, fmt.Sprintf("-pass-fd=%d:%d", fd, fd))
 	}
 	return append(out, id)
@@ -224,15 +231,15 @@ func ParseRunning(args []string) (*Running, error) {
 		}
 	}
 	rest := args[i+1:]
-	if len(rest) != 5 {
-		return bad(fmt.Sprintf("%d after run, not 5", len(rest)))
+	if want := len(passed) + 2; len(rest) != want {
+		return bad(fmt.Sprintf("%d after run, not %d", len(rest), want))
 	}
 	var ok bool
 	if r.Bundle, ok = strings.CutPrefix(rest[0], "-bundle="); !ok || r.Bundle == "" {
 		return bad("no bundle")
 	}
-	for n, fd := 1, FDChannel; fd <= FDInitdata; n, fd = n+1, fd+1 {
-		if rest[n] != fmt.Sprintf("-pass-fd=%d:%d", fd, fd) {
+	for n, fd := range passed {
+		if rest[1+n] != fmt.Sprintf("-pass-fd=%d:%d", fd, fd) {
 			return bad("other descriptors")
 		}
 	}

@@ -22,6 +22,15 @@ func ClaimSerial(n int) string { return fmt.Sprintf("%s%d", ClaimSerials, n) }
 // ClaimSerials begins them.
 const ClaimSerials = DiskSerials + "claim-"
 
+// Values of Volume.Sealing: the policies of SGX's key for sealing.
+const (
+	SealingMREnclave = "mrenclave"
+	SealingMRSigner  = "mrsigner"
+)
+
+// Kept reports whether a disk's volume outlives its guest.
+func (v *Volume) Kept() bool { return v.Key != "" || v.Sealing != "" }
+
 // MinDisk is the least size of a volume's disk, in bytes: what the guest keeps beside
 // the data takes some of it.
 const MinDisk = 32 << 20
@@ -46,9 +55,13 @@ func (v *Volume) validateDisk() error {
 		return fmt.Errorf("files, memory: not for a disk")
 	case v.SizeLimit < 0 || v.SizeLimit > maxBytes:
 		return fmt.Errorf("size_limit: %d is out of range", v.SizeLimit)
-	case v.Key == "" && v.SizeLimit < MinDisk:
+	case v.Sealing != "" && v.Sealing != SealingMREnclave && v.Sealing != SealingMRSigner:
+		return fmt.Errorf("sealing: %s is neither %s nor %s", clip(v.Sealing), SealingMREnclave, SealingMRSigner)
+	case v.Sealing == SealingMRSigner && v.Key == "":
+		return fmt.Errorf("sealing: %s alone would be every pod's of this signer: it needs a key too", SealingMRSigner)
+	case !v.Kept() && v.SizeLimit < MinDisk:
 		return fmt.Errorf("size_limit: a disk without a key has one, of %d bytes at least", MinDisk)
-	case v.Key == "" && v.New:
+	case !v.Kept() && v.New:
 		return fmt.Errorf("new: a disk without a key is always new")
 	case v.Key == "":
 		return nil

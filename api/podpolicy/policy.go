@@ -79,7 +79,10 @@ type Volume struct {
 	// Key is the resource ("kbs:///default/volumes/data") of which a disk's keys are
 	// made; "": they are random, and nothing of the disk outlives the guest.
 	Key string `json:"key,omitempty"`
-	New bool   `json:"new,omitempty"` // a disk with a Key that is empty may be made a volume
+	// Sealing has the TEE's own sealing key be part of them: SealingMREnclave of this pod's
+	// TEE as it was measured, SealingMRSigner of any by its signer, together with a Key.
+	Sealing string `json:"sealing,omitempty"`
+	New     bool   `json:"new,omitempty"` // a disk with a Key that is empty may be made a volume
 }
 
 // File is a file that the host delivers with CopyFile; the content is public to

@@ -132,8 +132,8 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 }
 
 func (v *Volume) validate() error {
-	if v.Kind != VolumeDisk && (v.Key != "" || v.New) {
-		return fmt.Errorf("key, new: only for a disk")
+	if v.Kind != VolumeDisk && (v.Kept() || v.New) {
+		return fmt.Errorf("key, sealing, new: only for a disk")
 	}
 	switch v.Kind {
 	case VolumeEmptyDir:

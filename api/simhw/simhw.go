@@ -34,6 +34,7 @@ const (
 	OpTPM
 	OpMetadata
 	OpDevice
+	OpSealingKey
 )
 
 // Status is how a request ended.

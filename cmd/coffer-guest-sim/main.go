@@ -19,5 +19,6 @@ func main() {
 		OpenDevices:  openDevices,
 		InLibraryOS:  true,
 		Hardware:     func(f *os.File) { port = f },
+		SealingKey:   sealingKey,
 	}))
 }

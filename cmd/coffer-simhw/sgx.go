@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -45,7 +46,16 @@ func powerSGX(c *host.Config, in *host.Inputs) (*host.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	fuses, err := host.Keep(c.CADir, "sgx-seal.key", func() ([]byte, error) {
+		b := make([]byte, 32)
+		rand.Read(b)
+		return b, nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	e := sim.New(machine, sim.Measured{MREnclave: mr, ConfigID: [sgx.ConfigIDSize]byte(config)})
+	e.SetFuses(fuses)
 	return &host.Model{
 		Hardware: enclave{e}, Provider: sgx.WireName, Root: machine.Root().Raw, Collateral: bundle,
 		Digests: map[string]string{
@@ -75,7 +85,10 @@ func intelMachine(dir string) (*intel.Platform, error) {
 type enclave struct{ e *sim.Enclave }
 
 // Handle implements host.Hardware.
-func (e enclave) Handle(ctx context.Context, op simhw.Op, _ byte, p []byte) ([]byte, error) {
+func (e enclave) Handle(ctx context.Context, op simhw.Op, arg byte, p []byte) ([]byte, error) {
+	if op == simhw.OpSealingKey {
+		return e.e.SealingKey(arg, p)
+	}
 	if op != simhw.OpReport {
 		return nil, host.ErrUnsupported
 	}

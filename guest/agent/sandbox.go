@@ -98,11 +98,15 @@ func (s *Server) writeEtc() error {
 // the volumes is on their disks: the host may end the guest at once.
 func (s *Server) DestroySandbox(context.Context, *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
 	s.opt.Runtime.KillAll()
+	var err error
 	if s.opt.Disks != nil {
-		s.opt.Disks.Close()
+		err = s.opt.Disks.Close()
 	}
 	// The answer gets out first.
 	time.AfterFunc(200*time.Millisecond, s.opt.PowerOff)
+	if err != nil {
+		return nil, fmt.Errorf("not all of the pod's volumes were saved: %w", err)
+	}
 	return &emptypb.Empty{}, nil
 }
 

@@ -53,8 +53,8 @@ type Images interface {
 type Disks interface {
 	// Open mounts the volume at its path, once, and reports whether it did so now.
 	Open(ctx context.Context, v *podpolicy.Volume) (bool, error)
-	// Close unmounts all of them, so that everything is on the disks.
-	Close()
+	// Close ends all of them, so that everything is where it outlives the guest.
+	Close() error
 }
 
 // Image is an unpacked image.

@@ -125,17 +125,43 @@ var descriptors = struct {
 func (l *LibraryOS) Descriptor(fd int, name string) (*os.File, error) {
 	descriptors.Lock()
 	defer descriptors.Unlock()
-	if fd < libos.FDChannel || fd > libos.FDInitdata || descriptors.taken[fd] {
+	store := fd >= libos.FDStores && fd < libos.FDStores+libos.MaxStores
+	if (fd < libos.FDChannel || fd > libos.FDInitdata) && !store || descriptors.taken[fd] {
 		return nil, fmt.Errorf("taking over the %s: descriptor %d is not to be had", name, fd)
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("taking over the %s: %w", name, err)
+	}
+	if store {
+		descriptors.taken[fd] = true
+		return os.NewFile(uintptr(fd), name), nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("taking over the %s: %w", name, err)
 	}
 	descriptors.taken[fd] = true
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Stores gives the files that keep volumes, those that are there.
+func (l *LibraryOS) Stores() ([]*os.File, error) {
+	var out []*os.File
+	for i := range libos.MaxStores {
+		f, err := l.Descriptor(libos.FDStores+i, "store")
+		if err != nil {
+			return nil, err
+		}
+		fi, err := f.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("taking over the store: %w", err)
+		}
+		if !fi.Mode().IsRegular() || fi.Size() == 0 {
+			_ = f.Close()
+			continue
+		}
+		out = append(out, f)
+	}
+	return out, nil
 }
 
 // ReadInitdata is the package's ReadInitdata for the one descriptor that can hold a

@@ -29,8 +29,8 @@ const blockSize = 4096
 // A block's tag is the MAC and the initialisation vector, which is random for every
 // write (dm-crypt's documentation, "integrity").
 const (
-	cipher  = "capi:authenc(hmac(sha256),xts(aes))-random"
-	tagSize = 32 + 16
+	cryptSpec = "capi:authenc(hmac(sha256),xts(aes))-random"
+	tagSize   = 32 + 16
 )
 
 // mapped is a disk's two devices, one on the other.
@@ -56,7 +56,7 @@ func activate(id, disk string, k *keys, sectors uint64) (*mapped, error) {
 	if m.integrity, err = integrity(id, disk, k, sectors); err != nil {
 		return nil, err
 	}
-	params := fmt.Appendf(nil, "%s %s 0 %s 0 2 integrity:%d:aead sector_size:%d", cipher, hex.AppendEncode(nil, k.crypt), m.integrity.Path, tagSize, blockSize)
+	params := fmt.Appendf(nil, "%s %s 0 %s 0 2 integrity:%d:aead sector_size:%d", cryptSpec, hex.AppendEncode(nil, k.crypt), m.integrity.Path, tagSize, blockSize)
 	defer clear(params)
 	if m.crypt, err = devmapper.Create(id+"-crypt", devmapper.Target{Type: "crypt", Sectors: sectors, Params: params}); err != nil {
 		return nil, errors.Join(err, m.remove())

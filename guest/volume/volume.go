@@ -49,7 +49,10 @@ const (
 type Options struct {
 	// Key gives the resource that holds a volume's key. What it gives is cleared.
 	Key func(ctx context.Context, uri string) ([]byte, error)
-	Log *slog.Logger
+	// Sealing gives the TEE's sealing key by a policy (podpolicy.SealingMREnclave, ...),
+	// 32 bytes; nil: it has none. What it gives is cleared.
+	Sealing func(policy string) ([]byte, error)
+	Log     *slog.Logger
 }
 
 // Manager opens a pod's volumes on disks, each once.
@@ -100,15 +103,18 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 }
 
 // Close unmounts all volumes, so that everything is on the disks.
-func (m *Manager) Close() {
+func (m *Manager) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var errs []error
 	for name, v := range m.open {
 		if err := v.close(); err != nil {
 			m.opt.Log.Error("closing a volume", "volume", name, "err", err)
+			errs = append(errs, fmt.Errorf("volume %s: %w", name, err))
 		}
 		delete(m.open, name)
 	}
+	return errors.Join(errs...)
 }
 
 // activate makes the volume's devices, of a disk that has it or may have it from now on.
@@ -117,22 +123,58 @@ func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, 
 	if err != nil {
 		return nil, false, err
 	}
-	if v.Key == "" {
+	if !v.Kept() {
 		return m.scratch(v, disks[0])
 	}
-	secret, err := m.opt.Key(ctx, v.Key)
+	secret, err := m.opt.secret(ctx, v)
 	if err != nil {
-		if d, ok := denial.FromMessage(err.Error()); ok {
-			return nil, false, d
-		}
-		return nil, false, fmt.Errorf("volume %s: asking for its key: %w", v.Name, err)
+		return nil, false, err
 	}
 	defer clear(secret)
-	if len(secret) < MinKey || len(secret) > MaxKey {
-		return nil, false, refuse(KeyUnsuitable, v, fmt.Sprintf("%d bytes", len(secret)), fmt.Sprintf("%d to %d bytes", MinKey, MaxKey))
-	}
 	return m.kept(v, disks, secret)
 }
+
+// secret gives what the keys of a volume are made of: the trustee's, the TEE's, or both,
+// one behind the other.
+func (o *Options) secret(ctx context.Context, v *podpolicy.Volume) ([]byte, error) {
+	var sealing []byte
+	if v.Sealing != "" {
+		if o.Sealing == nil {
+			return nil, refuse(KeyUnsuitable, v, "a TEE without a sealing key", "one that has it: sgx")
+		}
+		var err error
+		if sealing, err = o.Sealing(v.Sealing); err != nil {
+			return nil, fmt.Errorf("volume %s: the TEE's sealing key: %w", v.Name, err)
+		}
+		if len(sealing) != sealingKeySize {
+			clear(sealing)
+			return nil, fmt.Errorf("volume %s: the TEE's sealing key has %d bytes", v.Name, len(sealing))
+		}
+		if v.Key == "" {
+			return sealing, nil
+		}
+		defer clear(sealing)
+	}
+	secret, err := o.Key(ctx, v.Key)
+	if err != nil {
+		if d, ok := denial.FromMessage(err.Error()); ok {
+			return nil, d
+		}
+		return nil, fmt.Errorf("volume %s: asking for its key: %w", v.Name, err)
+	}
+	if len(secret) < MinKey || len(secret) > MaxKey {
+		clear(secret)
+		return nil, refuse(KeyUnsuitable, v, fmt.Sprintf("%d bytes", len(secret)), fmt.Sprintf("%d to %d bytes", MinKey, MaxKey))
+	}
+	if sealing == nil {
+		return secret, nil
+	}
+	defer clear(secret)
+	return append(append(make([]byte, 0, len(sealing)+len(secret)), sealing...), secret...), nil
+}
+
+// sealingKeySize is the size of a TEE's sealing key, in bytes.
+const sealingKeySize = 32
 
 // scratch makes a volume that ends with the guest: its key is in no other place.
 func (m *Manager) scratch(v *podpolicy.Volume, disk string) (*mounted, bool, error) {
@@ -187,6 +229,9 @@ func (m *Manager) open1(v *podpolicy.Volume, disk string, secret []byte) (*mount
 		return nil, err
 	}
 	defer k.clear()
+	if h.sectors == 0 { // a file of a process
+		return nil, errForeign
+	}
 	dm, err := activate(deviceID(v), disk, k, h.sectors)
 	if err != nil {
 		return nil, damaged(v, err)
@@ -271,7 +316,7 @@ func deviceID(v *podpolicy.Volume) string { return "coffer-" + v.Name }
 func (m *Manager) find(v *podpolicy.Volume) ([]string, error) {
 	serial := podpolicy.DiskSerial(v.Name)
 	disks, err := bySerial("/sys/block", func(s string) bool { return s == serial })
-	if err == nil && len(disks) == 0 && v.Key != "" {
+	if err == nil && len(disks) == 0 && v.Kept() {
 		disks, err = bySerial("/sys/block", func(s string) bool { return strings.HasPrefix(s, podpolicy.ClaimSerials) })
 		disks = slices.DeleteFunc(disks, m.used)
 	} else if len(disks) > 1 {

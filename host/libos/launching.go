@@ -127,6 +127,10 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	}
 	l.keep(given)
 
+	stores, err := l.stores()
+	if err != nil {
+		return fail(err)
+	}
 	network, err := l.network(netUID)
 	if err != nil {
 		return fail(err)
@@ -144,7 +148,7 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	cmd, err := supervise.Start(&supervise.Command{
 		Path:       l.spec.Kernel.Path,
 		Args:       append([]string{network.entry}, contract.RunArgs(l.command, l.path(stateDir, "state"), bundle, l.id)...),
-		Files:      []*os.File{channelChild, hardwareChild, given, network.file},
+		Files:      append([]*os.File{channelChild, hardwareChild, given, network.file}, stores...),
 		Output:     w,
 		Namespaces: network.namespaces,
 	})
@@ -155,6 +159,30 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 		return fail(err)
 	}
 	return channelEnd, hardwareEnd, doc, network.ready()
+}
+
+// stores opens the files that keep volumes; in the places of those that are not there
+// are empty ones.
+func (l *launching) stores() ([]*os.File, error) {
+	out := make([]*os.File, contract.MaxStores)
+	for i := range out {
+		var f *os.File
+		var err error
+		if i < len(l.spec.Disks) {
+			d := &l.spec.Disks[i]
+			var block bool
+			if f, block, err = vmm.OpenDisk(d); err == nil && block {
+				err = errors.Join(errors.New("a block device, and a process keeps a volume in a file"), f.Close())
+			}
+			if err != nil {
+				return nil, fmt.Errorf("opening disk %s: %w", d.Serial, err)
+			}
+		} else if f, err = memoryFile("none", nil); err != nil {
+			return nil, err
+		}
+		out[i] = l.keep(f)
+	}
+	return out, nil
 }
 
 // startHardware starts coffer-simhw and waits until it has measured.

@@ -39,7 +39,7 @@ var filesAlone = []string{
 func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[string]string) error {
 	var kept []*podpolicy.Volume
 	for _, v := range policy.Disks() {
-		if v.Key == "" {
+		if !v.Kept() {
 			h.spec.Disks = append(h.spec.Disks, launch.Disk{Serial: podpolicy.DiskSerial(v.Name), Bytes: v.SizeLimit})
 			continue
 		}

@@ -172,7 +172,7 @@ func mounts(form []*agentpb.Mount, policy *podpolicy.Policy, c *podpolicy.Contai
 		if ok && v.Kind == podpolicy.VolumeServiceAccount {
 			ok, name = strings.HasPrefix(name, accountPrefix), v.Name // the API server makes the name up
 		}
-		if ok && v.Kind == podpolicy.VolumeDisk && v.Key != "" {
+		if ok && v.Kind == podpolicy.VolumeDisk && v.Kept() {
 			name = v.Name // the kubelet's folder has the PersistentVolume's
 		}
 		delete(byDest, dest)

@@ -39,7 +39,7 @@ const scratchDir = "/var/tmp"
 func (in *inputs) openDisks(spec *launch.Spec) error {
 	for i := range spec.Disks {
 		d := &spec.Disks[i]
-		f, block, err := openDisk(d)
+		f, block, err := OpenDisk(d)
 		if err != nil {
 			return fmt.Errorf("opening disk %s: %w", d.Serial, err)
 		}
@@ -48,7 +48,9 @@ func (in *inputs) openDisks(spec *launch.Spec) error {
 	return nil
 }
 
-func openDisk(d *launch.Disk) (*os.File, bool, error) {
+// OpenDisk opens a disk for one guest: nobody else gets it until the file is closed. It
+// says whether it is a block device.
+func OpenDisk(d *launch.Disk) (*os.File, bool, error) {
 	if d.Path == "" {
 		f, err := scratchDisk(d.Bytes)
 		return f, false, err

@@ -33,20 +33,20 @@ func TestOpenDisk(t *testing.T) {
 		dir: "is a directory", fifo: "neither a regular file nor a block device", "/dev/null": "neither a regular file nor a block device",
 		filepath.Join(dir, "none"): "no such file",
 	} {
-		if f, _, err := openDisk(&launch.Disk{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
+		if f, _, err := OpenDisk(&launch.Disk{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 			f.Close()
 		}
 	}
-	f, block, err := openDisk(&launch.Disk{Path: good})
+	f, block, err := OpenDisk(&launch.Disk{Path: good})
 	if err != nil || block {
 		t.Fatal(block, err)
 	}
-	if _, _, err := openDisk(&launch.Disk{Path: good}); err == nil || !strings.Contains(err.Error(), "in use by another guest") {
+	if _, _, err := OpenDisk(&launch.Disk{Path: good}); err == nil || !strings.Contains(err.Error(), "in use by another guest") {
 		t.Errorf("a second guest: %v", err)
 	}
 	f.Close()
-	if f, _, err = openDisk(&launch.Disk{Path: good}); err != nil {
+	if f, _, err = OpenDisk(&launch.Disk{Path: good}); err != nil {
 		t.Errorf("after the first guest: %v", err)
 	}
 	f.Close()
@@ -55,7 +55,7 @@ func TestOpenDisk(t *testing.T) {
 // A disk without a name takes no room before something is written, and is nobody's
 // to find.
 func TestScratchDisk(t *testing.T) {
-	f, block, err := openDisk(&launch.Disk{Bytes: 1 << 40})
+	f, block, err := OpenDisk(&launch.Disk{Bytes: 1 << 40})
 	if err != nil || block {
 		t.Fatal(block, err)
 	}

@@ -8,18 +8,21 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/owner/spec"
 )
 
 // volumeFlags say which of a pod's volumes are on disks.
 type volumeFlags struct {
 	keys, sizes    []string
+	sealing        []string
 	fresh, scratch []string
 }
 
 func (v *volumeFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&v.keys, "volume-key", nil, "seal so that a persistentVolumeClaim's volume is opened with this key of the trustee: VOLUME=kbs:///REPOSITORY/TYPE/TAG (repeatable)")
+	fl.StringArrayVar(&v.sealing, "volume-sealing", nil, "seal so that the TEE's own sealing key is part of a volume's key (sgx): VOLUME=mrenclave, for this pod as it is sealed now, or with --volume-key VOLUME=mrsigner (repeatable)")
 	fl.StringArrayVar(&v.fresh, "volume-new", nil, "seal so that an empty disk may become this volume; without it the guest opens what is there, or refuses to start (repeatable)")
 	fl.StringArrayVar(&v.sizes, "volume-size", nil, "seal so that this volume's disk has at least this size: VOLUME=10Gi (repeatable)")
 	fl.StringArrayVar(&v.scratch, "volume-on-disk", nil, "seal so that this emptyDir is on a disk, encrypted with a key that ends with the pod, and not in memory (repeatable)")
@@ -35,10 +38,19 @@ func (v *volumeFlags) disks() (map[string]spec.Disk, error) {
 		}
 		out[name] = spec.Disk{Key: key}
 	}
+	for _, s := range v.sealing {
+		name, policy, _ := strings.Cut(s, "=")
+		if name == "" || policy != podpolicy.SealingMREnclave && policy != podpolicy.SealingMRSigner {
+			return nil, Exit(ExitUsage, fmt.Errorf("--volume-sealing %q: write VOLUME=%s or VOLUME=%s", s, podpolicy.SealingMREnclave, podpolicy.SealingMRSigner))
+		}
+		d := out[name]
+		d.Sealing = policy
+		out[name] = d
+	}
 	for _, name := range v.fresh {
 		d, ok := out[name]
 		if !ok {
-			return nil, Exit(ExitUsage, fmt.Errorf("--volume-new %s: only a volume with --volume-key is ever anything but new", name))
+			return nil, Exit(ExitUsage, fmt.Errorf("--volume-new %s: only a volume with --volume-key or --volume-sealing is ever anything but new", name))
 		}
 		d.New = true
 		out[name] = d
@@ -51,7 +63,7 @@ func (v *volumeFlags) disks() (map[string]spec.Disk, error) {
 		case !ok || err != nil || q.Sign() <= 0:
 			return nil, Exit(ExitUsage, fmt.Errorf("--volume-size %q: write VOLUME=SIZE, like data=10Gi", s))
 		case !known:
-			return nil, Exit(ExitUsage, fmt.Errorf("--volume-size %s: only for a volume with --volume-key; that of an emptyDir is its sizeLimit", name))
+			return nil, Exit(ExitUsage, fmt.Errorf("--volume-size %s: only for a volume with --volume-key or --volume-sealing; that of an emptyDir is its sizeLimit", name))
 		}
 		d.Bytes = q.Value()
 		out[name] = d

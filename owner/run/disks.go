@@ -18,9 +18,9 @@ func disks(policy *podpolicy.Policy, files map[string]string) ([]launch.Disk, er
 	for _, v := range policy.Disks() {
 		d := launch.Disk{Serial: podpolicy.DiskSerial(v.Name)}
 		switch file := left[v.Name]; {
-		case v.Key == "" && file != "":
+		case !v.Kept() && file != "":
 			return nil, fmt.Errorf("--volume %s: it ends with the pod, so its disk is made for it", v.Name)
-		case v.Key == "":
+		case !v.Kept():
 			d.Bytes = v.SizeLimit
 		case file == "":
 			return nil, fmt.Errorf("volume %s is on a disk: give it with --volume %s=FILE", v.Name, v.Name)
@@ -37,4 +37,24 @@ func disks(policy *podpolicy.Policy, files map[string]string) ([]launch.Disk, er
 		return nil, fmt.Errorf("--volume %s: the pod has no such volume on a disk (--volume-key seals it so)", name)
 	}
 	return out, nil
+}
+
+// checkVolumes refuses volumes that a TEE cannot have, while there is somebody to tell;
+// the guest refuses them too.
+func checkVolumes(o *PodOptions, policy *podpolicy.Policy) error {
+	if policy == nil {
+		return nil
+	}
+	for _, v := range policy.Disks() {
+		switch process := o.TEE.Process(); {
+		case process && !v.Kept():
+			return fmt.Errorf("--volume-on-disk %s: %s keeps all of a pod in memory: leave it out, or use a TEE with a VM", v.Name, o.TEE)
+		case !process && v.Sealing != "":
+			return fmt.Errorf("--volume-sealing %s: %s has no sealing key: use --volume-key alone", v.Name, o.TEE)
+		}
+	}
+	if n := len(policy.Disks()); o.TEE.Process() && n > launch.MaxStores {
+		return fmt.Errorf("%d volumes that outlive the pod, and %s has room for %d", n, o.TEE, launch.MaxStores)
+	}
+	return nil
 }

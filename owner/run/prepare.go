@@ -116,7 +116,7 @@ func prepare(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, t *Tr
 	}
 	policy, plan, err := spec.Build(p, images, o.spec(nil, nil))
 	if err == nil {
-		err = checkProcess(o, plan)
+		err = errors.Join(checkProcess(o, plan), checkVolumes(o, policy))
 	}
 	if err != nil {
 		return nil, &InputError{err}
@@ -214,7 +214,7 @@ func reopen(ctx context.Context, p *pod.Pod, o *PodOptions, src *sources, annota
 	}
 	policy, plan, err := spec.Build(p, images, o.spec(byName, sealedPolicy.Disks()))
 	if err == nil {
-		err = checkProcess(o, plan)
+		err = errors.Join(checkProcess(o, plan), checkVolumes(o, policy))
 	}
 	if err != nil {
 		return nil, &InputError{err}
@@ -309,7 +309,7 @@ func (o *PodOptions) spec(sealed map[string]*podpolicy.Container, disks []*podpo
 	if sealed != nil {
 		out.Disks = map[string]spec.Disk{}
 		for _, v := range disks {
-			out.Disks[v.Name] = spec.Disk{Key: v.Key, New: v.New, Bytes: v.SizeLimit}
+			out.Disks[v.Name] = spec.Disk{Key: v.Key, Sealing: v.Sealing, New: v.New, Bytes: v.SizeLimit}
 		}
 		out.Exec, out.HideLogs = map[string][]podpolicy.Exec{}, map[string]bool{}
 		for name, c := range sealed {

@@ -315,7 +315,9 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 	}
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
-	_, _ = a.DestroySandbox(dctx, &agentpb.DestroySandboxRequest{}) // the VM is destroyed in any case
+	if _, err := a.DestroySandbox(dctx, &agentpb.DestroySandboxRequest{}); err != nil && len(prep.policy.Disks()) > 0 {
+		return 0, err // the TEE is destroyed in any case
+	}
 	return code, nil
 }
 

@@ -55,9 +55,10 @@ type Options struct {
 // Disk is what the owner says of a volume on a disk. A persistentVolumeClaim has a
 // Key; an emptyDir has none and the size of its sizeLimit.
 type Disk struct {
-	Key   string // resource that holds the key
-	New   bool   // an empty disk may be made the volume
-	Bytes int64  // least size of the disk; 0: any
+	Key     string // resource that holds the key
+	Sealing string // of which the TEE's own key is part: "mrenclave", "mrsigner"
+	New     bool   // an empty disk may be made the volume
+	Bytes   int64  // least size of the disk; 0: any
 }
 
 // shmBytes is the size of /dev/shm that container runtimes give.
@@ -215,17 +216,18 @@ func (b *builder) volumes() {
 
 // disk puts a volume on a disk into the policy.
 func (b *builder) disk(at string, v *corev1.Volume, d Disk, out *podpolicy.Volume) bool {
-	out.Kind, out.Key, out.New, out.SizeLimit = podpolicy.VolumeDisk, d.Key, d.New, d.Bytes
+	out.Kind, out.Key, out.Sealing, out.New, out.SizeLimit = podpolicy.VolumeDisk, d.Key, d.Sealing, d.New, d.Bytes
+	kept := out.Kept()
 	switch e := v.EmptyDir; {
-	case v.PersistentVolumeClaim != nil && d.Key == "":
-		b.problem(at+".persistentVolumeClaim", "its volume needs a key that only this pod gets: --volume-key %s=kbs:///REPOSITORY/TYPE/TAG", v.Name)
+	case v.PersistentVolumeClaim != nil && !kept:
+		b.problem(at+".persistentVolumeClaim", "its volume needs a key that only this pod gets: --volume-key %s=kbs:///REPOSITORY/TYPE/TAG, or --volume-sealing", v.Name)
 		return false
 	case v.PersistentVolumeClaim != nil:
 		return true
 	case e == nil || e.Medium != "":
 		b.problem(at, "a volume on a disk is a persistentVolumeClaim, or an emptyDir without a medium")
 		return false
-	case d.Key != "":
+	case kept:
 		b.problem(at+".emptyDir", "ends with its pod, so it has no key: use a persistentVolumeClaim for what is to last")
 		return false
 	case e.SizeLimit == nil || e.SizeLimit.Sign() <= 0:

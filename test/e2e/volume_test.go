@@ -228,3 +228,90 @@ func noPlaintext(t *testing.T, path string) {
 		}
 	}
 }
+
+// sealedPod keeps a count in a volume.
+const sealedPod = `apiVersion: v1
+kind: Pod
+metadata: {name: counter}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: app
+    image: busybox
+    volumeMounts: [{name: data, mountPath: /data}]
+    command:
+    - sh
+    - -c
+    - |
+      n=$(cat /data/deep/er/count 2>/dev/null); n=$((${n:-0} + 1))
+      mkdir -p /data/deep/er; echo $n >/data/deep/er/count; echo "plaintext-of-data" >/data/mark
+      ln -sf ../mark /data/deep/link; chmod 0640 /data/mark; chown 12:34 /data/mark
+      dd if=/dev/zero of=/data/big bs=1M count=3 2>/dev/null
+      echo "count $n, $(cat /data/deep/link), $(stat -c '%a %u %g' /data/mark)"
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: data}}
+`
+
+// TestSealedStorage keeps a volume of a process TEE from one life to the next, by its
+// own sealing key, by the trustee's, and by both.
+func TestSealedStorage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		flags []string
+		key   bool // of the trustee
+		again bool // another seal of the same pod opens it too
+	}{
+		"mrenclave": {flags: []string{"--volume-sealing", "data=mrenclave"}},
+		"trustee":   {flags: []string{"--volume-key", "data=kbs:///" + volumeKey}, key: true, again: true},
+		"mrsigner":  {flags: []string{"--volume-sealing", "data=mrsigner", "--volume-key", "data=kbs:///" + volumeKey}, key: true, again: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := &volume{home: shared.newHome(t)}
+			v.disk = filepath.Join(v.home, "data.store")
+			flags := append([]string{"--tee", "sgx-sim", "--volume-new", "data"}, c.flags...)
+			v.file, v.seal = shared.seal(t, v.home, sealedPod, flags...)
+			if c.key {
+				v.putKey(t, "put")
+			}
+			if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(v.disk, volumeSize); err != nil {
+				t.Fatal(err)
+			}
+			life := func(want string) {
+				t.Helper()
+				p := v.run(t, "--tee", "sgx-sim")
+				if code := p.wait(); code != 0 {
+					t.Fatalf("exit code %d\n%s", code, p.stderr())
+				}
+				contains(t, "its output", p.stdout(), want)
+				noPlaintext(t, v.disk)
+			}
+			life("count 1, plaintext-of-data, 640 12 34\n")
+			life("count 2, plaintext-of-data, 640 12 34\n")
+
+			// The same pod with another policy: another initdata, another enclave.
+			v.file, v.seal = shared.seal(t, v.home, sealedPod, append(flags, "--hide-logs")...)
+			if c.key {
+				shared.must(t, v.home, "secret", "bind", volumeKey, "--for", v.seal)
+			}
+			p := v.run(t, "--tee", "sgx-sim")
+			code := p.wait()
+			if !c.again && (code != 123 || !strings.Contains(p.stderr(), "volume-key-mismatch")) || c.again && code != 0 {
+				t.Fatalf("another seal: exit code %d\n%s", code, p.stderr())
+			}
+
+			if !c.again {
+				v.file, _ = shared.seal(t, v.home, sealedPod, flags...)
+				life("count 3,")
+			}
+			flip(t, v.disk, 8<<10, volumeSize)
+			p = v.run(t, "--tee", "sgx-sim")
+			if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-damaged") {
+				t.Errorf("a changed store: exit code %d\n%s", code, p.stderr())
+			}
+		})
+	}
+}

@@ -25,7 +25,6 @@ import (
 	"github.com/cofferproject/coffer/guest/container"
 	"github.com/cofferproject/coffer/guest/keyholder"
 	"github.com/cofferproject/coffer/guest/proc"
-	"github.com/cofferproject/coffer/guest/volume"
 )
 
 // exe is this binary's path in the guest image.
@@ -60,9 +59,12 @@ type Options struct {
 	// Hardware is told of the descriptor behind which its TEE is then.
 	InLibraryOS bool
 	Hardware    func(*os.File)
+	// SealingKey gives the TEE's sealing key by a policy of podpolicy; nil: it has none.
+	// It is asked before anybody else opens the TEE.
+	SealingKey func(ctx context.Context, policy string) ([]byte, error)
 
 	lib   *boot.LibraryOS // nil: a VM
-	disks *volume.Manager // nil: the guest has no disks
+	disks agent.Disks
 }
 
 // Guest is what a booted guest offers to who gives images.
@@ -88,10 +90,7 @@ func Main(opt Options) {
 	if opt.Simulated {
 		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
 	}
-	if opt.lib == nil {
-		opt.disks = volume.NewManager(volume.Options{Key: fetch, Log: log})
-	}
-	if err := run(log, opt, debugging); err != nil {
+	if err := run(log, &opt, debugging); err != nil {
 		if opt.lib != nil {
 			log.Error("guest halted", "err", err)
 			opt.powerOff()
@@ -104,7 +103,7 @@ func Main(opt Options) {
 // powerOff ends the guest at once.
 func (opt *Options) powerOff() {
 	if opt.disks != nil {
-		opt.disks.Close()
+		_ = opt.disks.Close() // which has logged it
 	}
 	if opt.lib != nil {
 		opt.lib.PowerOff()
@@ -112,7 +111,7 @@ func (opt *Options) powerOff() {
 	boot.PowerOff()
 }
 
-func run(log *slog.Logger, opt Options, debugging bool) error {
+func run(log *slog.Logger, opt *Options, debugging bool) error {
 	ctx := context.Background()
 	if err := opt.prepare(log); err != nil {
 		return err
@@ -170,14 +169,14 @@ func virtioListen(ctx context.Context) (*channel.Listener, error) {
 	return virtioport.Listen(ctx, channel.KindTTRPC, portWait)
 }
 
-func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
+func start(ctx context.Context, log *slog.Logger, opt *Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
 	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log, LibraryOS: opt.lib != nil}
 	// Processes that need neither module nor TEE to start do so now: a VM with two
 	// vCPUs has one to spare, and the first container waits for all of them.
 	var keys *keyHolder
 	var err error
 	if opt.Simulated || boot.OnlyTPM() {
-		if keys, err = startKeyHolder(ctx, sup, opt, ""); err != nil {
+		if keys, err = startKeyHolder(ctx, sup, *opt, ""); err != nil {
 			return err
 		}
 	}
@@ -194,8 +193,11 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err := loopback(); err != nil {
 		return err
 	}
-	in, tee, err := bindInitdata(log, opt)
+	in, tee, err := bindInitdata(log, *opt)
 	if err != nil {
+		return err
+	}
+	if opt.disks, err = opt.volumes(ctx, log, in.Policy); err != nil {
 		return err
 	}
 	if in.Policy == nil {
@@ -203,11 +205,11 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	}
 	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log}
 	if keys == nil {
-		if keys, err = startKeyHolder(ctx, sup, opt, tee); err != nil {
+		if keys, err = startKeyHolder(ctx, sup, *opt, tee); err != nil {
 			return err
 		}
 	}
-	if err := keys.give(g, opt); err != nil {
+	if err := keys.give(g, *opt); err != nil {
 		return err
 	}
 	g.LayerKey = keys.LayerKey
@@ -230,16 +232,12 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 	if err != nil {
 		return err
 	}
-	var disks agent.Disks
-	if opt.disks != nil {
-		disks = opt.disks
-	}
 	var onStart func()
 	if debugging {
 		onStart = reportMemory(log)
 	}
 	return server.Activate(agent.Options{
-		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, Disks: disks, PowerOff: opt.powerOff, Log: log,
+		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, Disks: opt.disks, PowerOff: opt.powerOff, Log: log,
 		ShowDenials: debugging, Started: onStart,
 	})
 }

@@ -20,8 +20,9 @@ import (
 type Enclave struct {
 	machine *intelsim.Platform
 
-	mu   sync.Mutex
-	body quote.Enclave
+	mu    sync.Mutex
+	body  quote.Enclave
+	fuses []byte
 }
 
 // Measured is what hardware would have measured of the enclave.

@@ -1,0 +1,11 @@
+package simhw
+
+// Bits of OpSealingKey's argument: KEYPOLICY of the SDM's EGETKEY.
+const (
+	KeyPolicyMREnclave byte = 1 << 0
+	KeyPolicyMRSigner  byte = 1 << 1
+	KeyPolicyConfigID  byte = 1 << 5
+)
+
+// SealingKeySize is the size of a key, in bytes.
+const SealingKeySize = 16
