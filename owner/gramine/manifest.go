@@ -344,6 +344,8 @@ func (g *generator) volumes() {
 			}
 		case podpolicy.VolumeEmptyDir:
 			g.emptyDir(v, &mnt)
+		case podpolicy.VolumeDisk:
+			g.disk(v, &mnt)
 		case podpolicy.VolumeServiceAccount:
 			g.note(mnt.Destination + ": is empty, since no measurement holds the host's words")
 			g.m.FS.Mounts = append(g.m.FS.Mounts, Mount{Type: "tmpfs", Path: mnt.Destination})
@@ -358,9 +360,7 @@ func (g *generator) volumes() {
 
 func (g *generator) emptyDir(v *podpolicy.Volume, mnt *podpolicy.Mount) {
 	field := "mounts[" + mnt.Destination + "]"
-	if n := g.in.mounters(v.Name); n > 1 {
-		g.no(field, "emptyDir %s is in %d containers: each is an enclave of its own, and they share no memory", v.Name, n)
-	}
+	g.alone(v, field)
 	key, persists := g.in.Persist[v.Name]
 	if !persists {
 		if mnt.SubPath != "" {
@@ -369,6 +369,42 @@ func (g *generator) emptyDir(v *podpolicy.Volume, mnt *podpolicy.Mount) {
 		g.m.FS.Mounts = append(g.m.FS.Mounts, Mount{Type: "tmpfs", Path: mnt.Destination})
 		return
 	}
+	g.encrypted(v, mnt, key)
+}
+
+// alone refuses a volume that several containers write to.
+func (g *generator) alone(v *podpolicy.Volume, field string) {
+	if n := g.in.mounters(v.Name); n > 1 {
+		g.no(field, "volume %s is in %d containers: each is an enclave of its own, and they share no memory", v.Name, n)
+	}
+}
+
+// disk is a volume that the policy keeps beyond the pod: by the sealing key that it
+// names, or by a key that is handed over. One that ends with the pod is in memory.
+func (g *generator) disk(v *podpolicy.Volume, mnt *podpolicy.Mount) {
+	key := g.in.Persist[v.Name]
+	if v.Kept() {
+		g.alone(v, "mounts["+mnt.Destination+"]")
+	}
+	switch {
+	case key != "":
+	case !v.Kept():
+		g.emptyDir(v, mnt)
+		return
+	case v.Sealing != "" && v.Key != "":
+		g.no("mounts["+mnt.Destination+"]", "volume %s has a sealing key and one of the trustee's, and Gramine takes one: say which with --persist", v.Name)
+	case v.Sealing != "":
+		key = v.Sealing
+	default:
+		key = v.Name
+		g.note(fmt.Sprintf("%s: key %s is to be handed over: %s of the trustee", mnt.Destination, key, v.Key))
+	}
+	g.encrypted(v, mnt, key)
+}
+
+// encrypted mounts a volume whose files are encrypted with a key.
+func (g *generator) encrypted(v *podpolicy.Volume, mnt *podpolicy.Mount, key string) {
+	field := "mounts[" + mnt.Destination + "]"
 	name, ok := sealingKeys[key]
 	if !ok {
 		name = key

@@ -133,7 +133,7 @@ func TestRefused(t *testing.T) {
 		"containers[app].mounts[/etc/app]: file a.conf": func(in *Input, _ *podpolicy.Container) {
 			in.Content = map[string]map[string][]byte{"conf": {"a.conf": []byte("sealed.x.y.z")}}
 		},
-		"containers[app].mounts[/tmp]: emptyDir scratch is in 2": func(in *Input, c *podpolicy.Container) {
+		"containers[app].mounts[/tmp]: volume scratch is in 2": func(in *Input, c *podpolicy.Container) {
 			in.Policy.Containers = append(in.Policy.Containers, podpolicy.Container{Name: "side", Mounts: c.Mounts[1:2]})
 		},
 	} {
@@ -144,6 +144,39 @@ func TestRefused(t *testing.T) {
 		if !errors.As(err, &p) || len(p) != 1 || !strings.HasPrefix(err.Error(), want) || m != nil {
 			t.Errorf("want %q: got %v", want, err)
 		}
+	}
+}
+
+// TestVolumesThatLast: by which key each is encrypted.
+func TestVolumesThatLast(t *testing.T) {
+	in := input()
+	for _, v := range []podpolicy.Volume{
+		{Name: "sealed", Sealing: podpolicy.SealingMREnclave}, {Name: "db", Key: "kbs:///default/volumes/db"}, {Name: "spool", SizeLimit: 1 << 30},
+	} {
+		v.Kind = podpolicy.VolumeDisk
+		in.Policy.Volumes = append(in.Policy.Volumes, v)
+		in.Container.Mounts = append(in.Container.Mounts, podpolicy.Mount{Volume: v.Name, Destination: "/" + v.Name})
+	}
+	res, err := Generate(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []Mount{
+		{Type: "encrypted", Path: "/sealed", URI: "file:volumes/sealed", KeyName: "_sgx_mrenclave"},
+		{Type: "encrypted", Path: "/db", URI: "file:volumes/db", KeyName: "db"},
+		{Type: "tmpfs", Path: "/spool"},
+	} {
+		if !slices.Contains(res.Manifest.FS.Mounts, want) {
+			t.Errorf("no %+v in %+v", want, res.Manifest.FS.Mounts)
+		}
+	}
+	if !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.Contains(n, "kbs:///default/volumes/db") }) {
+		t.Errorf("no word of the key that is handed over: %q", res.Notes)
+	}
+	i := len(in.Policy.Volumes) - 3
+	in.Policy.Volumes[i].Sealing, in.Policy.Volumes[i].Key = podpolicy.SealingMRSigner, "kbs:///a/b/c"
+	if _, err := Generate(in); err == nil || !strings.Contains(err.Error(), "mounts[/sealed]: volume sealed has a sealing key and one") {
+		t.Errorf("two keys: %v", err)
 	}
 }
 

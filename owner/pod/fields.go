@@ -275,7 +275,7 @@ var Fields = []Field{
 	{"spec.volumes[].downwardAPI.items[].resourceFieldRef.resource", Supported, ""},
 	{"spec.volumes[].downwardAPI.items[].resourceFieldRef.divisor", Supported, ""},
 	{"spec.volumes[].hostPath", Refused, leavesTEE},
-	{"spec.volumes[].persistentVolumeClaim", Supported, "on an encrypted disk: seal with `--volume-key`"},
+	{"spec.volumes[].persistentVolumeClaim", Supported, "encrypted, on a disk: seal with `--volume-key` ([volumes.md](volumes.md))"},
 	{"spec.volumes[].persistentVolumeClaim.claimName", Supported, ""},
 	{"spec.volumes[].persistentVolumeClaim.readOnly", Supported, "in the pod's containers; the guest writes the disk's journal"},
 	{"spec.volumes[].ephemeral", Refused, leavesTEE},

@@ -27,11 +27,12 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: manual, volumeName: pv-%[
 ---
 `
 
+// volumePod is for a RuntimeClass.
 const volumePod = `apiVersion: v1
 kind: Pod
 metadata: {name: keeper}
 spec:
-  runtimeClassName: coffer-tpm-sim
+  runtimeClassName: %[1]s
   terminationGracePeriodSeconds: 2
   containers:
   - name: c
@@ -46,9 +47,11 @@ spec:
 
 // TestVolumes keeps two PersistentVolumes from one pod to the next, and finds each to
 // be the one that it was. The node sees neither's content.
-func TestVolumes(t *testing.T) {
+func TestVolumes(t *testing.T) { withEach(t, testVolumes) }
+
+func testVolumes(t *testing.T, h holder) {
 	k := cluster
-	k.root(t)
+	k.known(t, h)
 	dir := strings.TrimSpace(k.must(t, "mktemp", "-d"))
 	t.Cleanup(func() { _, _ = k.in("rm", "-r", dir) })
 	manifest := ""
@@ -61,12 +64,20 @@ func TestVolumes(t *testing.T) {
 		out, err := k.in("kubectl", "get", "persistentvolumeclaims", "-o", "jsonpath={.items[*].status.phase}")
 		return err == nil && out == "Bound Bound", fmt.Sprint(out, err)
 	})
-	path, seal := k.seal(t, "tpm-sim", volumePod, "--volume-on-disk", "scratch",
-		"--volume-key", "data=kbs:///default/volumes/data", "--volume-new", "data", "--volume-size", "data=64Mi",
-		"--volume-key", "logs=kbs:///default/volumes/logs", "--volume-new", "logs", "--volume-size", "logs=32Mi")
+	flags := []string{"--volume-new", "data", "--volume-size", "data=64Mi", "--volume-new", "logs", "--volume-size", "logs=32Mi"}
+	manifest = fmt.Sprintf(volumePod, h.class)
+	if h.tee == "tpm-sim" {
+		flags = append(flags, "--volume-on-disk", "scratch")
+	} else { // a process has no disks of its own, and no sub-paths of volumes
+		manifest = strings.Replace(manifest, ", subPath: inner", "", 1)
+	}
+	repository := h.tee + "/volumes/"
 	for _, name := range []string{"data", "logs"} {
-		key := k.file(t, strings.Repeat(name, 8))
-		k.must(t, append([]string{"coffer", "secret", "put", "default/volumes/" + name, "-n", "sim", "--from-file", key, "--for", seal}, k.trustee...)...)
+		flags = append(flags, "--volume-key", name+"=kbs:///"+repository+name)
+	}
+	path, seal := k.seal(t, h.tee, manifest, flags...)
+	for _, name := range []string{"data", "logs"} {
+		k.must(t, append([]string{"coffer", "secret", "put", repository + name, "-n", "sim", "--generate", "32", "--for", seal}, k.trustee...)...)
 	}
 	k.apply(t, path)
 	k.logs(t, "keeper", "wrote")
