@@ -38,6 +38,10 @@ type class struct {
 func classOf(tee launch.TEE) class {
 	c := class{name: "coffer-" + string(tee), tee: tee}
 	switch tee {
+	case shim.Hardware:
+		c.name = "coffer"
+	case launch.SNP, launch.TDX, launch.CCA:
+		c.alias = "kata-qemu-" + string(tee)
 	case launch.SGXSim:
 		c.name, c.alias = "coffer-process-sim", "enclave-cc"
 	case launch.TPMSim:
@@ -64,7 +68,7 @@ func configMain(args []string, stdout io.Writer) error {
 	}
 	out := fs.String("out", "", "folder for the files; it is where containerd will read them too, unless --etc says otherwise")
 	output := fs.String("output", "text", "text or json")
-	fs.Func("tee", "kind of TEE that this node's pods may have, such as tpm-sim; may be repeated", func(s string) error {
+	fs.Func("tee", "kind of TEE that this node's pods may have, such as snp or tpm-sim, or hardware: whichever the node has; may be repeated", func(s string) error {
 		if slices.Contains(c.tees, launch.TEE(s)) {
 			return errors.New("named twice")
 		}
@@ -80,7 +84,7 @@ func configMain(args []string, stdout io.Writer) error {
 	fs.StringVar(&c.root, "snapshotter-root", "/var/lib/coffer/snapshotter", "folder of its state")
 	fs.StringVar(&c.memory, "overhead-memory", "", "memory of a pod beyond its containers' (default 512Mi, for a process 256Mi)")
 	fs.StringVar(&c.cpu, "overhead-cpu", "", "processors of a pod beyond its containers' (default 250m, for a process 100m)")
-	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
+	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-snp, kata-qemu-tdx, kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -128,7 +132,7 @@ var (
 
 func (c *nodeConfig) check() error {
 	if len(c.tees) == 0 {
-		return fmt.Errorf("--tee is missing: which of %v", launch.SimulatedTEEs)
+		return fmt.Errorf("--tee is missing: %s (what the node has), or which of %v", shim.Hardware, shim.Launched)
 	}
 	for _, p := range []struct{ flag, path string }{
 		{"platform", c.platform}, {"bin", c.bin}, {"cache", c.cache}, {"etc", c.etc}, {"snapshotter-socket", c.snapshotterSocket}, {"snapshotter-root", c.root},

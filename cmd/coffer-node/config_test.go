@@ -29,9 +29,9 @@ func config(t *testing.T, args ...string) (dir, out string) {
 // TestConfig reads what is written as those do who get it: containerd's runtimes each
 // name a handler's file that the shim takes, and each RuntimeClass a runtime.
 func TestConfig(t *testing.T) {
-	dir, out := config(t, "--tee", "tpm-sim", "--tee", "sgx-sim", "--tee", "snp-sim", "--platform", `/srv/a "guest"/platform.json`, "--cache", "/srv/cache", "--aliases", "--output", "json")
+	dir, out := config(t, "--tee", "tpm-sim", "--tee", "sgx-sim", "--tee", "snp-sim", "--tee", "hardware", "--tee", "tdx", "--platform", `/srv/a "guest"/platform.json`, "--cache", "/srv/cache", "--aliases", "--output", "json")
 	var files []struct{ File string }
-	if err := json.Unmarshal([]byte(out), &files); err != nil || len(files) != 5 {
+	if err := json.Unmarshal([]byte(out), &files); err != nil || len(files) != 7 {
 		t.Fatalf("%s: %v", out, err)
 	}
 	var c struct {
@@ -62,7 +62,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	runtimes := c.Plugins["io.containerd.cri.v1.runtime"].Containerd.Runtimes
-	for name, tee := range map[string]string{"coffer-tpm-sim": "tpm-sim", "coffer-process-sim": "sgx-sim", "coffer-snp-sim": "snp-sim"} {
+	for name, tee := range map[string]string{"coffer-tpm-sim": "tpm-sim", "coffer-process-sim": "sgx-sim", "coffer-snp-sim": "snp-sim", "coffer": "hardware", "coffer-tdx": "tdx"} {
 		r := runtimes[name]
 		if r.RuntimeType != "io.containerd.coffer.v2" || r.Snapshotter != "coffer" || !slices.Equal(r.PodAnnotations, []string{"io.katacontainers.*"}) || !r.Privileged {
 			t.Errorf("%s: %+v", name, r)
@@ -98,7 +98,7 @@ func TestConfig(t *testing.T) {
 		}
 		names = append(names, rc.Name)
 	}
-	if want := []string{"coffer-tpm-sim", "kata-qemu-coco-dev", "coffer-process-sim", "enclave-cc", "coffer-snp-sim"}; !slices.Equal(names, want) {
+	if want := []string{"coffer-tpm-sim", "kata-qemu-coco-dev", "coffer-process-sim", "enclave-cc", "coffer-snp-sim", "coffer", "coffer-tdx", "kata-qemu-tdx"}; !slices.Equal(names, want) {
 		t.Errorf("classes %q, want %q", names, want)
 	}
 }
@@ -114,7 +114,7 @@ func TestConfigWithoutSnapshotter(t *testing.T) {
 func TestConfigIsRefused(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--tee is missing":         {},
-		"none that this build":     {"--tee", "snp"},
+		"none that this build":     {"--tee", "sev"},
 		"named twice":              {"--tee", "tpm-sim", "--tee", "tpm-sim"},
 		"--platform":               {"--tee", "tpm-sim", "--platform", "guest/platform.json"},
 		"no plugin's name":         {"--tee", "tpm-sim", "--snapshotter", "a]\nb"},

@@ -19,7 +19,8 @@ const maxConfig = 64 << 10
 // in containerd's configuration under the handler's options, or in the file that
 // ConfigPath names there. A pod's author cannot change any of it.
 type Config struct {
-	// TEE is the kind of TEE of this handler's pods: "tpm-sim", "snp-sim", ...
+	// TEE is the kind of TEE of this handler's pods: "snp", "tdx", "tpm-sim", ..., or
+	// Hardware.
 	TEE launch.TEE `toml:"tee"`
 	// Platform is platform.json, made by coffer guest build; a process TEE has none.
 	Platform string `toml:"platform"`
@@ -49,6 +50,18 @@ type Config struct {
 	MaxVCPUs     int `toml:"max_vcpus"`
 }
 
+// Hardware in the place of a TEE is the one that the node has; a node without one runs
+// no such pod.
+const Hardware launch.TEE = "hardware"
+
+// Launched are the TEEs that a handler may name. SEV, SEV-ES and Secure Execution are
+// not among them: their launches bind no initdata, without which a pod has no policy.
+var Launched = append(slices.Clone(bound), launch.SimulatedTEEs...)
+
+// bound are the TEEs of hardware whose launch binds initdata, the one first that a node
+// with several would use.
+var bound = []launch.TEE{launch.SNP, launch.TDX, launch.CCA}
+
 // Defaults of Config.
 const (
 	DefaultRunDir = "/run/coffer/shim"
@@ -74,8 +87,8 @@ func ParseConfig(b []byte) (*Config, error) {
 	switch {
 	case c.TEE == "":
 		return nil, errors.New("tee: missing")
-	case !slices.Contains(launch.SimulatedTEEs, c.TEE):
-		return nil, fmt.Errorf("tee: %q is none that this build launches %v", c.TEE, launch.SimulatedTEEs)
+	case c.TEE != Hardware && !slices.Contains(Launched, c.TEE):
+		return nil, fmt.Errorf("tee: %q is none that this build launches %v, nor %q", c.TEE, Launched, Hardware)
 	case c.TEE.Process() && (c.Platform != "" || c.Variant != ""):
 		return nil, fmt.Errorf("platform, variant: %s has no guest image: leave them out", c.TEE)
 	case !c.TEE.Process() && !filepath.IsAbs(c.Platform):

@@ -1,12 +1,17 @@
 package shim
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/hostcheck"
 	"github.com/cofferproject/coffer/host/libos"
 	"github.com/cofferproject/coffer/host/podnet"
 	"github.com/cofferproject/coffer/host/sandbox"
@@ -35,8 +40,35 @@ func newHolder(c *Config, memoryMiB, vcpus int) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec, err := pf.Spec(c.TEE, c.Variant, memoryMiB, vcpus)
+	tee := c.TEE
+	if tee == Hardware {
+		node := hostcheck.This(pf.QEMU.Path, vmm.DefaultQuoteSocket)
+		tee, err = nodeHardware(func(t launch.TEE) error {
+			return node.Inspect(context.Background(), t, hostcheck.Needs{Firmware: pf.TEEFirmware[t.Firmware()].Path}).Err()
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	spec, err := pf.Spec(tee, c.Variant, memoryMiB, vcpus)
 	return &holder{spec: spec, platform: pf, process: "qemu"}, err
+}
+
+// nodeHardware gives the TEE that the node has hardware for. It never gives a simulated
+// one.
+func nodeHardware(inspect func(launch.TEE) error) (launch.TEE, error) {
+	var lacks []string
+	for _, t := range bound {
+		err := inspect(t)
+		if err == nil {
+			return t, nil
+		}
+		var why *hostcheck.NotReadyError
+		if errors.As(err, &why) {
+			lacks = append(lacks, fmt.Sprintf("%s lacks %s (%s)", t, why.Check.ID, why.Check.Found))
+		}
+	}
+	return "", fmt.Errorf("this node has no TEE hardware that a pod can run in: %s; coffer-node doctor, on the node, says what to do", strings.Join(lacks, "; "))
 }
 
 // connect joins the holder to the pod's network.

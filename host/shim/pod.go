@@ -21,6 +21,7 @@ import (
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/channel"
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/host/podnet"
 	"github.com/cofferproject/coffer/host/sandbox"
@@ -81,6 +82,18 @@ func policyOf(annotations map[string]string) (*podpolicy.Policy, []byte, error) 
 	return p, plain, nil
 }
 
+// sealedFor refuses a pod that was sealed for another kind of TEE, whose guest would halt.
+func sealedFor(tee launch.TEE, document []byte) error {
+	d, err := initdata.Parse(document)
+	if err == nil {
+		err = d.CheckAlgorithm(tee.Wire())
+	}
+	if err != nil {
+		return fmt.Errorf("annotation %s: %w: this node would run the pod in %s, so seal it for that (coffer seal --tee %[3]s)", initdata.AnnotationKey, err, tee)
+	}
+	return nil
+}
+
 // launchPod starts the TEE of a sandbox bundle and prepares it for containers. On
 // error nothing is left behind.
 func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *slog.Logger) (_ *pod, err error) {
@@ -97,6 +110,9 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	h, err := newHolder(c, mib, vcpus)
 	if err != nil {
+		return nil, err
+	}
+	if err := sealedFor(h.spec.TEE, document); err != nil {
 		return nil, err
 	}
 	h.spec.Initdata = document

@@ -24,12 +24,18 @@ type podFlags struct {
 	chosen   string // what --insecure-simulate chose; for the user
 	images   []string
 	volumes  volumeFlags
+	hardware bool // TEEs that this coffer starts nothing in will do too
 }
 
 func (f *podFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVarP(&f.opts.File, "file", "f", "", "pod manifest (YAML or JSON); - is standard input")
-	fl.StringVar(&f.tee, "tee", "", "TEE to run in: auto (hardware that this machine has), or "+teeNames()+" (simulated: protects nothing)")
+	usage := "TEE to run in: auto (hardware that this machine has), or " + teeNames() + " (simulated: protects nothing)"
+	if f.hardware {
+		usage = "TEE to seal for: snp, tdx, or " + teeNames() + " (simulated: protects nothing)"
+	}
+	fl.StringVar(&f.tee, "tee", "", usage)
+	fl.StringVarP(&f.opts.Namespace, "namespace", "n", "", "namespace of the trustee in which the pod attests (default: "+run.SimulatedNamespace+" for simulated TEEs, "+run.HardwareNamespace+" for hardware)")
 	fl.BoolVar(&f.simulate, "insecure-simulate", false, "with --tee auto: where there is no hardware, simulate a TEE, which protects nothing")
 	fl.StringVar(&f.opts.Platform, "platform", run.DefaultPlatform(), "platform.json of coffer guest build")
 	fl.BoolVar(&f.opts.Debug, "debug-image", false, "use the debug guest image: another measurement, talks on the console")
@@ -47,7 +53,7 @@ func (f *podFlags) add(cmd *cobra.Command) {
 	f.volumes.add(cmd)
 	fl.IntVar(&f.opts.MemoryMiB, "memory", 0, "MiB of the VM (default: from the pod's limits and images)")
 	fl.IntVar(&f.opts.VCPUs, "cpus", 0, "vCPUs of the VM (default: from the pod's limits, at least 2)")
-	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions(strings.Split(teeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("tee", cobra.FixedCompletions(strings.Split(f.names(), ", "), cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addTrusteeFlags adds the flags that name a trustee.
@@ -72,7 +78,7 @@ func (f *podFlags) finish(args []string) error {
 		return Exit(ExitUsage, errors.New("no pod manifest given"))
 	}
 	switch tee := launch.TEE(f.tee); {
-	case slices.Contains(runnable, tee):
+	case slices.Contains(runnable, tee), f.hardware && slices.Contains(sealable, tee):
 		if f.simulate {
 			return Exit(ExitUsage, fmt.Errorf("--insecure-simulate: --tee %s is a choice already", tee))
 		}
@@ -86,7 +92,7 @@ func (f *podFlags) finish(args []string) error {
 	case tee == "":
 		return Exit(ExitUsage, errors.New("no TEE chosen, and this machine has none that coffer can use yet: --tee tpm-sim simulates one (it protects nothing)"))
 	default:
-		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows %s", f.tee, teeNames()))
+		return Exit(ExitUsage, fmt.Errorf("--tee %q: coffer knows %s", f.tee, f.names()))
 	}
 	var err error
 	if f.opts.Disks, err = f.volumes.disks(); err != nil {
@@ -114,6 +120,11 @@ func (f *podFlags) announce(cmd *cobra.Command) {
 	}
 }
 
+// sealable are the TEEs of hardware that a pod can be sealed for: those whose launch
+// binds its initdata, and is computed here. A cluster's nodes start it
+// (docs/kubernetes.md).
+var sealable = []launch.TEE{launch.SNP, launch.TDX}
+
 // runnable are the TEEs that coffer can start a pod in.
 var runnable = launch.SimulatedTEEs
 
@@ -123,6 +134,18 @@ func teeNames() string {
 		out = append(out, string(t))
 	}
 	return strings.Join(out, ", ")
+}
+
+// names lists what --tee takes.
+func (f *podFlags) names() string {
+	if !f.hardware {
+		return teeNames()
+	}
+	out := teeNames()
+	for _, t := range sealable {
+		out += ", " + string(t)
+	}
+	return out
 }
 
 // localImages reads the --image flags.

@@ -140,7 +140,7 @@ func runError(err error) error {
 
 // NewSealCommand seals a pod.
 func NewSealCommand() *cobra.Command {
-	var f podFlags
+	f := podFlags{hardware: true}
 	var out string
 	cmd := &cobra.Command{
 		Use:   "seal [-f] POD.YAML",
@@ -153,7 +153,8 @@ The manifest comes back with one annotation more; nothing else changes. Bind
 secrets to the printed seal with coffer secret put --for SEAL.`,
 		Example: `  coffer seal pod.yaml --tee tpm-sim --out sealed.yaml
   coffer secret put default/db/password --for SEAL --from-file password.txt
-  coffer run sealed.yaml --tee tpm-sim`,
+  coffer run sealed.yaml --tee tpm-sim
+  coffer seal pod.yaml --tee snp --trustee https://trustee.example:8443 --trustee-ca ca.pem --admin-key admin.key --out sealed.yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.finish(args); err != nil {
 				return err

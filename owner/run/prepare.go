@@ -36,6 +36,7 @@ func (e *InputError) Unwrap() error { return e.Err }
 type PodOptions struct {
 	File         string // pod manifest; "-": standard input
 	TEE          launch.TEE
+	Namespace    string // of the trustee; "": SimulatedNamespace, for hardware HardwareNamespace
 	Platform     string // platform.json
 	Debug        bool   // use the debug image
 	Trustee      TrusteeOptions
@@ -263,6 +264,20 @@ func demands(d *initdata.Document, o *PodOptions) error {
 	return nil
 }
 
+// HardwareNamespace is where pods of TEE hardware attest unless another one is named.
+const HardwareNamespace = "default"
+
+// namespace gives the trustee's namespace in which the pod attests.
+func (o *PodOptions) namespace() string {
+	switch {
+	case o.Namespace != "":
+		return o.Namespace
+	case o.TEE.Simulated():
+		return SimulatedNamespace
+	}
+	return HardwareNamespace
+}
+
 // variant gives the guest image to run in.
 func (o *PodOptions) variant() string {
 	switch {
@@ -329,7 +344,7 @@ func (o *PodOptions) spec(sealed map[string]*podpolicy.Container, disks []*podpo
 // settings gives what the guest must know: trustee and registries, as the guest
 // reaches them.
 func settings(o *PodOptions, src *sources, t *Trustee) (seal.Settings, error) {
-	url, err := forGuest(t.Client.Namespace(SimulatedNamespace).KBSURL(""))
+	url, err := forGuest(t.Client.Namespace(o.namespace()).KBSURL(""))
 	if err != nil {
 		return seal.Settings{}, err
 	}

@@ -136,7 +136,7 @@ func (r *runner) run(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	r.clock.mark("images resolved")
-	ns := t.Client.Namespace(SimulatedNamespace)
+	ns := t.Client.Namespace(o.namespace())
 	if err := prep.register(ctx, &o.PodOptions, pf, ns, t, func(s string) { r.progress("%s", s) }); err != nil {
 		return 0, err
 	}
@@ -193,7 +193,7 @@ func (r *runner) inTEE(ctx context.Context, id string, prep *prepared, pf *platf
 	}
 	defer n.stop()
 	r.clock.mark("VM started")
-	ns := t.Client.Namespace(SimulatedNamespace)
+	ns := t.Client.Namespace(o.namespace())
 	if err := registerEK(ctx, ns, n.ready); err != nil {
 		return 0, err
 	}

@@ -46,6 +46,9 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 	for _, key := range []string{initdata.AnnotationKey, launch.AnnotationMemory, launch.AnnotationVCPUs} {
 		delete(p.Annotations, key)
 	}
+	if !o.TEE.Simulated() && o.Trustee.URL == "" {
+		return nil, &InputError{fmt.Errorf("--trustee: a pod for %s needs one that it can reach where it will run: the local one keeps simulations apart", o.TEE)}
+	}
 	t, err := OpenTrustee(ctx, o.Trustee, progress)
 	if err != nil {
 		return nil, &TrusteeError{err}
@@ -56,7 +59,7 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 		return nil, err
 	}
 	if !o.Unregistered {
-		if err := prep.register(ctx, &o, pf, t.Client.Namespace(SimulatedNamespace), t, progress); err != nil {
+		if err := prep.register(ctx, &o, pf, t.Client.Namespace(o.namespace()), t, progress); err != nil {
 			return nil, err
 		}
 	}

@@ -48,7 +48,7 @@ if [ -n "$SNAPSHOTTER" ]; then
   start snapshotter $COFFER_BIN/coffer-node snapshotter --name $SNAPSHOTTER --root $RUN/snapshotter
 fi
 # what a user's node gets: handlers, RuntimeClasses, the snapshotter's plugin
-$COFFER_BIN/coffer-node config --out $RUN/coffer $(printf -- ' --tee %s' tpm-sim snp-sim tdx-sim cca-sim sgx-sim) --platform "$COFFER_PLATFORM" \
+$COFFER_BIN/coffer-node config --out $RUN/coffer $(printf -- ' --tee %s' tpm-sim snp-sim tdx-sim cca-sim sgx-sim hardware) --platform "$COFFER_PLATFORM" \
   --cache "$COFFER_CACHE_DIR" --snapshotter "$SNAPSHOTTER" --snapshotter-root $RUN/snapshotter --aliases > $B/logs/config.log 2>&1 || { cat $B/logs/config.log; exit 1; }
 cat > $RUN/containerd.toml <<X
 version = 3

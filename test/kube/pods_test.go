@@ -247,6 +247,11 @@ func (k *kube) event(t *testing.T, pod, want string) {
 // TestOtherTEEs: start, exec and a denial under each other class.
 func TestOtherTEEs(t *testing.T) {
 	k := cluster
+	t.Run("no hardware", func(t *testing.T) {
+		path, _ := k.seal(t, "tpm-sim", simple("bare", "coffer", "echo up; sleep 3600"))
+		k.apply(t, path)
+		k.event(t, "bare", "this node has no TEE hardware that a pod can run in: snp lacks ")
+	})
 	for _, tee := range []string{"snp-sim", "tdx-sim", "cca-sim"} {
 		t.Run(tee, func(t *testing.T) {
 			path, _ := k.seal(t, tee, simple(tee, "coffer-"+tee, "echo up; sleep 3600"), "--allow-exec")
