@@ -4,7 +4,7 @@ package simhw
 const (
 	KeyPolicyMREnclave byte = 1 << 0
 	KeyPolicyMRSigner  byte = 1 << 1
-	KeyPolicyConfigID  byte = 1 << 5
+	KeyPolicyConfigID  byte = 1 << 3 // of enclaves with KSS
 )
 
 // SealingKeySize is the size of a key, in bytes.

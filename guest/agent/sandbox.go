@@ -96,10 +96,15 @@ func (s *Server) writeEtc() error {
 
 // DestroySandbox ends every container and then the guest. Its answer says that all of
 // the volumes is on their disks: the host may end the guest at once.
-func (s *Server) DestroySandbox(context.Context, *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
-	s.opt.Runtime.KillAll()
-	var err error
-	if s.opt.Disks != nil {
+func (s *Server) DestroySandbox(ctx context.Context, _ *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	err := s.opt.Runtime.KillAll(ctx)
+	cancel()
+	if err != nil {
+		s.log.Error("ending the containers", "err", err)
+	}
+	// What somebody may still be writing to is no state that there ever was.
+	if s.opt.Disks != nil && err == nil {
 		err = s.opt.Disks.Close()
 	}
 	// The answer gets out first.
@@ -109,6 +114,9 @@ func (s *Server) DestroySandbox(context.Context, *agentpb.DestroySandboxRequest)
 	}
 	return &emptypb.Empty{}, nil
 }
+
+// endTime bounds how long killed processes take to end.
+const endTime = 20 * time.Second
 
 // GetGuestDetails says what this agent is.
 func (s *Server) GetGuestDetails(_ context.Context, req *agentpb.GuestDetailsRequest) (*agentpb.GuestDetailsResponse, error) {
@@ -198,11 +206,17 @@ func (s *Server) openDisk(ctx context.Context, v *podpolicy.Volume) error {
 	}
 	s.diskMu.Lock() // the next container waits until the volume is its group's
 	defer s.diskMu.Unlock()
-	opened, err := s.opt.Disks.Open(ctx, v)
-	if err != nil || !opened {
+	if _, err := s.opt.Disks.Open(ctx, v); err != nil {
 		return err
 	}
-	return setGroup(v)
+	if s.grouped[v.Name] {
+		return nil
+	}
+	if err := setGroup(v); err != nil {
+		return err
+	}
+	s.grouped[v.Name] = true
+	return nil
 }
 
 // DisksUnsupported refuses a volume on a disk where the guest has no disks.

@@ -89,7 +89,9 @@ type Server struct {
 	// set by Activate
 	opt Options
 
-	diskMu   sync.Mutex
+	diskMu  sync.Mutex
+	grouped map[string]bool // volumes on disks that are their group's
+
 	netMu    sync.Mutex
 	podAddrs []netip.Prefix
 
@@ -103,7 +105,7 @@ type Server struct {
 func New(log *slog.Logger) *Server {
 	return &Server{
 		log: log, active: make(chan struct{}), calls: make(chan struct{}, maxCalls),
-		oom: make(chan string, 64), volumes: map[string]bool{},
+		oom: make(chan string, 64), volumes: map[string]bool{}, grouped: map[string]bool{},
 	}
 }
 

@@ -250,6 +250,35 @@ func (c *Container) Update(l Limits) error {
 // KillAll ends every process of the container.
 func (c *Container) KillAll() error { return c.cgroup.kill() }
 
+// gone waits until none of the container's processes is left.
+func (c *Container) gone(ctx context.Context) error {
+	if c.init != nil {
+		select {
+		case <-c.init.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if c.r.opt.LibraryOS { // its processes are in a PID namespace that ends with the first
+		return nil
+	}
+	const pause = 5 * time.Millisecond
+	for {
+		ev, err := c.cgroup.keyed("cgroup.events")
+		if errors.Is(err, os.ErrNotExist) || err == nil && ev["populated"] == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Remove ends the container and deletes what it wrote. ctx bounds the wait for
 // its processes to end.
 func (c *Container) Remove(ctx context.Context) error {

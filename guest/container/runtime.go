@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -137,13 +138,21 @@ func (r *Runtime) Containers() []*Container {
 	return out
 }
 
-// KillAll ends every process of every container.
-func (r *Runtime) KillAll() {
-	for _, c := range r.Containers() {
+// KillAll ends every process of every container, and waits until all have ended.
+func (r *Runtime) KillAll(ctx context.Context) error {
+	all := r.Containers()
+	var errs []error
+	for _, c := range all {
 		if err := c.cgroup.kill(); err != nil {
-			r.opt.Log.Error("killing container", "container", c.ID, "err", err)
+			errs = append(errs, fmt.Errorf("killing container %s: %w", c.ID, err))
 		}
 	}
+	for _, c := range all {
+		if err := c.gone(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("waiting for container %s to end: %w", c.ID, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // fork starts this binary under name with the process's standard descriptors,

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,34 +10,78 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
+// Records of a file with holes: its size, and where its content lies, "OFFSET+LENGTH"
+// with commas between. The content is those parts, one behind the other.
+const (
+	recordSize  = "COFFER.size"
+	recordParts = "COFFER.parts"
+)
+
+// holeSize is the unit in which a file's content is looked through for zeros, in bytes.
+const holeSize = 64 << 10
+
+// maxParts bounds a file's parts: what lies behind the last one is all content.
+const maxParts = 1024
+
+// part is a piece of a file that is not all zeros.
+type part struct{ offset, length int64 }
+
 // pack writes what is in a folder as a tar archive: folders, files, symbolic and hard
-// links, with owners, modes and times. Sockets, pipes and devices are left out.
-// Containers may still have the folder: nothing outside of it is read.
+// links, with owners, modes and times, and without zeros. Sockets, pipes, devices and
+// extended attributes are left out. Nothing outside of the folder is read.
 func pack(w io.Writer, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	t := tar.NewWriter(w)
-	seen := map[uint64]string{} // names by inode, of files with several
-	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+	p := &packer{t: tar.NewWriter(w), root: root, seen: map[uint64]string{}}
+	if err := p.folder("."); err != nil {
+		return fmt.Errorf("packing: %w", err)
+	}
+	return p.t.Close()
+}
+
+type packer struct {
+	t    *tar.Writer
+	root *os.Root
+	seen map[uint64]string // names by inode, of files with several
+}
+
+// folder packs a folder and what is in it. Names are any bytes.
+func (p *packer) folder(name string) error {
+	if err := p.one(name); err != nil {
+		return err
+	}
+	f, err := p.root.Open(name)
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		sub := path.Join(name, e.Name())
+		if e.IsDir() {
+			err = p.folder(sub)
+		} else {
+			err = p.one(sub)
+		}
 		if err != nil {
 			return err
 		}
-		return packOne(t, root, name, seen)
-	})
-	if err != nil {
-		return fmt.Errorf("packing: %w", err)
 	}
-	return t.Close()
+	return nil
 }
 
-func packOne(t *tar.Writer, root *os.Root, name string, seen map[uint64]string) error {
-	fi, err := root.Lstat(name)
+func (p *packer) one(name string) error {
+	fi, err := p.root.Lstat(name)
 	if err != nil {
 		return err
 	}
@@ -52,32 +97,107 @@ func packOne(t *tar.Writer, root *os.Root, name string, seen map[uint64]string) 
 		h.Typeflag = tar.TypeDir
 	case fs.ModeSymlink:
 		h.Typeflag = tar.TypeSymlink
-		if h.Linkname, err = root.Readlink(name); err != nil {
+		if h.Linkname, err = p.root.Readlink(name); err != nil {
 			return err
 		}
 	case 0:
-		h.Typeflag, h.Size = tar.TypeReg, fi.Size()
-		if first := seen[st.Ino]; first != "" {
-			h.Typeflag, h.Size, h.Linkname = tar.TypeLink, 0, first
-		} else if st.Nlink > 1 {
-			seen[st.Ino] = name
+		if first := p.seen[st.Ino]; first != "" {
+			h.Typeflag, h.Linkname = tar.TypeLink, first
+			break
 		}
+		if st.Nlink > 1 {
+			p.seen[st.Ino] = name
+		}
+		return p.file(h, fi.Size())
 	default:
 		return nil
 	}
-	if err := t.WriteHeader(h); err != nil {
-		return err
-	}
-	if h.Typeflag != tar.TypeReg || h.Size == 0 {
-		return nil
-	}
-	f, err := root.Open(name)
+	return p.t.WriteHeader(h)
+}
+
+func (p *packer) file(h *tar.Header, size int64) error {
+	f, err := p.root.Open(h.Name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = io.CopyN(t, f, h.Size)
-	return err
+	parts, content, err := partsOf(f, size)
+	if err != nil {
+		return err
+	}
+	h.Typeflag, h.Size = tar.TypeReg, content
+	if content < size {
+		h.PAXRecords = map[string]string{recordSize: strconv.FormatInt(size, 10), recordParts: formatParts(parts)}
+	}
+	if err := p.t.WriteHeader(h); err != nil {
+		return err
+	}
+	for _, x := range parts {
+		if n, err := io.Copy(p.t, io.NewSectionReader(f, x.offset, x.length)); err != nil || n != x.length {
+			return errors.Join(err, fmt.Errorf("%s: %d bytes in the place of %d", h.Name, n, x.length))
+		}
+	}
+	return nil
+}
+
+// partsOf finds what of a file is not zeros.
+func partsOf(f io.ReaderAt, size int64) (parts []part, content int64, err error) {
+	b := make([]byte, holeSize)
+	zeros := make([]byte, holeSize)
+	for at := int64(0); at < size; at += holeSize {
+		n := min(holeSize, size-at)
+		if _, err := f.ReadAt(b[:n], at); err != nil && !errors.Is(err, io.EOF) {
+			return nil, 0, err
+		}
+		full := len(parts) == maxParts
+		if !full && bytes.Equal(b[:n], zeros[:n]) {
+			continue
+		}
+		content += n
+		if i := len(parts) - 1; i >= 0 && (full || parts[i].offset+parts[i].length == at) {
+			content += at - parts[i].offset - parts[i].length // what lies between belongs to it then
+			parts[i].length = at + n - parts[i].offset
+		} else {
+			parts = append(parts, part{at, n})
+		}
+	}
+	return parts, content, nil
+}
+
+func formatParts(parts []part) string {
+	var b strings.Builder
+	for i, x := range parts {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%d+%d", x.offset, x.length)
+	}
+	return b.String()
+}
+
+// parseParts reads the parts of a file of this size, of which there are content bytes.
+func parseParts(s string, size, content int64) ([]part, error) {
+	var out []part
+	end, sum := int64(0), int64(0)
+	if s == "" {
+		if content != 0 {
+			return nil, errors.New("no parts")
+		}
+		return nil, nil
+	}
+	for w := range strings.SplitSeq(s, ",") {
+		a, b, ok := strings.Cut(w, "+")
+		offset, err1 := strconv.ParseInt(a, 10, 64)
+		length, err2 := strconv.ParseInt(b, 10, 64)
+		if !ok || err1 != nil || err2 != nil || offset < end || length < 1 || length > size || offset > size-length || len(out) == maxParts {
+			return nil, fmt.Errorf("part %.40q", w)
+		}
+		out, end, sum = append(out, part{offset, length}), offset+length, sum+length
+	}
+	if sum != content {
+		return nil, fmt.Errorf("parts of %d bytes, and %d of content", sum, content)
+	}
+	return out, nil
 }
 
 // unpack makes an archive's files in an empty folder.
@@ -135,13 +255,36 @@ func unpackOne(t *tar.Reader, root *os.Root, h *tar.Header) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, t)
+		err = writeParts(f, t, h)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 		return settle(root, h)
 	}
 	return fmt.Errorf("%.100q is of type %q", h.Name, h.Typeflag)
+}
+
+// writeParts writes a file's content to where it belongs.
+func writeParts(f *os.File, r io.Reader, h *tar.Header) error {
+	text, holes := h.PAXRecords[recordSize]
+	if !holes {
+		_, err := io.Copy(f, r)
+		return err
+	}
+	size, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || size < h.Size {
+		return fmt.Errorf("%.100q has size %.40q", h.Name, text)
+	}
+	parts, err := parseParts(h.PAXRecords[recordParts], size, h.Size)
+	if err != nil {
+		return fmt.Errorf("%.100q: %w", h.Name, err)
+	}
+	for _, x := range parts {
+		if _, err := io.CopyN(io.NewOffsetWriter(f, x.offset), r, x.length); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(size)
 }
 
 // settle gives a file or folder its owner, mode and times.

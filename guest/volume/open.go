@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cofferproject/coffer/api/podpolicy"
@@ -40,13 +41,16 @@ type mapped struct {
 
 // remove ends both, which flushes them.
 func (m *mapped) remove() error {
-	var errs []error
-	for _, d := range []*devmapper.Device{m.crypt, m.integrity} {
-		if d != nil {
-			errs = append(errs, d.Remove())
+	for _, d := range []**devmapper.Device{&m.crypt, &m.integrity} {
+		if *d == nil {
+			continue
 		}
+		if err := (*d).Remove(); err != nil {
+			return err
+		}
+		*d = nil
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // activate opens a disk's devices; sectors is the volume's size.
@@ -56,12 +60,31 @@ func activate(id, disk string, k *keys, sectors uint64) (*mapped, error) {
 	if m.integrity, err = integrity(id, disk, k, sectors); err != nil {
 		return nil, err
 	}
+	if err := guarded(m.integrity); err != nil {
+		return nil, errors.Join(err, m.remove())
+	}
 	params := fmt.Appendf(nil, "%s %s 0 %s 0 2 integrity:%d:aead sector_size:%d", cryptSpec, hex.AppendEncode(nil, k.crypt), m.integrity.Path, tagSize, blockSize)
 	defer clear(params)
 	if m.crypt, err = devmapper.Create(id+"-crypt", devmapper.Target{Type: "crypt", Sectors: sectors, Params: params}); err != nil {
 		return nil, errors.Join(err, m.remove())
 	}
 	return m, nil
+}
+
+// guarded reports whether dm-integrity's journal and superblock are under their MAC. The
+// kernel takes that from the superblock, which is the host's, and not from its table.
+func guarded(d *devmapper.Device) error {
+	params, err := d.Params()
+	if err != nil {
+		return err
+	}
+	defer clear(params)
+	for _, want := range []string{" fix_hmac", " fix_padding", " journal_mac:hmac(sha256):"} {
+		if !bytes.Contains(append(params, ' '), []byte(want)) {
+			return fmt.Errorf("the superblock was changed: no%s", strings.TrimSuffix(want, ":"))
+		}
+	}
+	return nil
 }
 
 // integrity opens the lower device: it keeps a tag beside each block, both or none of
@@ -112,11 +135,26 @@ func format(id, disk string, k *keys) (_ *mapped, sectors uint64, err error) {
 	return m, sectors, nil
 }
 
+// superblock is what dm-integrity's begins with.
+const superblock = "integrt\x00"
+
+// existing refuses a disk without one: the kernel would make a new one, and forget a
+// journal that holds what a guest was promised to be safe.
+func existing(f *os.File) error {
+	b := make([]byte, len(superblock))
+	if _, err := f.ReadAt(b, reserved); err != nil {
+		return fmt.Errorf("reading the superblock: %w", err)
+	}
+	if string(b) != superblock {
+		return errors.New("its superblock is gone")
+	}
+	return nil
+}
+
 // provided reads from dm-integrity's superblock how many sectors there are for data.
 // It was read by the kernel from the same disk a moment ago; a host that changed it
 // since makes the next activation fail, or a smaller volume.
 func provided(f *os.File) (uint64, error) {
-	const superblock = "integrt\x00"
 	b := make([]byte, blockSize)
 	// The kernel wrote it past this descriptor's cache.
 	if err := dropCache(f); err != nil {

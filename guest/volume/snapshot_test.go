@@ -218,6 +218,92 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// Zeros take no room, in the store and again in memory.
+func TestHoles(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	f, err := os.Create(filepath.Join(from, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{0, 3*holeSize + 17, 100 << 20} {
+		if err := writeAt(f, []byte("here"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, size := range map[string]int64{"sparse": 1 << 30, "hole": 1<<30 + 1} {
+		if err := os.WriteFile(filepath.Join(from, name+"2"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(from, name+"2"), size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Truncate(1<<30), f.Close(), os.Mkdir(filepath.Join(from, "a\xffb"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := pack(&b, from); err != nil || b.Len() > 1<<20 {
+		t.Fatalf("%d bytes, %v", b.Len(), err)
+	}
+	if err := unpack(&b, to); err != nil {
+		t.Fatal(err)
+	}
+	g, err := os.Open(filepath.Join(to, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for at, want := range map[int64]string{0: "here", 3*holeSize + 17: "here", 100 << 20: "here", 5: "\x00\x00\x00\x00", 1<<30 - 4: "\x00\x00\x00\x00"} {
+		got := make([]byte, 4)
+		if err := readAt(g, got, at); err != nil || string(got) != want {
+			t.Errorf("at %d: %q, %v", at, got, err)
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(g.Fd()), &st); err != nil || st.Size != 1<<30 || st.Blocks*512 > 1<<20 {
+		t.Errorf("%d bytes in %d blocks, %v", st.Size, st.Blocks, err)
+	}
+	for name, size := range map[string]int64{"hole2": 1<<30 + 1, "sparse2": 1 << 30} {
+		if fi, err := os.Stat(filepath.Join(to, name)); err != nil || fi.Size() != size {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(to, "a\xffb")); err != nil {
+		t.Errorf("a name that is no text: %v", err)
+	}
+}
+
+// Parts are in order, within the file, and add up.
+func TestParts(t *testing.T) {
+	dots := make([]byte, (2*maxParts+9)*holeSize+100)
+	for i := 0; i < len(dots); i += 2 * holeSize {
+		dots[i] = 1
+	}
+	parts, content, err := partsOf(bytes.NewReader(dots), int64(len(dots)))
+	if err != nil || len(parts) != maxParts {
+		t.Fatalf("%d parts, %v", len(parts), err)
+	}
+	again, err := parseParts(formatParts(parts), int64(len(dots)), content)
+	if err != nil || len(again) != len(parts) {
+		t.Fatalf("%d parts, %v", len(again), err)
+	}
+	rest := bytes.Clone(dots)
+	for _, x := range parts {
+		clear(rest[x.offset : x.offset+x.length])
+	}
+	if !bytes.Equal(rest, make([]byte, len(rest))) {
+		t.Error("a part was left out")
+	}
+	for _, s := range []string{"0", "0+", "+1", "0+0", "0+11", "5+6", "4+2,5+1", "-1+2", "0+1,1", "0+5"} {
+		if got, err := parseParts(s, 10, 4); err == nil {
+			t.Errorf("%q: %v", s, got)
+		}
+	}
+	if _, err := parseParts("", 10, 4); err == nil {
+		t.Error("content without parts")
+	}
+}
+
 // The volume's key and the TEE's become one secret, of which neither is enough.
 func TestSecret(t *testing.T) {
 	o := &Options{

@@ -43,26 +43,32 @@ func NewStores(opt Options, files []*os.File) *Stores {
 
 // Open mounts the volume at its path and reports whether it did so just now.
 func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
+	if s.isOpen(v) {
+		return false, nil
+	}
+	began := time.Now()
+	if !v.Kept() || len(s.files) == 0 {
+		return false, refuse(DiskMissing, v, "none", "a file that keeps the volume (a volume that ends with the pod is in memory here)")
+	}
+	secret, err := s.opt.secret(ctx, v) // which may take a while: nobody waits for it
+	if err != nil {
+		return false, err
+	}
+	defer clear(secret)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[v.Name] != nil {
 		return false, nil
 	}
-	began := time.Now()
 	var free []*os.File
 	for _, f := range s.files {
 		if !s.used(f) {
 			free = append(free, f)
 		}
 	}
-	if !v.Kept() || len(free) == 0 {
-		return false, refuse(DiskMissing, v, "none", "a file that keeps the volume (a volume that ends with the pod is in memory here)")
+	if len(free) == 0 {
+		return false, refuse(DiskMissing, v, "none that is free", "a file that keeps the volume")
 	}
-	secret, err := s.opt.secret(ctx, v)
-	if err != nil {
-		return false, err
-	}
-	defer clear(secret)
 	vol, fresh, err := choose(v, free, secret)
 	if err != nil {
 		return false, err
@@ -70,6 +76,12 @@ func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	s.open[v.Name] = vol
 	s.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
 	return true, nil
+}
+
+func (s *Stores) isOpen(v *podpolicy.Volume) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[v.Name] != nil
 }
 
 func (s *Stores) used(f *os.File) bool {
@@ -150,6 +162,7 @@ func found(v *podpolicy.Volume, f *os.File, secret []byte) (*stored, error) {
 	}
 	if err != nil {
 		k.clear()
+		_ = unix.Unmount(s.dir, 0) // if it was mounted
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
 	s.next = ps[1]
@@ -161,7 +174,7 @@ func (s *stored) mount() error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
-	const share = 16 // of the room, for what an archive has beside the files' content
+	const share = 8 // of the room, for what an archive has beside the files' content
 	room := s.next.room()
 	data := fmt.Sprintf("mode=0777,size=%d", room-room/share)
 	return unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data)
@@ -185,6 +198,7 @@ func (s *Stores) Close() error {
 		if err := v.save(); err != nil {
 			s.opt.Log.Error("closing a volume", "volume", name, "err", err)
 			errs = append(errs, fmt.Errorf("volume %s: %w", name, err))
+			continue // to be tried again
 		}
 		v.keys.clear()
 		delete(s.open, name)

@@ -4,8 +4,8 @@
 //
 // Invariants: what cannot be authenticated is not mounted; a disk is formatted only
 // where the policy says that it may be new, and its first blocks are empty, or where
-// nothing of it is kept; a key is in this process no longer than the kernel needs to
-// take it.
+// nothing of it is kept; a disk's key is in this process no longer than the kernel
+// needs to take it. A store's is there as long as the volume, which it encrypts here.
 //
 // Not protected: a host can put back a whole disk, or single blocks, as they once were.
 //
@@ -84,13 +84,27 @@ const dataDir = "data"
 
 // Open mounts the volume at its path and reports whether it did so just now.
 func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
+	if m.isOpen(v) {
+		return false, nil
+	}
+	began := time.Now()
+	if _, err := m.disksOf(v); err != nil {
+		return false, err
+	}
+	var secret []byte
+	if v.Kept() {
+		var err error
+		if secret, err = m.opt.secret(ctx, v); err != nil { // which may take a while: nobody waits for it
+			return false, err
+		}
+		defer clear(secret)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.open[v.Name] != nil {
 		return false, nil
 	}
-	began := time.Now()
-	vol, fresh, err := m.activate(ctx, v)
+	vol, fresh, err := m.activate(v, secret)
 	if err != nil {
 		return false, err
 	}
@@ -111,14 +125,28 @@ func (m *Manager) Close() error {
 		if err := v.close(); err != nil {
 			m.opt.Log.Error("closing a volume", "volume", name, "err", err)
 			errs = append(errs, fmt.Errorf("volume %s: %w", name, err))
+			continue // to be tried again
 		}
 		delete(m.open, name)
 	}
 	return errors.Join(errs...)
 }
 
+func (m *Manager) isOpen(v *podpolicy.Volume) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open[v.Name] != nil
+}
+
+// disksOf gives the disks that v can be on.
+func (m *Manager) disksOf(v *podpolicy.Volume) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.find(v)
+}
+
 // activate makes the volume's devices, of a disk that has it or may have it from now on.
-func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, bool, error) {
+func (m *Manager) activate(v *podpolicy.Volume, secret []byte) (*mounted, bool, error) {
 	disks, err := m.find(v)
 	if err != nil {
 		return nil, false, err
@@ -126,11 +154,6 @@ func (m *Manager) activate(ctx context.Context, v *podpolicy.Volume) (*mounted, 
 	if !v.Kept() {
 		return m.scratch(v, disks[0])
 	}
-	secret, err := m.opt.secret(ctx, v)
-	if err != nil {
-		return nil, false, err
-	}
-	defer clear(secret)
 	return m.kept(v, disks, secret)
 }
 
@@ -231,6 +254,9 @@ func (m *Manager) open1(v *podpolicy.Volume, disk string, secret []byte) (*mount
 	defer k.clear()
 	if h.sectors == 0 { // a file of a process
 		return nil, errForeign
+	}
+	if err := existing(f); err != nil {
+		return nil, damaged(v, err)
 	}
 	dm, err := activate(deviceID(v), disk, k, h.sectors)
 	if err != nil {
@@ -391,22 +417,24 @@ func (v *mounted) mount(p *podpolicy.Volume) error {
 
 // close unmounts the volume and ends its devices.
 func (v *mounted) close() error {
-	for _, dir := range slices.Backward(v.dirs) {
-		if err := unmount(dir); err != nil {
-			unix.Sync()
+	unix.Sync() // whatever happens next
+	for len(v.dirs) > 0 {
+		dir := v.dirs[len(v.dirs)-1]
+		if err := patiently(func() error { return unix.Unmount(dir, 0) }); err != nil {
 			return fmt.Errorf("unmounting %s: %w", dir, err)
 		}
+		v.dirs = v.dirs[:len(v.dirs)-1]
 	}
-	v.dirs = nil
-	return v.dm.remove()
+	// Another mount namespace may have had the file system a moment longer.
+	return patiently(v.dm.remove)
 }
 
-// unmount waits for who still has the mount: the last processes of a pod that ends.
-func unmount(dir string) error {
+// patiently waits for who still uses something: the last processes of a pod that ends.
+func patiently(f func() error) error {
 	const tries, pause = 100, 20 * time.Millisecond
 	var err error
 	for range tries {
-		if err = unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+		if err = f(); !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 		time.Sleep(pause)

@@ -48,6 +48,8 @@ type Config struct {
 	// the scheduler does not see them; 0: no bound.
 	MaxMemoryMiB int `toml:"max_memory_mib"`
 	MaxVCPUs     int `toml:"max_vcpus"`
+	// MaxDiskGiB bounds the disks that are made for a pod, all together; 0: no bound.
+	MaxDiskGiB int `toml:"max_disk_gib"`
 }
 
 // Hardware in the place of a TEE is the one that the node has; a node without one runs
@@ -93,8 +95,8 @@ func ParseConfig(b []byte) (*Config, error) {
 		return nil, fmt.Errorf("platform, variant: %s has no guest image: leave them out", c.TEE)
 	case !c.TEE.Process() && !filepath.IsAbs(c.Platform):
 		return nil, fmt.Errorf("platform: %q is no absolute path", c.Platform)
-	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0:
-		return nil, errors.New("memory_mib, vcpus, max_memory_mib or max_vcpus: out of range")
+	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0 || c.MaxDiskGiB < 0:
+		return nil, errors.New("memory_mib, vcpus, max_memory_mib, max_vcpus or max_disk_gib: out of range")
 	}
 	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
 		if p.path != "" && !filepath.IsAbs(p.path) {

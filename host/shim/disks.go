@@ -45,6 +45,13 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[s
 		}
 		kept = append(kept, v)
 	}
+	var made int64
+	for _, v := range policy.Disks() {
+		made += v.SizeLimit
+	}
+	if c.MaxDiskGiB > 0 && made > int64(c.MaxDiskGiB)<<30 {
+		return fmt.Errorf("the pod's volumes on disks take %d bytes, and this runtime handler gives a pod %d GiB (max_disk_gib)", made, c.MaxDiskGiB)
+	}
 	if len(kept) == 0 {
 		return nil
 	}

@@ -94,6 +94,9 @@ func TestAddDisksRefuses(t *testing.T) {
 		"lets no new volume be made": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
 			p.Volume("data").New = false
 		},
+		"gives a pod 1 GiB": func(c *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+			c.MaxDiskGiB, p.Volume("spool").SizeLimit = 1, 1<<30
+		},
 		"does not say how large": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
 			p.Volume("data").SizeLimit = 0
 		},

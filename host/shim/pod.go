@@ -47,8 +47,9 @@ type pod struct {
 	client *ttrpc.Client
 	agent  agentpb.AgentServiceService
 
-	mu     sync.Mutex
-	copied map[string]bool // volumes whose files the guest has
+	mu      sync.Mutex
+	flushed bool            // the guest was told to write out its volumes
+	copied  map[string]bool // volumes whose files the guest has
 	// account is what the cluster gives the pod for its API; nil: nothing yet.
 	account *account
 
@@ -322,16 +323,26 @@ func (p *pod) launch(ctx context.Context, h *holder, n *podnet.Network) error {
 
 // flush has the guest write out its volumes on disks, if it has any.
 func (p *pod) flush(ctx context.Context) {
-	if len(p.policy.Disks()) == 0 {
+	p.mu.Lock()
+	done := p.flushed || len(p.policy.Disks()) == 0
+	p.flushed = true
+	p.mu.Unlock()
+	if done {
 		return
+	}
+	select {
+	case <-p.done: // it has ended by itself
+		return
+	default:
 	}
 	if err := call(ctx, flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}); err != nil {
 		p.log.Warn("the guest may not have written all of its volumes", "error", err)
 	}
 }
 
-// flushTime bounds what a guest's volumes take to be written out.
-const flushTime = 30 * time.Second
+// flushTime bounds what a guest's volumes take to be written out: it is within what a
+// kubelet waits for a sandbox's end (2 minutes).
+const flushTime = 110 * time.Second
 
 // destroy ends the TEE and removes what launchPod made.
 func (p *pod) destroy() error {
@@ -340,6 +351,7 @@ func (p *pod) destroy() error {
 		p.ports.Close()
 	}
 	if p.client != nil {
+		p.flush(context.Background())
 		_ = p.client.Close()
 	}
 	if p.vm != nil {

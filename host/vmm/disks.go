@@ -19,6 +19,7 @@ const diskSet = 16
 
 // disks gives the guest its disks for volumes. The guest says when what it wrote must
 // be safe, so the host may keep the rest in its page cache.
+// A host without room is an error of that write, and does not stop the machine.
 func (a *args) disks(b bus, spec *launch.Spec, paths Paths) {
 	for i, d := range paths.Disks {
 		driver := "file"
@@ -27,7 +28,7 @@ func (a *args) disks(b bus, spec *launch.Spec, paths Paths) {
 		}
 		a.fdset(diskSet+i, d.FD)
 		a.add("-blockdev", fmt.Sprintf("driver=%s,node-name=disk%d,filename=/dev/fdset/%d,locking=off", driver, i, diskSet+i))
-		a.add("-device", b.function("virtio-blk", fmt.Sprintf("drive=disk%d", i), diskSlot, i)+",serial="+spec.Disks[i].Serial)
+		a.add("-device", b.function("virtio-blk", fmt.Sprintf("drive=disk%d", i), diskSlot, i)+",serial="+spec.Disks[i].Serial+",werror=report,rerror=report")
 	}
 }
 

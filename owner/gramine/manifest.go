@@ -383,20 +383,21 @@ func (g *generator) alone(v *podpolicy.Volume, field string) {
 // names, or by a key that is handed over. One that ends with the pod is in memory.
 func (g *generator) disk(v *podpolicy.Volume, mnt *podpolicy.Mount) {
 	key := g.in.Persist[v.Name]
-	if v.Kept() {
-		g.alone(v, "mounts["+mnt.Destination+"]")
-	}
-	switch {
-	case key != "":
-	case !v.Kept():
+	if key == "" && !v.Kept() {
 		g.emptyDir(v, mnt)
 		return
+	}
+	g.alone(v, "mounts["+mnt.Destination+"]")
+	switch {
+	case key != "":
 	case v.Sealing != "" && v.Key != "":
 		g.no("mounts["+mnt.Destination+"]", "volume %s has a sealing key and one of the trustee's, and Gramine takes one: say which with --persist", v.Name)
 	case v.Sealing != "":
 		key = v.Sealing
 	default:
-		key = v.Name
+		if key = v.Name; sealingKeys[key] != "" {
+			g.no("mounts["+mnt.Destination+"]", "volume %s has the name of a sealing key, and a key of the trustee's: name that with --persist", v.Name)
+		}
 		g.note(fmt.Sprintf("%s: key %s is to be handed over: %s of the trustee", mnt.Destination, key, v.Key))
 	}
 	g.encrypted(v, mnt, key)

@@ -23,6 +23,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/owner/pod"
 	"github.com/cofferproject/coffer/owner/spec"
 )
@@ -258,7 +259,7 @@ func howEnded(ev nodeapi.Event) string {
 }
 
 // drive speaks with the guest agent until the pod has ended.
-func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, error) {
+func (r *runner) drive(ctx context.Context, id string, prep *prepared) (code int, err error) {
 	a, err := dialAgent(ctx, r.dir)
 	if err != nil {
 		return 0, err
@@ -270,6 +271,11 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 		return 0, err
 	}
 	r.clock.mark("sandbox created")
+	defer func() {
+		if err == nil || len(prep.policy.Disks()) > 0 {
+			err = errors.Join(err, destroySandbox(ctx, a, prep.policy))
+		}
+	}()
 
 	specs := containerSpecs(plan, id)
 	s := newSupervisor(a, specs)
@@ -305,18 +311,9 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 	if r.o.OnRunning != nil {
 		r.o.OnRunning(id)
 	}
-	code, err := s.run(ctx, specs)
+	code, err = s.run(ctx, specs)
 	if err != nil {
 		return 0, err
-	}
-	grace := destroyTime
-	if len(prep.policy.Disks()) > 0 {
-		grace = flushTime
-	}
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-	defer cancel()
-	if _, err := a.DestroySandbox(dctx, &agentpb.DestroySandboxRequest{}); err != nil && len(prep.policy.Disks()) > 0 {
-		return 0, err // the TEE is destroyed in any case
 	}
 	return code, nil
 }
@@ -324,8 +321,24 @@ func (r *runner) drive(ctx context.Context, id string, prep *prepared) (int, err
 // Bounds of the guest's end: without and with volumes on disks, which it writes out.
 const (
 	destroyTime = 5 * time.Second
-	flushTime   = 30 * time.Second
+	flushTime   = 10 * time.Minute
 )
+
+// destroySandbox ends the pod in its guest. What fails is an error only where the guest
+// had volumes to write out: the TEE is destroyed in any case.
+func destroySandbox(ctx context.Context, a *agent, policy *podpolicy.Policy) error {
+	volumes := len(policy.Disks()) > 0
+	bound := destroyTime
+	if volumes {
+		bound = flushTime
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bound)
+	defer cancel()
+	if _, err := a.DestroySandbox(ctx, &agentpb.DestroySandboxRequest{}); err != nil && volumes {
+		return fmt.Errorf("ending the pod: %w", err)
+	}
+	return nil
+}
 
 // setUpSandbox brings up the guest's network and delivers the pod's files.
 func setUpSandbox(ctx context.Context, a *agent, id string, plan *spec.Plan) error {

@@ -130,6 +130,27 @@ func TestVolumeThatLasts(t *testing.T) {
 	}
 	contains(t, "with a changed file", p.stdout(), "found: plaintext-of-data, 3 files\n", "not all of it\n")
 
+	if os.Getenv("COFFER_E2E_FULL") == "1" { // a superblock that is gone, and one that is changed
+		saved, err := os.ReadFile(v.disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, change := range []func(b []byte){func(b []byte) { clear(b[:4096]) }, func(b []byte) { b[24] &^= 0x10 }} {
+			b := bytes.Clone(saved)
+			change(b[1<<20:])
+			if err := os.WriteFile(v.disk, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p = v.run(t)
+			if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-damaged") {
+				t.Errorf("with another superblock: exit code %d\n%s", code, p.stderr())
+			}
+		}
+		if err := os.WriteFile(v.disk, saved, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	v.putKey(t, "rotate")
 	p = v.run(t)
 	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-key-mismatch") {

@@ -7,6 +7,7 @@
 package devmapper
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -57,6 +58,25 @@ func Create(name string, t Target) (*Device, error) {
 	return d, nil
 }
 
+// maxTable bounds what the kernel says of a table, in bytes.
+const maxTable = 16 << 10
+
+// Params gives the table's parameters as the kernel holds them, keys among them: the
+// caller clears them.
+func (d *Device) Params() ([]byte, error) {
+	b := make([]byte, maxTable)
+	h, err := call(unix.DM_TABLE_STATUS, d.name, unix.DM_STATUS_TABLE_FLAG|unix.DM_SECURE_DATA_FLAG, b)
+	if err == nil && (h.Target_count != 1 || h.Flags&unix.DM_BUFFER_FULL_FLAG != 0) {
+		err = fmt.Errorf("%d targets, or more than %d bytes", h.Target_count, maxTable)
+	}
+	if err != nil {
+		clear(b)
+		return nil, fmt.Errorf("reading the table of device %s: %w", d.name, err)
+	}
+	params, _, _ := bytes.Cut(b[specSize:], []byte{0})
+	return params, nil
+}
+
 // Remove ends the device, which nobody may use any more.
 func (d *Device) Remove() error {
 	if _, err := call(unix.DM_DEV_REMOVE, d.name, 0, nil); err != nil {
@@ -82,7 +102,8 @@ func encode(t Target) []byte {
 	return b
 }
 
-// call makes one request; table is what follows its header.
+// call makes one request; table is what follows its header, and what the kernel answers
+// there.
 func call(request uint, name string, flags uint32, table []byte) (*unix.DmIoctl, error) {
 	f, err := os.OpenFile(control, os.O_RDWR, 0)
 	if err != nil {
@@ -96,7 +117,7 @@ func call(request uint, name string, flags uint32, table []byte) (*unix.DmIoctl,
 	defer clear(b[headerSize:])
 	h.Version = [3]uint32{unix.DM_VERSION_MAJOR}
 	h.Data_size, h.Data_start, h.Flags = uint32(len(b)), uint32(headerSize), flags
-	if len(table) > 0 {
+	if request == unix.DM_TABLE_LOAD {
 		h.Target_count = 1
 	}
 	if len(name) >= len(h.Name) {
@@ -107,6 +128,7 @@ func call(request uint, name string, flags uint32, table []byte) (*unix.DmIoctl,
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(unsafe.Pointer(h))); errno != 0 {
 		return nil, errno
 	}
+	copy(table, b[headerSize:])
 	out := *h
 	return &out, nil
 }

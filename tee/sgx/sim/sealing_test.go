@@ -19,6 +19,10 @@ func TestSealingKey(t *testing.T) {
 		e.SetFuses([]byte(fuses))
 		return e
 	}
+	// The SDM's values (volume 3D, KEYPOLICY).
+	if simhw.KeyPolicyMREnclave != 1 || simhw.KeyPolicyMRSigner != 2 || simhw.KeyPolicyConfigID != 8 {
+		t.Error("other bits than the hardware's")
+	}
 	const me, signer, config = simhw.KeyPolicyMREnclave, simhw.KeyPolicyMRSigner, simhw.KeyPolicyConfigID
 	base := enclave(1, 1, 1, "cpu")
 	for _, c := range []struct {
