@@ -96,7 +96,7 @@ var manifestCases = []manifestCase{
 	{file: "shared-volume.yaml", full: true, port: 80, check: http200("Hello from the init container")},
 	{file: "simple-pod.yaml", full: true, port: 80, check: http200("nginx")},
 	{file: "storage-redis.yaml", port: 6379, check: redisPing},
-	{file: "two-container-pod.yaml", port: 80, check: http200("Hello from the debian container")},
+	{file: "two-container-pod.yaml", full: true, port: 80, check: http200("Hello from the debian container")},
 }
 
 func redisPing(t *testing.T, _ *env, p *pod, port int) {
