@@ -31,6 +31,10 @@ const (
 // Kept reports whether a disk's volume outlives its guest.
 func (v *Volume) Kept() bool { return v.Key != "" || v.Sealing != "" }
 
+// ImagesVolume is the name of the volume on which the guest unpacks images, if the
+// policy has a disk of that name. No container mounts it.
+const ImagesVolume = "coffer-images"
+
 // MinDisk is the least size of a volume's disk, in bytes: what the guest keeps beside
 // the data takes some of it.
 const MinDisk = 32 << 20
@@ -63,6 +67,8 @@ func (v *Volume) validateDisk() error {
 		return fmt.Errorf("size_limit: a disk without a key has one, of %d bytes at least", MinDisk)
 	case !v.Kept() && v.New:
 		return fmt.Errorf("new: a disk without a key is always new")
+	case v.Name == ImagesVolume && v.Kept():
+		return fmt.Errorf("key, sealing: images are pulled anew by every guest")
 	case v.Key == "":
 		return nil
 	}

@@ -29,3 +29,25 @@ func TestDisks(t *testing.T) {
 		t.Errorf("%d disks: %v", len(p.Disks()), err)
 	}
 }
+
+func TestImagesVolume(t *testing.T) {
+	images := Volume{Name: ImagesVolume, Kind: VolumeDisk, SizeLimit: MinDisk}
+	p := testPolicy()
+	p.Volumes = append(p.Volumes, images)
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(p *Policy, v *Volume){
+		"key, sealing: images":       func(_ *Policy, v *Volume) { v.Key = "kbs:///a/b/c" },
+		"kind: the name is that":     func(_ *Policy, v *Volume) { *v = Volume{Name: ImagesVolume, Kind: VolumeEmptyDir} },
+		"no container mounts the di": func(p *Policy, _ *Volume) { p.Containers[0].Mounts[0].Volume = ImagesVolume },
+		"size_limit":                 func(_ *Policy, v *Volume) { v.SizeLimit = 0 },
+	} {
+		p := testPolicy()
+		p.Volumes = append(p.Volumes, images)
+		change(p, &p.Volumes[len(p.Volumes)-1])
+		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}

@@ -115,6 +115,9 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 		if !labelRE.MatchString(v.Name) {
 			return nil, fmt.Errorf("volumes[%d].name: %s is not a DNS label", i, clip(v.Name))
 		}
+		if v.Name == ImagesVolume && v.Kind != VolumeDisk {
+			return nil, fmt.Errorf("volumes[%s].kind: the name is that of the disk for images", v.Name)
+		}
 		if byName[v.Name] != nil {
 			return nil, fmt.Errorf("volumes[%d].name: %s twice", i, v.Name)
 		}
@@ -364,6 +367,8 @@ func (c *Container) validateMounts(volumes map[string]*Volume) error {
 		switch {
 		case v == nil:
 			return fmt.Errorf("mounts[%d].volume: %s is no volume of the pod", i, clip(m.Volume))
+		case m.Volume == ImagesVolume:
+			return fmt.Errorf("mounts[%d].volume: no container mounts the disk for images", i)
 		case !mountable(m.Destination):
 			return fmt.Errorf("mounts[%d].destination: %s may not be mounted over", i, clip(m.Destination))
 		case dests[m.Destination]:

@@ -207,7 +207,7 @@ func (s *Service) activate(slot *slot, opaque []string) (string, error) {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
 	}
-	dir := s.path("layers", slot.name)
+	dir := s.inStore("layers", slot.name)
 	if err := os.Rename(slot.dir, dir); err != nil {
 		return "", fmt.Errorf("finishing a layer: %w", err)
 	}

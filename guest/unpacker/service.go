@@ -65,6 +65,7 @@ type Service struct {
 
 	mu     sync.Mutex
 	next   int
+	store  string // of staging and layers: Options.Root, or MoveTo's
 	images map[string]*Image
 	layers map[layerKey]*flight
 	warm   *worker
@@ -121,7 +122,7 @@ func New(opt Options) (*Service, error) {
 	if opt.Platform == (manifest.Platform{}) {
 		opt.Platform = manifest.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
-	s := &Service{opt: opt, sem: make(chan struct{}, opt.Workers), images: map[string]*Image{}, layers: map[layerKey]*flight{}}
+	s := &Service{opt: opt, store: opt.Root, sem: make(chan struct{}, opt.Workers), images: map[string]*Image{}, layers: map[layerKey]*flight{}}
 	if err := os.MkdirAll(opt.Root, 0o711); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
@@ -158,6 +159,35 @@ func MountStore(dir string, size int64) error {
 		return fmt.Errorf("image store: mounting tmpfs: %w", err)
 	}
 	return nil
+}
+
+// MoveTo has layers be unpacked in another folder of ours alone from now on. No image
+// may have been pulled.
+func (s *Service) MoveTo(dir string) error {
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	for _, d := range []string{"layers", "staging"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			return fmt.Errorf("image store: %w", err)
+		}
+	}
+	s.mu.Lock()
+	if len(s.images) > 0 || len(s.layers) > 0 {
+		s.mu.Unlock()
+		return errors.New("image store: images are in it already")
+	}
+	s.store = dir
+	s.mu.Unlock()
+	s.dropSlot() // it was made where the store was
+	return nil
+}
+
+// inStore gives a path of staging or layers.
+func (s *Service) inStore(elem ...string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return filepath.Join(append([]string{s.store}, elem...)...)
 }
 
 func (s *Service) path(elem ...string) string {

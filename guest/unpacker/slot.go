@@ -19,7 +19,7 @@ type slot struct {
 
 func (s *Service) newSlot() (_ *slot, err error) {
 	sl := &slot{name: s.number()}
-	sl.dir = s.path("staging", sl.name)
+	sl.dir = s.inStore("staging", sl.name)
 	if err := os.Mkdir(sl.dir, 0o755); err != nil {
 		return nil, s.explain(err)
 	}
@@ -111,7 +111,7 @@ func (s *Service) explain(err error) error {
 		return fmt.Errorf("image store: %w", err)
 	}
 	var st unix.Statfs_t
-	if unix.Statfs(s.opt.Root, &st) != nil {
+	if unix.Statfs(s.inStore(), &st) != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
 	return fmt.Errorf("image store of %d MiB has %d MiB free: %w; give the pod more memory", int64(st.Blocks)*st.Bsize>>20, int64(st.Bavail)*st.Bsize>>20, err)

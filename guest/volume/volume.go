@@ -68,6 +68,7 @@ type mounted struct {
 	disk string // "/dev/vdb"
 	dm   *mapped
 	dirs []string // mount points, the first mounted first
+	kept bool     // something of it outlives the guest
 }
 
 // NewManager makes a Manager of no volumes.
@@ -111,17 +112,21 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if err := vol.mount(v); err != nil {
 		return false, errors.Join(damaged(v, err), vol.close())
 	}
+	vol.kept = v.Kept()
 	m.open[v.Name] = vol
 	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
 	return true, nil
 }
 
-// Close unmounts all volumes, so that everything is on the disks.
+// Close unmounts all volumes that outlive the guest, so that everything is on the disks.
 func (m *Manager) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
 	for name, v := range m.open {
+		if !v.kept { // nobody will ever read it again
+			continue
+		}
 		if err := v.close(); err != nil {
 			m.opt.Log.Error("closing a volume", "volume", name, "err", err)
 			errs = append(errs, fmt.Errorf("volume %s: %w", name, err))

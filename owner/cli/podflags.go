@@ -98,6 +98,9 @@ func (f *podFlags) finish(args []string) error {
 	if f.opts.Disks, err = f.volumes.disks(); err != nil {
 		return err
 	}
+	if f.opts.ImagesOnDisk, err = f.volumes.imagesOnDisk(); err != nil {
+		return err
+	}
 	return f.localImages()
 }
 

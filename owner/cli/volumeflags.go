@@ -17,6 +17,7 @@ type volumeFlags struct {
 	keys, sizes    []string
 	sealing        []string
 	fresh, scratch []string
+	images         string
 }
 
 func (v *volumeFlags) add(cmd *cobra.Command) {
@@ -25,6 +26,7 @@ func (v *volumeFlags) add(cmd *cobra.Command) {
 	fl.StringArrayVar(&v.sealing, "volume-sealing", nil, "seal so that the TEE's own sealing key is part of a volume's key (sgx): VOLUME=mrenclave, for this pod as it is sealed now, or with --volume-key VOLUME=mrsigner (repeatable)")
 	fl.StringArrayVar(&v.fresh, "volume-new", nil, "seal so that an empty disk may become this volume; without it the guest opens what is there, or refuses to start (repeatable)")
 	fl.StringArrayVar(&v.sizes, "volume-size", nil, "seal so that this volume's disk has at least this size: VOLUME=10Gi (repeatable)")
+	fl.StringVar(&v.images, "images-on-disk", "", "seal so that images are unpacked on a disk of this size, encrypted with a key that ends with the pod, and not in memory: 4Gi")
 	fl.StringArrayVar(&v.scratch, "volume-on-disk", nil, "seal so that this emptyDir is on a disk, encrypted with a key that ends with the pod, and not in memory (repeatable)")
 }
 
@@ -75,6 +77,18 @@ func (v *volumeFlags) disks() (map[string]spec.Disk, error) {
 		out[name] = spec.Disk{}
 	}
 	return out, nil
+}
+
+// imagesOnDisk gives the size of the disk for images; 0: none.
+func (v *volumeFlags) imagesOnDisk() (int64, error) {
+	if v.images == "" {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(v.images)
+	if err != nil || q.Sign() <= 0 {
+		return 0, Exit(ExitUsage, fmt.Errorf("--images-on-disk %q: write a size, like 4Gi", v.images))
+	}
+	return q.Value(), nil
 }
 
 // parseVolumes reads the VOLUME=FILE of coffer run; a file's name becomes absolute.

@@ -27,6 +27,12 @@ func TestVolumeFlags(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+	for size, want := range map[string]int64{"": 0, "4Gi": 4 << 30, "0": -1, "-1": -1, "much": -1} {
+		v := volumeFlags{images: size}
+		if n, err := v.imagesOnDisk(); n != max(want, 0) || (err == nil) != (want >= 0) {
+			t.Errorf("%q: %d, %v", size, n, err)
+		}
+	}
 	files, err := parseVolumes([]string{"data=./x", "logs=/y"})
 	if err != nil || !filepath.IsAbs(files["data"]) || files["logs"] != "/y" {
 		t.Errorf("%v, %v", files, err)

@@ -50,6 +50,7 @@ type PodOptions struct {
 	Devices      []string             // kinds of devices beside the CPU whose evidence the pod is sealed to
 	Identities   []string             // SPIFFE identities that workloads may ask for
 	Disks        map[string]spec.Disk // volumes on disks
+	ImagesOnDisk int64                // bytes of the disk for images; 0: they are in memory
 	Unregistered bool                 // seal: leave the trustee's records alone
 }
 
@@ -320,10 +321,14 @@ func foreignTrustee(d *initdata.Document, o *PodOptions, src *sources, t *Truste
 // spec gives the options for spec.Build; those of a sealed pod are the sealed
 // policy's.
 func (o *PodOptions) spec(sealed map[string]*podpolicy.Container, disks []*podpolicy.Volume) spec.Options {
-	out := spec.Options{MemoryMiB: o.MemoryMiB, VCPUs: o.VCPUs, Disks: o.Disks}
+	out := spec.Options{MemoryMiB: o.MemoryMiB, VCPUs: o.VCPUs, Disks: o.Disks, ImagesOnDisk: o.ImagesOnDisk}
 	if sealed != nil {
-		out.Disks = map[string]spec.Disk{}
+		out.Disks, out.ImagesOnDisk = map[string]spec.Disk{}, 0
 		for _, v := range disks {
+			if v.Name == podpolicy.ImagesVolume {
+				out.ImagesOnDisk = v.SizeLimit
+				continue
+			}
 			out.Disks[v.Name] = spec.Disk{Key: v.Key, Sealing: v.Sealing, New: v.New, Bytes: v.SizeLimit}
 		}
 		out.Exec, out.HideLogs = map[string][]podpolicy.Exec{}, map[string]bool{}

@@ -70,3 +70,26 @@ func TestDisksRefused(t *testing.T) {
 		}
 	}
 }
+
+// Images on a disk take no memory.
+func TestImagesOnDisk(t *testing.T) {
+	const one = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: x}]}\n"
+	p, err := pod.Parse([]byte(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := fakeImage()
+	img.LayerBytes = 1 << 30
+	size := func(o Options) (*podpolicy.Policy, int) {
+		policy, plan, err := Build(p, map[string]*ResolvedImage{"x": img}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return policy, plan.MemoryMiB
+	}
+	_, memory := size(Options{})
+	policy, onDisk := size(Options{ImagesOnDisk: 4 << 30})
+	if v := policy.Volume(podpolicy.ImagesVolume); v == nil || v.SizeLimit != 4<<30 || v.Kept() || memory < 3<<10 || onDisk > 384 {
+		t.Errorf("%+v, %d MiB and %d MiB", v, memory, onDisk)
+	}
+}

@@ -10,8 +10,8 @@ import (
 	"github.com/cofferproject/coffer/owner/pod"
 )
 
-// The VM's memory beside the containers': the guest has no disk, so that image
-// layers lie in memory, unpacked to about three times their size in the registry.
+// The VM's memory beside the containers': image layers lie in memory, unless they have
+// a disk, unpacked to about three times their size in the registry.
 const (
 	guestOverheadMiB = 128 // kernel, initrd, agent and key holder
 	unlimitedMiB     = 128 // for all containers that set neither limit nor request
@@ -70,7 +70,9 @@ func (b *builder) size(images map[string]*ResolvedImage) error {
 	}
 	bytes := max(sum[0], most[0])
 	for _, n := range layers {
-		bytes += unpackFactor * n
+		if b.opts.ImagesOnDisk == 0 {
+			bytes += unpackFactor * n
+		}
 	}
 	for _, v := range b.policy.Volumes {
 		for _, f := range v.Files {

@@ -48,6 +48,8 @@ type Options struct {
 	HideLogs map[string]bool
 	// Disks says which volumes are on disks, by volume.
 	Disks map[string]Disk
+	// ImagesOnDisk is the size of the disk on which the guest unpacks images; 0: in memory.
+	ImagesOnDisk int64
 	// MemoryMiB and VCPUs size the VM; 0: from the pod's limits.
 	MemoryMiB, VCPUs int
 }
@@ -201,6 +203,9 @@ func (b *builder) volumes() {
 			}
 		}
 		b.policy.Volumes = append(b.policy.Volumes, out)
+	}
+	if n := b.opts.ImagesOnDisk; n > 0 {
+		b.policy.Volumes = append(b.policy.Volumes, podpolicy.Volume{Name: podpolicy.ImagesVolume, Kind: podpolicy.VolumeDisk, SizeLimit: max(n, podpolicy.MinDisk)})
 	}
 	for name := range b.opts.Disks {
 		if !used[name] {

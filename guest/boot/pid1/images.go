@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
 
 	"github.com/cofferproject/coffer/api/cdhpb"
+	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/agent"
 	"github.com/cofferproject/coffer/guest/boot"
 	"github.com/cofferproject/coffer/guest/keyholder"
@@ -60,14 +62,58 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		if d := g.Initdata.Document; d != nil {
 			trustee, _, _, _ = d.KBS() // what is wrong with it is the key holder's to say
 		}
-		return recordPulls(g, &unpacker.Images{
+		images, err := recordPulls(g, &unpacker.Images{
 			Trustee:   trustee,
 			Service:   svc,
 			Log:       g.Log,
 			Config:    func(ctx context.Context) (registry.Config, error) { return registryConfig(ctx, g) },
 			KeySocket: func(_ context.Context, manifest digest.Digest) (*os.File, error) { return g.LayerKey(string(manifest)) },
 		})
+		if err != nil {
+			return nil, err
+		}
+		return onDisk(g, images, svc.MoveTo), nil
 	}, nil
+}
+
+// diskImages opens the disk for images before the first one is pulled.
+type diskImages struct {
+	agent.Images
+	open func(ctx context.Context) error
+
+	mu     sync.Mutex
+	opened bool
+}
+
+// onDisk wraps images if the policy has a disk for them.
+func onDisk(g *Guest, images agent.Images, moveTo func(dir string) error) agent.Images {
+	if g.Initdata.Policy == nil {
+		return images
+	}
+	v := g.Initdata.Policy.Volume(podpolicy.ImagesVolume)
+	if v == nil {
+		return images
+	}
+	return &diskImages{Images: images, open: func(ctx context.Context) error {
+		if _, err := g.Disks.Open(ctx, v); err != nil {
+			return err
+		}
+		return moveTo(v.Path())
+	}}
+}
+
+// Prepare implements agent.Images.
+func (d *diskImages) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
+	d.mu.Lock()
+	if !d.opened {
+		if err := d.open(ctx); err != nil {
+			d.mu.Unlock()
+			return nil, err
+		}
+		d.opened = true
+	}
+	d.mu.Unlock()
+	return d.Images.Prepare(ctx, c)
 }
 
 func registryConfig(ctx context.Context, g *Guest) (registry.Config, error) {

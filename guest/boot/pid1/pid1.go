@@ -76,6 +76,7 @@ type Guest struct {
 	// LayerKey gives a connection on which the parser of the image with this
 	// manifest digest can ask for layer keys (package layerkey).
 	LayerKey func(manifestDigest string) (*os.File, error)
+	Disks    agent.Disks
 }
 
 // Main runs PID 1. It does not return.
@@ -203,7 +204,7 @@ func start(ctx context.Context, log *slog.Logger, opt *Options, reaper *proc.Rea
 	if in.Policy == nil {
 		log.Warn("no pod policy in initdata: no container will start")
 	}
-	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log}
+	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log, Disks: opt.disks}
 	if keys == nil {
 		if keys, err = startKeyHolder(ctx, sup, *opt, tee); err != nil {
 			return err
