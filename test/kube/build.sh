@@ -30,6 +30,18 @@ if [ "${1:-}" = full ]; then
   mkdir -p "$B/bin17"
   go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/version.Version=$CV" \
     -o "$B/bin17/" github.com/containerd/containerd/cmd/{containerd,containerd-shim-runc-v2,ctr}
+  # The last kubelet that takes containerd 1.7; an API server may be two versions ahead of it.
+  cd "$KUBE_SRC/tools/kubelet135"
+  KV=$(grep -oE 'k8s.io/kubernetes v[0-9][^ ]*' go.mod | head -1 | cut -d' ' -f2)
+  say "Kubernetes $KV: kubelet"
+  mkdir -p "$B/bin135"
+  LD="-s -w"
+  for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    LD="$LD -X $p.gitVersion=$KV -X $p.gitMajor=1 -X $p.gitMinor=35 -X $p.gitTreeState=clean"
+  done
+  go build -trimpath -ldflags "$LD" -o "$B/bin135/" k8s.io/kubernetes/cmd/kubelet
+  ln -sf ../bin/kube-apiserver ../bin/kube-controller-manager ../bin/kube-scheduler ../bin/kubectl ../bin/kube-proxy ../bin17/containerd \
+    ../bin17/containerd-shim-runc-v2 ../bin17/ctr "$B/bin135/"
 fi
 cd "$KUBE_SRC/tools/cri"
 say "the CRI's client" # for the build cache: the test builds it
