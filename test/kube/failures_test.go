@@ -69,15 +69,17 @@ func testFailedStarts(t *testing.T, h holder) {
 		}
 		name := "ended-" + h.tee
 		path, _ := k.seal(t, h.tee, simple(name, h.class, "echo up; sleep 3600"))
+		// A pod in a process answers half a second after it has begun, so that who kills
+		// it before waits for it already, without a pause.
+		killed := make(chan error, 1)
+		go func() {
+			_, err := k.in("timeout", "60", "bash", "-c", "until p=$(pgrep -f '["+h.process[:1]+"]"+h.process[1:]+"'); do :; done; kill -9 $p")
+			killed <- err
+		}()
 		k.apply(t, path)
-		eventually(t, "a process to kill", func() (bool, string) {
-			pid, err := k.pid(h.process)
-			if err != nil {
-				return false, err.Error()
-			}
-			_, err = k.in("kill", "-9", pid)
-			return err == nil, pid
-		})
+		if err := <-killed; err != nil {
+			t.Fatalf("a process to kill: %v", err)
+		}
 		k.event(t, name, "the TEE ended")
 		k.tellEvents(t, name)
 		k.ready(t, name)
