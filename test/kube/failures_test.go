@@ -80,7 +80,11 @@ func testFailedStarts(t *testing.T, h holder) {
 		if err := <-killed; err != nil {
 			t.Fatalf("a process to kill: %v", err)
 		}
-		k.event(t, name, "the TEE ended")
+		eventually(t, "an event that says how the TEE ended", func() (bool, string) {
+			out, err := k.in("kubectl", "describe", "pod", name)
+			// The second where it had not been measured yet.
+			return err == nil && (strings.Contains(out, "the TEE ended: ") || strings.Contains(out, "launching the TEE: ")), out
+		})
 		k.tellEvents(t, name)
 		k.ready(t, name)
 	})
