@@ -40,7 +40,7 @@ const (
 )
 
 // MaxStores is how many volumes of a pod outlive it.
-const MaxStores = 4
+const MaxStores = launch.MaxStores
 
 // passed are the descriptors that the agent gets.
 var passed = []int{FDChannel, FDHardware, FDInitdata, FDStores, FDStores + 1, FDStores + 2, FDStores + MaxStores - 1}

@@ -227,10 +227,12 @@ func (m *Manager) kept(v *podpolicy.Volume, disks []string, secret []byte) (*mou
 	var why error // of the first disk that is not the one
 	empty := ""
 	for _, disk := range disks {
-		vol, err := m.open1(v, disk, secret)
+		vol, err := m.openOn(v, disk, secret)
 		switch {
 		case vol != nil:
 			return vol, false, nil
+		case reasonOf(err) == Damaged: // it is the one, and no new volume takes its place
+			return nil, false, err
 		case err == nil && empty == "":
 			empty = disk
 		case err != nil && why == nil:
@@ -244,9 +246,9 @@ func (m *Manager) kept(v *podpolicy.Volume, disks []string, secret []byte) (*mou
 	return vol, true, err
 }
 
-// open1 opens the volume if it is on this disk; nil without an error: the disk is
+// openOn opens the volume if it is on this disk; nil without an error: the disk is
 // empty, and may become the volume.
-func (m *Manager) open1(v *podpolicy.Volume, disk string, secret []byte) (*mounted, error) {
+func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*mounted, error) {
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -477,6 +479,14 @@ func refusal(v *podpolicy.Volume, err error) error {
 // damaged refuses what had the right header, and then was not what a guest had left.
 func damaged(v *podpolicy.Volume, err error) error {
 	return refuse(Damaged, v, err.Error(), "what the last guest has left there")
+}
+
+// reasonOf gives the reason of a refusal; "": it is none.
+func reasonOf(err error) denial.Reason {
+	if d, ok := denial.As(err); ok {
+		return d.Reason
+	}
+	return ""
 }
 
 func refuse(reason denial.Reason, v *podpolicy.Volume, measured, expected string) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -108,7 +107,8 @@ func persistent(volumes string) ([]string, error) {
 
 // openVolume opens the disk of a PersistentVolume: the device that a direct-assigned
 // one names, else a file in it, which is made where a volume may be new. Others may
-// have written to that file system: what is opened is a regular file in it, or nothing. The path is for the launch, which opens the same file by it.
+// have written to that file system: what is opened is a regular file in it, or nothing.
+// The path is for the launch, which opens the same file by it.
 func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
 	device, err := directDevice(direct, folder)
 	if err != nil {
@@ -171,19 +171,18 @@ const maxMountInfo = 64 << 10
 // directDevice reads the published record of a direct-assigned volume; "": there is none.
 func directDevice(direct, folder string) (string, error) {
 	path := filepath.Join(direct, base64.URLEncoding.EncodeToString([]byte(folder)), "mountInfo.json")
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := readBounded(path, maxMountInfo)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENAMETOOLONG) { // nobody can have made that one
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
 	var info struct {
 		VolumeType string `json:"volume-type"`
 		Device     string `json:"device"`
 	}
-	if err := json.NewDecoder(io.LimitReader(f, maxMountInfo)).Decode(&info); err != nil {
+	if err := json.Unmarshal(b, &info); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	if info.VolumeType != "block" || !filepath.IsAbs(info.Device) {

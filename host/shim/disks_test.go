@@ -133,7 +133,7 @@ func TestDirectVolume(t *testing.T) {
 			t.Errorf("%.60s: %q, %v", text, got, err)
 		}
 	}
-	if got, err := directDevice(c.DirectVolumes, folder+"x"); got != "" || err != nil {
+	if got, err := directDevice(c.DirectVolumes, folder+strings.Repeat("/x", 200)); got != "" || err != nil {
 		t.Errorf("without a record: %q, %v", got, err)
 	}
 }

@@ -130,6 +130,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	defer func() {
 		if err != nil {
+			p.flushed = true // no container was there to write anything
 			err = errors.Join(err, p.destroy())
 		}
 	}()

@@ -63,8 +63,7 @@ type Options struct {
 	// It is asked before anybody else opens the TEE.
 	SealingKey func(ctx context.Context, policy string) ([]byte, error)
 
-	lib   *boot.LibraryOS // nil: a VM
-	disks agent.Disks
+	lib *boot.LibraryOS // nil: a VM
 }
 
 // Guest is what a booted guest offers to who gives images.
@@ -91,7 +90,7 @@ func Main(opt Options) {
 	if opt.Simulated {
 		log.Warn("SIMULATED TEE: nothing in this guest is protected from its host")
 	}
-	if err := run(log, &opt, debugging); err != nil {
+	if err := run(log, opt, debugging); err != nil {
 		if opt.lib != nil {
 			log.Error("guest halted", "err", err)
 			opt.powerOff()
@@ -103,16 +102,13 @@ func Main(opt Options) {
 
 // powerOff ends the guest at once.
 func (opt *Options) powerOff() {
-	if opt.disks != nil {
-		_ = opt.disks.Close() // which has logged it
-	}
 	if opt.lib != nil {
 		opt.lib.PowerOff()
 	}
 	boot.PowerOff()
 }
 
-func run(log *slog.Logger, opt *Options, debugging bool) error {
+func run(log *slog.Logger, opt Options, debugging bool) error {
 	ctx := context.Background()
 	if err := opt.prepare(log); err != nil {
 		return err
@@ -173,14 +169,14 @@ func virtioListen(ctx context.Context) (*channel.Listener, error) {
 	return virtioport.Listen(ctx, channel.KindTTRPC, portWait)
 }
 
-func start(ctx context.Context, log *slog.Logger, opt *Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
+func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reaper, server *agent.Server, debugging bool) error {
 	sup := &proc.Supervisor{Exe: exe, Reaper: reaper, Cgroup: boot.CgroupHelpers, Log: log, LibraryOS: opt.lib != nil}
 	// Processes that need neither module nor TEE to start do so now: a VM with two
 	// vCPUs has one to spare, and the first container waits for all of them.
 	var keys *keyHolder
 	var err error
 	if opt.Simulated || boot.OnlyTPM() {
-		if keys, err = startKeyHolder(ctx, sup, *opt, ""); err != nil {
+		if keys, err = startKeyHolder(ctx, sup, opt, ""); err != nil {
 			return err
 		}
 	}
@@ -197,23 +193,24 @@ func start(ctx context.Context, log *slog.Logger, opt *Options, reaper *proc.Rea
 	if err := loopback(); err != nil {
 		return err
 	}
-	in, tee, err := bindInitdata(log, *opt)
+	in, tee, err := bindInitdata(log, opt)
 	if err != nil {
 		return err
 	}
-	if opt.disks, err = opt.volumes(ctx, log, in.Policy); err != nil {
+	disks, err := opt.volumes(ctx, log, in.Policy)
+	if err != nil {
 		return err
 	}
 	if in.Policy == nil {
 		log.Warn("no pod policy in initdata: no container will start")
 	}
-	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log, Disks: opt.disks}
+	g := &Guest{Initdata: in, TEE: tee, Supervisor: sup, Log: log, Disks: disks}
 	if keys == nil {
-		if keys, err = startKeyHolder(ctx, sup, *opt, tee); err != nil {
+		if keys, err = startKeyHolder(ctx, sup, opt, tee); err != nil {
 			return err
 		}
 	}
-	if err := keys.give(g, *opt); err != nil {
+	if err := keys.give(g, opt); err != nil {
 		return err
 	}
 	g.LayerKey = keys.LayerKey
@@ -241,7 +238,7 @@ func start(ctx context.Context, log *slog.Logger, opt *Options, reaper *proc.Rea
 		onStart = reportMemory(log)
 	}
 	return server.Activate(agent.Options{
-		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, Disks: opt.disks, PowerOff: opt.powerOff, Log: log,
+		Policy: in.Policy, Enforcer: enforcer, Runtime: rt, Images: images, Disks: disks, PowerOff: opt.powerOff, Log: log,
 		ShowDenials: debugging, Started: onStart,
 	})
 }
