@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/BurntSushi/toml"
 
@@ -193,7 +194,7 @@ const maxDevices = 16
 
 const devicesKey = "additional_devices"
 
-var deviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+var deviceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`) })
 
 // AdditionalDevices gives the kinds of devices whose evidence the owner demands,
 // in the order of their names; nil: none. Guest and trustee both hold an
@@ -231,7 +232,7 @@ func CheckDevices(names []string) error {
 		return fmt.Errorf("additional_devices: %d kinds, at most %d", len(names), maxDevices)
 	}
 	for i, n := range names {
-		if !deviceName.MatchString(n) {
+		if !deviceName().MatchString(n) {
 			return fmt.Errorf("additional_devices: %.80q is no TEE's wire name", n)
 		}
 		if slices.Contains(names[:i], n) {

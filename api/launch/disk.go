@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"sync"
 )
 
 // Disk is a disk of the guest for a volume of the pod.
@@ -27,7 +28,7 @@ const (
 
 // serialRE are serial numbers of virtio disks: 20 bytes, and none that QEMU's command
 // line takes apart.
-var serialRE = regexp.MustCompile(`^[A-Za-z0-9.-]{1,20}$`)
+var serialRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9.-]{1,20}$`) })
 
 func (s *Spec) validateDisks() error {
 	switch {
@@ -41,7 +42,7 @@ func (s *Spec) validateDisks() error {
 	serials := map[string]bool{}
 	for i, d := range s.Disks {
 		switch {
-		case !serialRE.MatchString(d.Serial):
+		case !serialRE().MatchString(d.Serial):
 			return fmt.Errorf("launch spec: disks[%d].serial: %.40q is not 1 to 20 letters, digits, dots and hyphens", i, d.Serial)
 		case serials[d.Serial]:
 			return fmt.Errorf("launch spec: disks[%d].serial: %s comes twice", i, d.Serial)

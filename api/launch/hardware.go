@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
 )
 
 // HardwareTEEs lists the hardware that host/vmm makes command lines for.
@@ -57,10 +58,10 @@ func (s *Spec) PolicyOf() uint64 {
 	return DefaultSNPPolicy
 }
 
-var pciAddressRE = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
+var pciAddressRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`) })
 
 // ValidPCIAddress reports whether s is a PCI address as sysfs writes it.
-func ValidPCIAddress(s string) bool { return pciAddressRE.MatchString(s) }
+func ValidPCIAddress(s string) bool { return pciAddressRE().MatchString(s) }
 
 func (s *Spec) validateSEV() error {
 	p := s.SNP

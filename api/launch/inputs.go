@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Inputs are what a launch was measured from, by content: what a Spec names by
@@ -32,12 +33,12 @@ const (
 	maxInputsText = 64
 )
 
-var sha256RE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var sha256RE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
 
 // Validate reports the first member that is out of bounds.
 func (in *Inputs) Validate() error {
 	for _, f := range []struct{ name, value string }{{"firmware", in.Firmware}, {"kernel", in.Kernel}, {"initrd", in.Initrd}} {
-		if f.value != "" && !sha256RE.MatchString(f.value) {
+		if f.value != "" && !sha256RE().MatchString(f.value) {
 			return fmt.Errorf("launch inputs: %s: not 64 lower-case hex digits", f.name)
 		}
 	}

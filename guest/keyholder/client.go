@@ -76,7 +76,13 @@ type client struct {
 	flight  *future[*session]
 	stopped bool
 	running sync.WaitGroup // attestations, forgotten ones too
+	// untimed are the trustee's certificates on connections that were made before
+	// there was a signed time to check them by.
+	untimed [][]*x509.Certificate
 }
+
+// maxUntimed bounds untimed: of more connections the certificates are not kept.
+const maxUntimed = 8
 
 // newClient refuses anything but https and a CA of its own.
 func newClient(base, caPEM string, clk *clock.Clock, log *slog.Logger) (*client, error) {
@@ -137,13 +143,44 @@ func parseCAs(text string) ([]*x509.Certificate, error) {
 }
 
 func (c *client) verifyConnection(s tls.ConnectionState) error {
-	err := c.clock.VerifyChain(s.PeerCertificates, c.roots, c.base.Hostname(), x509.ExtKeyUsageServerAuth)
+	timed := c.clock.Signed()
+	if !timed {
+		c.mu.Lock()
+		if len(c.untimed) <= maxUntimed {
+			c.untimed = append(c.untimed, s.PeerCertificates)
+		}
+		c.mu.Unlock()
+	}
+	err := c.verifyServer(s.PeerCertificates)
+	if err == nil && !timed && c.clock.Signed() {
+		err = c.verifyServer(s.PeerCertificates) // the time came meanwhile
+	}
 	if err == nil {
 		return nil
 	}
 	return &denial.Denial{
 		Reason: ReasonKBSUntrusted, Component: Component, Claim: "TLS certificate of " + c.base.Host,
 		Expected: "a chain to the CA in initdata", Source: "initdata", Detail: err.Error(),
+	}
+}
+
+func (c *client) verifyServer(chain []*x509.Certificate) error {
+	return c.clock.VerifyChain(chain, c.roots, c.base.Hostname(), x509.ExtKeyUsageServerAuth)
+}
+
+// checkServersAgain holds the connections that are there to the time that is known
+// now. Where one does not pass, all are closed: the next one's handshake says why.
+func (c *client) checkServersAgain() {
+	c.mu.Lock()
+	chains := c.untimed
+	c.untimed = nil
+	c.mu.Unlock()
+	good := len(chains) <= maxUntimed
+	for _, chain := range chains {
+		good = good && c.verifyServer(chain) == nil
+	}
+	if !good {
+		c.http.CloseIdleConnections()
 	}
 }
 

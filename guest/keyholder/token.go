@@ -61,8 +61,8 @@ func (c *client) acceptToken(token string) (time.Duration, error) {
 	}
 	if first {
 		// What was accepted without knowing the time is checked again with it:
-		// the signer here, the server in the next request's handshake.
-		c.http.CloseIdleConnections()
+		// the server, and the signer.
+		c.checkServersAgain()
 		if err := c.clock.VerifyChain(t.chain, c.roots, "", x509.ExtKeyUsageAny); err != nil {
 			return 0, c.protocol("token: signer: %v", err)
 		}

@@ -33,12 +33,23 @@ type Supervisor struct {
 // it otherwise computes large ones in every process as it starts.
 const runtimeEnv = "GODEBUG=cpu.sse42=off"
 
+// In a library OS each hand-over between threads costs several system calls, and each
+// of those a change of processes: helpers have one thread for Go there.
+const oneThread = "GOMAXPROCS=1"
+
+func (s *Supervisor) runtimeEnv() []string {
+	if s.LibraryOS {
+		return []string{runtimeEnv, oneThread}
+	}
+	return []string{runtimeEnv}
+}
+
 // Spec says what a helper process is and what is left to it.
 type Spec struct {
 	// Name is argv[0]: it picks the entry point. The control group has it too.
 	Name string
 	Args []string
-	Env  []string // the whole environment, but for runtimeEnv
+	Env  []string // the whole environment, but for what is for the Go runtime
 
 	UID, GID uint32
 	Groups   []uint32
@@ -130,7 +141,7 @@ func (s *Supervisor) fork(spec *Spec, keep caps.Set, group *os.File) (*Child, er
 	}
 	ambient := bounding.Bits()
 	attr := &syscall.ProcAttr{
-		Dir: "/", Env: append(append(env, spec.Env...), runtimeEnv), Files: fds,
+		Dir: "/", Env: append(append(env, spec.Env...), s.runtimeEnv()...), Files: fds,
 		Sys: &syscall.SysProcAttr{
 			Setsid: true, Cloneflags: spec.Namespaces, AmbientCaps: ambient,
 			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.GID, Groups: spec.Groups},

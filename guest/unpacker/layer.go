@@ -115,16 +115,27 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 	if err != nil {
 		return "", err
 	}
-	slot, err := p.s.takeSlot()
+	room, err := p.takeRoom()
 	if err != nil {
 		return "", err
 	}
-	defer func() { slot.end(err != nil) }()
+	defer func() {
+		if err != nil {
+			room.end() // the writer may be at anything
+		} else {
+			p.giveRoom(room)
+		}
+	}()
+	dir, records, err := room.layer()
+	if err != nil {
+		return "", err
+	}
+	defer records.Close()
 	parser, err := p.take()
 	if err != nil {
 		return "", err
 	}
-	files := fileList{slot.records}
+	files := fileList{records}
 	if lt.Encrypted && p.req.KeySocket != nil {
 		key, err := p.req.KeySocket(ctx, p.req.ManifestDigest)
 		if err != nil {
@@ -134,11 +145,10 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		defer key.Close()
 		files = append(files, key)
 		j.Manifest = p.raw
-		parser.hadKey = true
 	}
 	wrote := make(chan outcome, 1)
 	go func() {
-		r, err := slot.writer.await(ctx, nil)
+		r, err := room.writer.await(ctx, nil)
 		wrote <- outcome{r, err}
 	}()
 	progress := func(int64) {}
@@ -149,7 +159,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		progress(0)
 	}
 	parsed, perr := p.ask(ctx, parser, j, progress, files)
-	_ = slot.records.Close() // else the writer would wait for a parser that is gone
+	_ = records.Close() // else the writer would wait for a parser that is gone
 	var f *failed
 	if perr != nil && !errors.As(perr, &f) {
 		parser.end() // it broke
@@ -166,7 +176,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		p.times.add(parsed.Times)
 		p.mu.Unlock()
 	}
-	return p.s.activate(slot, w.r.Opaque)
+	return p.s.activate(dir, w.r.Opaque)
 }
 
 type outcome struct {
@@ -195,9 +205,9 @@ func verdict(what string, parsed *reply, perr error, w outcome) error {
 }
 
 // activate gives a finished layer its place.
-func (s *Service) activate(slot *slot, opaque []string) (string, error) {
+func (s *Service) activate(made string, opaque []string) (string, error) {
 	if len(opaque) > 0 {
-		fd, err := unix.Open(slot.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := unix.Open(made, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
@@ -207,8 +217,8 @@ func (s *Service) activate(slot *slot, opaque []string) (string, error) {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
 	}
-	dir := s.inStore("layers", slot.name)
-	if err := os.Rename(slot.dir, dir); err != nil {
+	dir := s.inStore("layers", s.number())
+	if err := os.Rename(made, dir); err != nil {
 		return "", fmt.Errorf("finishing a layer: %w", err)
 	}
 	return dir, nil

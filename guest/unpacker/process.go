@@ -65,16 +65,15 @@ type worker struct {
 	name    string
 	proc    Process
 	control *net.UnixConn
-	hadKey  bool // it has held a layer's key: good for no other layer
 }
 
-func (s *Service) start(name, root string, files ...*os.File) (*worker, error) {
+func (s *Service) start(name, root string) (*worker, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	p, err := s.opt.Start(name, root, append([]*os.File{theirs}, files...))
+	p, err := s.opt.Start(name, root, []*os.File{theirs})
 	if err != nil {
 		_ = ours.Close()
 		return nil, err

@@ -35,11 +35,12 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	prepared := make(chan struct{})
 	go func() {
 		defer close(prepared)
-		_ = s.prepareSlot() // a layer that cannot have one says why
+		s.warmed()
+		_ = s.prepareRoom() // a layer that cannot have one says why
 	}()
 	defer func() {
 		<-prepared
-		s.dropSlot()
+		s.dropRoom()
 	}()
 	img, err := p.run(ctx)
 	if err != nil {
@@ -60,7 +61,8 @@ type pull struct {
 	manifest *manifest.Manifest
 
 	mu     sync.Mutex
-	idle   []*worker
+	idle   []*worker // parsers
+	rooms  []*room
 	closed bool // the image is done, though another one may still wait for a layer
 	tokens map[string]string
 	times  Times
@@ -184,10 +186,10 @@ func (p *pull) take() (*worker, error) {
 	return p.s.parser()
 }
 
-// give returns a parser that did its job. One that has held a key ends.
+// give returns a parser that did its job.
 func (p *pull) give(w *worker) {
 	p.mu.Lock()
-	keep := !w.hadKey && !p.closed
+	keep := !p.closed
 	if keep {
 		p.idle = append(p.idle, w)
 	}
@@ -197,12 +199,41 @@ func (p *pull) give(w *worker) {
 	}
 }
 
+// takeRoom gives a room for one of this pull's layers.
+func (p *pull) takeRoom() (*room, error) {
+	p.mu.Lock()
+	if n := len(p.rooms); n > 0 {
+		r := p.rooms[n-1]
+		p.rooms = p.rooms[:n-1]
+		p.mu.Unlock()
+		return r, nil
+	}
+	p.mu.Unlock()
+	return p.s.takeRoom()
+}
+
+// giveRoom returns a room in which everything went well.
+func (p *pull) giveRoom(r *room) {
+	p.mu.Lock()
+	keep := !p.closed
+	if keep {
+		p.rooms = append(p.rooms, r)
+	}
+	p.mu.Unlock()
+	if !keep {
+		r.end()
+	}
+}
+
 func (p *pull) close() {
 	p.mu.Lock()
-	idle := p.idle
-	p.idle, p.closed = nil, true
+	idle, rooms := p.idle, p.rooms
+	p.idle, p.rooms, p.closed = nil, nil, true
 	p.mu.Unlock()
 	for _, w := range idle {
 		w.end()
+	}
+	for _, r := range rooms {
+		r.end()
 	}
 }

@@ -3,9 +3,11 @@
 //
 // Three processes share the work (design.md section 2). The *parser* speaks to
 // the registry, decrypts, decompresses and reads the tar; it has no privileges,
-// its own namespaces and root, a memory limit and the key of at most one layer in
-// its life. It hands a small fixed record stream (image/layerstream) to the
-// *writer*, which is shut in the layer's directory, without network. The
+// its own namespaces and root, a memory limit and the key of the layer that it works
+// at, of one image in its life: whoever could take it over with one of the image's
+// layers could with each. It hands a small fixed record stream (image/layerstream) to
+// the *writer*, which is shut in a folder for one image's unfinished layers, without
+// network. The
 // *coordinator* (Service, in the agent's process) parses nothing but manifest and
 // config, and those only after their digests were found right.
 //
@@ -69,7 +71,8 @@ type Service struct {
 	images map[string]*Image
 	layers map[layerKey]*flight
 	warm   *worker
-	ready  *slot
+	ready  *room
+	warms  chan struct{} // closed when Warm has ended; nil before it begins
 
 	refreshing sync.Mutex // the parser's root is being changed
 }
@@ -179,7 +182,7 @@ func (s *Service) MoveTo(dir string) error {
 	}
 	s.store = dir
 	s.mu.Unlock()
-	s.dropSlot() // it was made where the store was
+	s.dropRoom() // it was made where the store was
 	return nil
 }
 
@@ -195,13 +198,18 @@ func (s *Service) path(elem ...string) string {
 }
 
 // Warm starts a parser and a writer ahead of the first Pull: starting processes
-// is a good part of pulling a small image on a slow machine.
+// is a good part of pulling a small image on a slow machine. It is for one call.
 func (s *Service) Warm() error {
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.warms = done
+	s.mu.Unlock()
+	defer close(done)
 	w, err := s.newParser()
 	if err != nil {
 		return err
 	}
-	if err := s.prepareSlot(); err != nil {
+	if err := s.prepareRoom(); err != nil {
 		w.leave()
 		return err
 	}
@@ -214,13 +222,24 @@ func (s *Service) Warm() error {
 	return nil
 }
 
+// warmed waits for a Warm that is under way: what it starts is there sooner than what
+// would be started beside it.
+func (s *Service) warmed() {
+	s.mu.Lock()
+	ch := s.warms
+	s.mu.Unlock()
+	if ch != nil {
+		<-ch
+	}
+}
+
 // Close ends what Warm started. Pulls in progress end with their contexts.
 func (s *Service) Close() {
 	s.mu.Lock()
 	w := s.warm
 	s.warm = nil
 	s.mu.Unlock()
-	s.dropSlot()
+	s.dropRoom()
 	if w != nil {
 		w.leave()
 	}
@@ -228,6 +247,7 @@ func (s *Service) Close() {
 
 // parser gives a process that has done nothing yet.
 func (s *Service) parser() (*worker, error) {
+	s.warmed()
 	s.mu.Lock()
 	w := s.warm
 	s.warm = nil

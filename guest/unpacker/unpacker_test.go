@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	case unconfined != "" && name == ParserName:
 		os.Exit(parserLoop())
 	case unconfined != "" && name == WriterName:
-		os.Exit(writeLayer(unconfined))
+		os.Exit(writeLayers(unconfined))
 	}
 	switch filepath.Base(os.Args[0]) {
 	case ParserName:

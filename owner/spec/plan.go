@@ -86,7 +86,7 @@ func (b *builder) finish(images map[string]*ResolvedImage) error {
 // Interface gives the request that configures the guest's network interface.
 func (p *Plan) Interface() *agentpb.UpdateInterfaceRequest {
 	return &agentpb.UpdateInterfaceRequest{Interface: &agentpb.Interface{
-		Name: guestIf, HwAddr: GuestMAC, Mtu: 1500,
+		Name: guestIf, HwAddr: GuestMAC, // with the MTU that it has
 		IPAddresses: []*agentpb.IPAddress{{Family: agentpb.IPFamily_v4, Address: guestAddress, Mask: "24"}},
 	}}
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/image/manifest"
@@ -182,14 +184,25 @@ func (c *config) firstLine(cmd *exec.Cmd, end func() error) (*running, error) {
 }
 
 // weigh sums the PSS of the descendants of a process that run a program, itself
-// included. The library OS's memory file is in it, where its processes map it.
+// included. The library OS's memory file is in it, where its processes map it. Processes
+// that share one address space, as the Sentry's have for each process of the guest, have
+// one PSS and are counted once.
 func weigh(pid int, program string) (kib int, err error) {
 	sum, found := 0, false
+	var counted []int
 	for _, p := range descendants(pid) {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p))
 		if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != program && !runtimes(p) {
 			continue
 		}
+		shared, err := sharesMemory(p, counted)
+		if err != nil {
+			return 0, err
+		}
+		if shared {
+			continue
+		}
+		counted = append(counted, p)
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p))
 		if err != nil {
 			return 0, err
@@ -208,6 +221,21 @@ func weigh(pid int, program string) (kib int, err error) {
 		return 0, errors.New("no process of the runtime")
 	}
 	return sum, nil
+}
+
+// sharesMemory says whether a process has the address space of one of the others.
+func sharesMemory(pid int, others []int) (bool, error) {
+	const vm = 1 // KCMP_VM
+	for _, o := range others {
+		r, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(o), vm, 0, 0, 0)
+		if e != 0 {
+			return false, fmt.Errorf("comparing the memory of processes %d and %d: %w", pid, o, e)
+		}
+		if r == 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // runtimes says whether a process is one of the runtime's, by the name that it gives

@@ -40,7 +40,7 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 	if err != nil {
 		return nil, err
 	}
-	svc, err := unpacker.New(unpacker.Options{
+	opt := unpacker.Options{
 		Root:       filepath.Join(boot.StateDir, "images"),
 		Start:      unpacker.WithSupervisor(sup, parserMemory),
 		ResolvConf: boot.ResolvConf,
@@ -48,7 +48,11 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		// The key holder alone sees signed times; a registry's certificate is
 		// checked against the floor, its content against the policy's digest.
 		Clock: func() (time.Time, bool) { return floor, true },
-	})
+	}
+	if sup.LibraryOS {
+		opt.Workers = 1 // a process of ours more costs more than layers side by side gain
+	}
+	svc, err := unpacker.New(opt)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ type Instruction struct {
 const (
 	ldAbs = 0x20 // A = 32 bits of seccomp_data at K
 	andK  = 0x54 // A &= K
+	ja    = 0x05
 	jeqK  = 0x15
 	jgtK  = 0x25
 	jgeK  = 0x35
@@ -53,21 +54,9 @@ func (a *assembler) checkArchitecture(def Action) {
 	a.ret(def)
 }
 
-// span gives every number in [lo, hi] the action; A holds the number.
-func (a *assembler) span(lo, hi uint32, act Action) {
-	if lo == hi {
-		a.emit(jeqK, 0, 1, lo)
-		a.ret(act)
-		return
-	}
-	a.emit(jgeK, 0, 2, lo)
-	a.emit(jgtK, 1, 0, hi)
-	a.ret(act)
-}
-
-// conditional gives call nr the action where all conditions hold. A holds the
-// number before and after.
-func (a *assembler) conditional(nr uint32, args []Arg, act Action) error {
+// conditions gives a call the action where all conditions hold, and goes on behind
+// them where one does not. A is lost.
+func conditions(args []Arg, act Action) ([]Instruction, error) {
 	var body assembler
 	type fix struct {
 		at int
@@ -77,7 +66,7 @@ func (a *assembler) conditional(nr uint32, args []Arg, act Action) error {
 	miss := func(jt bool) { misses = append(misses, fix{at: len(body.code) - 1, jt: jt}) }
 	for _, c := range args {
 		if c.Index > 5 {
-			return fmt.Errorf("argument %d does not exist", c.Index)
+			return nil, fmt.Errorf("argument %d does not exist", c.Index)
 		}
 		lo, hi := uint32(offArgs+8*c.Index), uint32(offArgs+8*c.Index+4) // little endian
 		v, w := c.Value, c.ValueTwo
@@ -126,14 +115,14 @@ func (a *assembler) conditional(nr uint32, args []Arg, act Action) error {
 			body.emit(low, 0, 0, uint32(v))
 			miss(true)
 		default:
-			return fmt.Errorf("unknown comparison %d", c.Op)
+			return nil, fmt.Errorf("unknown comparison %d", c.Op)
 		}
 	}
 	body.ret(act)
 	for _, f := range misses {
 		d := len(body.code) - f.at - 1
 		if d > 255 {
-			return fmt.Errorf("conditions too long")
+			return nil, fmt.Errorf("conditions too long")
 		}
 		if f.jt {
 			body.code[f.at].Jt = uint8(d)
@@ -141,11 +130,5 @@ func (a *assembler) conditional(nr uint32, args []Arg, act Action) error {
 			body.code[f.at].Jf = uint8(d)
 		}
 	}
-	if len(body.code) > 255 {
-		return fmt.Errorf("conditions too long")
-	}
-	a.emit(jeqK, 0, uint8(len(body.code)), nr)
-	a.code = append(a.code, body.code...)
-	a.emit(ldAbs, 0, 0, offNr)
-	return nil
+	return body.code, nil
 }

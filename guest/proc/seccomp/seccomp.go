@@ -73,10 +73,12 @@ const maxInstructions = 4096
 const maxRuleArgs = 12
 
 // Compile gives the filter program. Conditional rules are tried before
-// unconditional ones, each in their order; the first that matches decides.
+// unconditional ones, each in their order; the first that matches decides. A call's
+// number is found by a binary search: a kernel that has no table of what a filter
+// always allows runs it for every call, and one that has makes it by running the
+// filter for every number (gVisor does at each filter's start).
 func (p *Profile) Compile() ([]Instruction, error) {
-	var a assembler
-	a.checkArchitecture(p.Default)
+	conditional := map[uint32][]Instruction{}
 	plain := map[Action][]uint32{}
 	var order []Action
 	for i, r := range p.Rules {
@@ -98,17 +100,24 @@ func (p *Profile) Compile() ([]Instruction, error) {
 			if len(r.Args) > maxRuleArgs {
 				return nil, fmt.Errorf("seccomp rule %d: %d conditions, at most %d", i, len(r.Args), maxRuleArgs)
 			}
-			if err := a.conditional(nr, r.Args, r.Action); err != nil {
+			body, err := conditions(r.Args, r.Action)
+			if err != nil {
 				return nil, fmt.Errorf("seccomp rule %d: %w", i, err)
+			}
+			conditional[nr] = append(conditional[nr], body...)
+		}
+	}
+	actions := map[uint32]Action{}
+	for _, act := range order {
+		for _, nr := range plain[act] {
+			if _, decided := actions[nr]; !decided {
+				actions[nr] = act
 			}
 		}
 	}
-	for _, act := range order {
-		for _, span := range spans(plain[act]) {
-			a.span(span[0], span[1], act)
-		}
-	}
-	a.ret(p.Default)
+	var a assembler
+	a.checkArchitecture(p.Default)
+	a.code = append(a.code, search(segments(conditional, actions, p.Default))...)
 	if len(a.code) > maxInstructions {
 		return nil, fmt.Errorf("seccomp profile: %d instructions, at most %d", len(a.code), maxInstructions)
 	}
@@ -117,17 +126,62 @@ func (p *Profile) Compile() ([]Instruction, error) {
 
 func permissive(a Action) bool { return a == Allow || a == Log }
 
-// spans merges numbers to closed intervals.
-func spans(nrs []uint32) [][2]uint32 {
-	slices.Sort(nrs)
-	nrs = slices.Compact(nrs)
-	var out [][2]uint32
-	for _, n := range nrs {
-		if l := len(out); l > 0 && out[l-1][1]+1 == n {
-			out[l-1][1] = n
-			continue
+// segment is what happens to the calls from number lo to the next segment's.
+type segment struct {
+	lo          uint32
+	conditional []Instruction // tried first
+	action      Action
+}
+
+// segments cuts the numbers, which begin at 0 and have no end, to as few pieces as
+// there are.
+func segments(conditional map[uint32][]Instruction, actions map[uint32]Action, def Action) []segment {
+	var all []uint32
+	for nr := range conditional {
+		all = append(all, nr)
+	}
+	for nr := range actions {
+		all = append(all, nr)
+	}
+	slices.Sort(all)
+	var out []segment
+	add := func(s segment) {
+		if n := len(out); n > 0 && out[n-1].lo == s.lo {
+			out = out[:n-1] // nothing was said of it yet
 		}
-		out = append(out, [2]uint32{n, n})
+		if n := len(out); n > 0 && out[n-1].action == s.action && out[n-1].conditional == nil && s.conditional == nil {
+			return
+		}
+		out = append(out, s)
+	}
+	add(segment{action: def})
+	for _, nr := range slices.Compact(all) {
+		s := segment{nr, conditional[nr], def}
+		if act, ok := actions[nr]; ok {
+			s.action = act
+		}
+		add(s)
+		add(segment{lo: nr + 1, action: def}) // until its turn comes
 	}
 	return out
+}
+
+// search finds the segment of the number in A and does what it says. Programs only
+// jump ahead.
+func search(s []segment) []Instruction {
+	var a assembler
+	if len(s) == 1 {
+		a.code = slices.Clone(s[0].conditional)
+		a.ret(s[0].action)
+		return a.code
+	}
+	mid := len(s) / 2
+	below, above := search(s[:mid]), search(s[mid:])
+	if len(below) <= 255 {
+		a.emit(jgeK, uint8(len(below)), 0, s[mid].lo)
+	} else {
+		a.emit(jgeK, 0, 1, s[mid].lo)
+		a.emit(ja, 0, 0, uint32(len(below)))
+	}
+	return append(append(a.code, below...), above...)
 }

@@ -27,6 +27,8 @@ func run(t *testing.T, code []Instruction, nr, arch uint32, args ...uint64) Acti
 		switch i.Code {
 		case ldAbs:
 			acc = binary.LittleEndian.Uint32(data[i.K:])
+		case ja:
+			pc += int(i.K)
 		case andK:
 			acc &= i.K
 		case jeqK:
@@ -96,6 +98,54 @@ func TestEveryNumberGetsItsAction(t *testing.T) {
 		}
 		if got := run(t, code, nr, auditArchX8664); got != w {
 			t.Errorf("call %d: %#x, want %#x", nr, got, w)
+		}
+	}
+}
+
+// The rules as they stand, without a compiler: conditional ones first.
+func (p *Profile) decide(nr uint32, arg uint64) Action {
+	for _, plain := range []bool{false, true} {
+		for _, r := range p.Rules {
+			for _, name := range r.Names {
+				if n, ok := syscalls[name]; ok && n == nr && (len(r.Args) == 0) == plain && (plain || arg&r.Args[0].Value == r.Args[0].ValueTwo) {
+					return r.Action
+				}
+			}
+		}
+	}
+	return p.Default
+}
+
+func TestProgramsDecideAsTheirRules(t *testing.T) {
+	masked := func(nr string, act Action, mask, is uint64) Rule {
+		return Rule{Names: []string{nr}, Args: []Arg{{Index: 0, Op: MaskedEqual, Value: mask, ValueTwo: is}}, Action: act}
+	}
+	var all, odd []string
+	for name, nr := range syscalls {
+		all = append(all, name)
+		if nr%2 == 1 {
+			odd = append(odd, name)
+		}
+	}
+	long := &Profile{Default: KillProcess} // with jumps of more than 255 instructions
+	for _, name := range odd {
+		long.Rules = append(long.Rules, masked(name, Errno(7), 1, 1), masked(name, Allow, 2, 2))
+	}
+	for name, p := range map[string]*Profile{
+		"odd":          {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Allow}}},
+		"all":          {Default: Errno(1), Rules: []Rule{{Names: all, Action: Allow}}},
+		"none":         {Default: Errno(1)},
+		"two actions":  {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Errno(2)}, {Names: all, Action: Allow}}},
+		"conditional":  {Default: Errno(1), Rules: []Rule{masked("read", Errno(3), 1, 1), masked("read", Errno(4), 1, 0), masked("close", Allow, 4, 4), {Names: []string{"read", "write"}, Action: Allow}}},
+		"many of them": long,
+	} {
+		code := compile(t, p)
+		for nr := range uint32(700) {
+			for arg := range uint64(4) {
+				if got, want := run(t, code, nr, auditArchX8664, arg), p.decide(nr, arg); got != want {
+					t.Fatalf("%s: call %d(%d): %#x, want %#x", name, nr, arg, got, want)
+				}
+			}
 		}
 	}
 }

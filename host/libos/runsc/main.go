@@ -6,7 +6,11 @@
 //	coffer-runsc coffer-start ARGS...   make the sandbox's interface, then become runsc ARGS...
 //	coffer-runsc coffer-join ARGS...    enter the pod's network namespace, then become runsc ARGS...
 //	coffer-runsc coffer-net             carry the interface's traffic to this machine's sockets
-//	coffer-runsc ARGS...                runsc, unchanged
+//	coffer-runsc ARGS...                runsc, with the commands that a sandbox takes
+//
+// What runsc can do beside that (checkpoints, which come with 47 MB of a program of
+// their own, installation, tracing, profiles) is left out: the whole file is measured
+// at each start, and the Sentry runs it.
 //
 // host/libos starts all of them; package api/libos has the arguments. Its digest is
 // measured (api/libos/SPEC.md).
@@ -19,12 +23,24 @@ import (
 	"fmt"
 	"os"
 
-	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cmd"
+	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
+	"gvisor.dev/gvisor/runsc/cmd/util"
 )
+
+// runsc runs one of its commands.
+func runsc() {
+	const user, internal = "", "internal use only"
+	cli.Run(nil, map[util.SubCommand]string{
+		new(cmd.Run): user, new(cmd.Kill): user, new(cmd.Delete): user, new(cmd.State): user, new(cmd.List): user,
+		new(sentrycmd.Boot): internal, new(cmd.Gofer): internal, new(sentrycmd.Umount): internal,
+	}, nil)
+}
 
 func main() {
 	if len(os.Args) < 2 {
-		maincli.Main()
+		runsc()
 		return
 	}
 	var err error
@@ -36,7 +52,7 @@ func main() {
 	case "coffer-net":
 		err = serveNetwork(os.Args[2:])
 	default:
-		maincli.Main()
+		runsc()
 		return
 	}
 	if err != nil {

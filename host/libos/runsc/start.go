@@ -26,7 +26,7 @@ const (
 	interfaceMAC  = "52:54:00:12:34:56"
 	address       = "10.0.2.15/24"
 	gateway       = "10.0.2.2"
-	mtu           = 1500
+	mtu           = 65520
 )
 
 // start runs in a network namespace of its own, which its launcher has made. It

@@ -1,0 +1,57 @@
+package keyholder
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"testing"
+	"time"
+
+	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/guest/clock"
+	"github.com/cofferproject/coffer/test/fakekbs"
+)
+
+// A connection from before the signed time goes on if its certificate passes then.
+func TestConnectionsAreHeldToTheSignedTime(t *testing.T) {
+	for after, want := range map[time.Duration]bool{30 * 24 * time.Hour: true, 400 * 24 * time.Hour: false} {
+		begin := floor.AddDate(0, 1, 0)
+		k := fakekbs.Start(t, nil, begin, begin.AddDate(1, 0, 0))
+		clk, err := clock.New(floor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newClient(k.URL, k.CAPEM(), clk, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		get := func() (reused bool, err error) {
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.URL+"/kbs/v0/nothing", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rsp, err := c.http.Do(req)
+			if err != nil {
+				return reused, err
+			}
+			_, _ = io.Copy(io.Discard, rsp.Body)
+			return reused, rsp.Body.Close()
+		}
+		if reused, err := get(); err != nil || reused {
+			t.Fatalf("first request: reused %t, %v", reused, err)
+		}
+		if err := clk.Observe(begin.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+		c.checkServersAgain()
+		reused, err := get()
+		if reused != want || (err == nil) != want {
+			t.Errorf("%s after the certificate's begin: reused %t, %v", after, reused, err)
+		}
+		if d, ok := denial.As(err); !want && (!ok || d.Reason != ReasonKBSUntrusted) {
+			t.Errorf("a server whose certificate has ended: %v, want %s", err, ReasonKBSUntrusted)
+		}
+	}
+}
