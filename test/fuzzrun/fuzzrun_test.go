@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -31,13 +32,26 @@ func TestTargetsAreFound(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	ts := []*target{{pkg: "a", fn: "FuzzA"}, {pkg: "b", fn: "FuzzB", changed: true}}
-	plan(ts, options{total: 40 * time.Second})
-	if ts[0].pkg != "b" || ts[0].time != 30*time.Second || ts[1].time != 10*time.Second {
-		t.Errorf("got %+v, %+v", *ts[0], *ts[1])
+	fresh := func() []*target {
+		return []*target{{pkg: "a", fn: "FuzzA"}, {pkg: "b", fn: "FuzzB"}, {pkg: "b", fn: "FuzzC"}, {pkg: "c", fn: "FuzzD", changed: true}}
 	}
-	ts = []*target{{pkg: "a", fn: "FuzzA"}, {pkg: "owner/pod", fn: "FuzzParse"}}
-	plan(ts, options{})
+	first := map[string]bool{}
+	for i := range 20 {
+		ts := fresh()
+		plan(ts, options{total: 40 * time.Second}, fmt.Sprint(i))
+		if ts[0].pkg != "c" || ts[0].time != changedTurn || ts[1].time != turn {
+			t.Errorf("got %+v, %+v", *ts[0], *ts[1])
+		}
+		if ts[1].pkg != "b" && ts[2].pkg != "b" || ts[2].pkg != "b" && ts[3].pkg != "b" {
+			t.Errorf("a package's targets are apart: %+v, %+v, %+v", *ts[1], *ts[2], *ts[3])
+		}
+		first[ts[1].pkg] = true
+	}
+	if !first["a"] || !first["b"] {
+		t.Errorf("always the same begin: %v", first)
+	}
+	ts := []*target{{pkg: "a", fn: "FuzzA"}, {pkg: "owner/pod", fn: "FuzzParse"}}
+	plan(ts, options{}, "")
 	if ts[0].time != longTime || ts[1].time != shortTime {
 		t.Errorf("got %+v, %+v", *ts[0], *ts[1])
 	}

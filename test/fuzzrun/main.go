@@ -3,13 +3,15 @@
 //	fuzzrun                      each target: 10 minutes for what an
 //	                             unauthenticated peer can send, 2 for the rest
 //	fuzzrun -each 30s            the same time for each
-//	fuzzrun -total 3m -changed   shares one time among all; targets of packages
-//	                             that differ from the last release or merge get
-//	                             three shares and go first; only our own
-//	                             packages are instrumented, which compiles fast
+//	fuzzrun -total 3m -changed   as many as that time, compiling included, has
+//	                             room for: first those of packages that differ
+//	                             from the last release or merge, 6 s each, then
+//	                             others for 2 s each, in another order at each
+//	                             commit; only our own packages are instrumented,
+//	                             which compiles fast
 //	fuzzrun -list                which targets there are
 //
-// Each package is compiled once. A target that finds something leaves the input
+// Each package is compiled once, while the one before is fuzzed. A target that finds something leaves the input
 // in the package's testdata/fuzz, where it becomes a seed, and fails the run;
 // the others still get their time. docs/fuzz.md records the long runs.
 //
@@ -31,7 +33,7 @@ import (
 func main() {
 	var o options
 	flag.DurationVar(&o.each, "each", 0, "time of each target (default: 10m or 2m by its kind)")
-	flag.DurationVar(&o.total, "total", 0, "time shared among all targets")
+	flag.DurationVar(&o.total, "total", 0, "time of the whole run: as many targets as have room in it")
 	flag.BoolVar(&o.changed, "changed", false, "with -total: changed packages first and longer")
 	run := flag.String("run", "", "only targets whose package.Name matches this regular expression")
 	list := flag.Bool("list", false, "list the targets and their times")
@@ -69,14 +71,14 @@ func fuzz(ctx context.Context, o options, pattern string, list bool) error {
 	if o.changed {
 		markChanged(ctx, root, targets)
 	}
-	plan(targets, o)
+	plan(targets, o, head(ctx, root))
 	if list {
 		for _, t := range targets {
 			fmt.Printf("%-45s %6s  %s\n", t.name(), t.time.Round(100*time.Millisecond), t.kind())
 		}
 		return nil
 	}
-	r, err := newRunner(ctx, root, o.total > 0)
+	r, err := newRunner(ctx, root, o.total)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -18,82 +17,111 @@ const module = "github.com/cofferproject/coffer"
 
 // runner compiles each package's instrumented test once and runs its targets.
 type runner struct {
-	ctx      context.Context
-	root     string
-	dir      string // test binaries and fuzzing's own corpus
-	binaries map[string]string
-	light    bool // instrument our own packages only
+	ctx   context.Context
+	root  string
+	dir   string        // test binaries and fuzzing's own corpus
+	total time.Duration // of the run; 0: all targets have their time
 }
 
-func newRunner(ctx context.Context, root string, light bool) (*runner, error) {
+func newRunner(ctx context.Context, root string, total time.Duration) (*runner, error) {
 	dir, err := os.MkdirTemp("", "coffer-fuzz-")
-	return &runner{ctx: ctx, root: root, dir: dir, binaries: map[string]string{}, light: light}, err
+	return &runner{ctx: ctx, root: root, dir: dir, total: total}, err
 }
 
 func (r *runner) close() { _ = os.RemoveAll(r.dir) }
 
+// compiled is a package that can be fuzzed, or cannot be compiled.
+type compiled struct {
+	pkg string
+	err error
+}
+
 func (r *runner) run(ts []*target) error {
 	began := time.Now()
-	if err := r.compile(ts); err != nil {
-		return err
-	}
-	fmt.Printf("fuzzrun: compiled %d packages in %.0f s\n", len(r.binaries), time.Since(began).Seconds())
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	packages := r.compile(ctx, ts)
 	var failed []string
-	for _, t := range ts {
-		if err := r.one(t); err != nil {
-			fmt.Printf("FAIL %s\n%v\n", t.name(), err)
-			failed = append(failed, t.name())
+	ran := 0
+	over := func() bool { return r.total > 0 && ran > 0 && time.Since(began) > r.total }
+	for p := range packages {
+		if p.err != nil {
+			return p.err
 		}
-		if r.ctx.Err() != nil {
-			return r.ctx.Err()
+		for _, t := range ts {
+			if t.pkg != p.pkg || over() {
+				continue
+			}
+			if err := r.one(t); err != nil {
+				fmt.Printf("FAIL %s\n%v\n", t.name(), err)
+				failed = append(failed, t.name())
+			}
+			ran++
+			if r.ctx.Err() != nil {
+				return r.ctx.Err()
+			}
+		}
+		_ = os.Remove(r.binary(p.pkg))
+		if over() {
+			break
 		}
 	}
-	fmt.Printf("fuzzrun: %d targets in %.0f s, %d failed\n", len(ts), time.Since(began).Seconds(), len(failed))
+	changed, missed := 0, 0
+	for i, t := range ts {
+		if t.changed {
+			changed++
+			if i >= ran {
+				missed++
+			}
+		}
+	}
+	fmt.Printf("fuzzrun: %d of %d targets in %.0f s, %d failed; %d of changed packages, %d of them without a turn\n",
+		ran, len(ts), time.Since(began).Seconds(), len(failed), changed, missed)
 	if len(failed) > 0 {
 		return fmt.Errorf("found something in %s; the inputs are in testdata/fuzz", strings.Join(failed, ", "))
 	}
 	return nil
 }
 
-// compile builds the packages' tests, two at a time: linking is serial.
-func (r *runner) compile(ts []*target) error {
-	for _, t := range ts {
-		r.binaries[t.pkg] = filepath.Join(r.dir, strings.ReplaceAll(t.pkg, "/", "_")+".test")
-	}
-	todo := make(chan string)
-	errs := make(chan error, len(r.binaries))
-	var workers sync.WaitGroup
-	for range 2 {
-		workers.Go(func() {
-			for pkg := range todo {
-				errs <- r.compileOne(pkg)
+func (r *runner) binary(pkg string) string {
+	return filepath.Join(r.dir, strings.ReplaceAll(pkg, "/", "_")+".test")
+}
+
+// ahead is how many packages may wait for their turn, compiled.
+const ahead = 2
+
+// compile builds the packages' tests in the order of their targets, until ctx ends.
+func (r *runner) compile(ctx context.Context, ts []*target) <-chan compiled {
+	out := make(chan compiled, ahead)
+	go func() {
+		defer close(out)
+		done := map[string]bool{}
+		for _, t := range ts {
+			if done[t.pkg] {
+				continue
 			}
-		})
-	}
-	for pkg := range r.binaries {
-		todo <- pkg
-	}
-	close(todo)
-	workers.Wait()
-	close(errs)
-	var all error
-	for err := range errs {
-		all = errors.Join(all, err)
-	}
-	return all
+			done[t.pkg] = true
+			select {
+			case out <- compiled{t.pkg, r.compileOne(ctx, t.pkg)}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
 }
 
 // compileOne instruments everything that is linked, as go test -fuzz does; with
-// light only our own packages, which takes a fraction of the time to compile
+// a common time only our own packages, which takes a fraction of the time to compile
 // and steers by what is ours to get wrong.
-func (r *runner) compileOne(pkg string) error {
-	args := []string{"test", "-c", "-vet=off", "-o", r.binaries[pkg]}
-	if r.light {
+func (r *runner) compileOne(ctx context.Context, pkg string) error {
+	args := []string{"test", "-c", "-vet=off", "-o", r.binary(pkg)}
+	if r.total > 0 {
 		args = append(args, "-gcflags="+module+"/...=-d=libfuzzer")
 	} else {
 		args = append(args, "-fuzz=.")
 	}
-	cmd := exec.CommandContext(r.ctx, "go", append(args, "./"+pkg)...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "./"+pkg)...)
 	cmd.Dir = r.root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("compiling %s: %w: %s", pkg, err, bytes.TrimSpace(out))
@@ -107,7 +135,7 @@ const grace = 2 * time.Minute
 func (r *runner) one(t *target) error {
 	ctx, cancel := context.WithTimeout(r.ctx, t.time+grace)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.binaries[t.pkg],
+	cmd := exec.CommandContext(ctx, r.binary(t.pkg),
 		"-test.run=^$", "-test.fuzz=^"+t.fn+"$", "-test.fuzztime="+t.time.String(),
 		"-test.fuzzcachedir="+filepath.Join(r.dir, "corpus", t.name()), "-test.timeout=0")
 	cmd.Dir = filepath.Join(r.root, filepath.FromSlash(t.pkg))

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -134,22 +136,23 @@ func keep(ts []*target, want func(string) bool) []*target {
 	return slices.DeleteFunc(ts, func(t *target) bool { return !want(t.name()) })
 }
 
-// shares of the common time.
+// turn is one target's time where all have a common one, changedTurn that of a target
+// whose package has changed. A second, which is what the common time comes to for each
+// of so many, finds nothing.
 const (
-	changedShare = 3
-	otherShare   = 1
+	turn        = 2 * time.Second
+	changedTurn = 6 * time.Second
 )
 
-// plan sets every target's time and puts changed ones first.
-func plan(ts []*target, o options) {
-	sum := 0
-	for _, t := range ts {
-		sum += t.share()
-	}
+// plan sets every target's time. With a common time changed packages go first, and
+// the others from where seed points to: another part has its turn after each commit.
+func plan(ts []*target, o options, seed string) {
 	for _, t := range ts {
 		switch {
+		case o.total > 0 && t.changed:
+			t.time = changedTurn
 		case o.total > 0:
-			t.time = max(time.Second, o.total*time.Duration(t.share())/time.Duration(sum))
+			t.time = turn
 		case o.each > 0:
 			t.time = o.each
 		case trusted[t.name()] != "":
@@ -158,14 +161,38 @@ func plan(ts []*target, o options) {
 			t.time = longTime
 		}
 	}
-	slices.SortStableFunc(ts, func(a, b *target) int { return cmp.Compare(b.share(), a.share()) })
+	if o.total == 0 {
+		return
+	}
+	slices.SortStableFunc(ts, func(a, b *target) int {
+		return cmp.Or(-boolCompare(a.changed, b.changed), cmp.Compare(a.rank(seed), b.rank(seed)))
+	})
 }
 
-func (t *target) share() int {
-	if t.changed {
-		return changedShare
+// rank is the same for a package's targets and another one after each commit.
+func (t *target) rank(seed string) uint64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, seed+" "+t.pkg)
+	return h.Sum64()
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
 	}
-	return otherShare
+	return -1
+}
+
+// head is the commit, or nothing where there is no history.
+func head(ctx context.Context, root string) string {
+	out, err := git(ctx, root, "rev-parse", "HEAD")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(out)
 }
 
 // markChanged asks git which packages differ: from the last merge into main, or
