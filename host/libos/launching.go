@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
@@ -229,13 +231,16 @@ func (l *launching) startHardware(ctx context.Context, guest, doc *os.File, uid 
 // watches over them, and if it cannot any more the supervisor does.
 func (l *launching) bookChildren() error {
 	for name, pid := range children(l.sandbox.pid("runtime")) {
+		if l.watcher != nil {
+			err := l.watcher.Add(name, pid)
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue // one of the runtime's short-lived helpers
+			}
+			if err != nil {
+				return err
+			}
+		}
 		l.sandbox.book(name, pid)
-		if l.watcher == nil {
-			continue
-		}
-		if err := l.watcher.Add(name, pid); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -51,7 +51,8 @@ func joinCgroup(root, name string, pids []int) (*cgroup, error) {
 }
 
 // moveAll puts the processes and their descendants into a group. What a process
-// starts once it is in the group is there too, so that this ends.
+// starts once it is in the group is there too, so that this ends. One that has ended
+// has no place to be: whether the TEE needed it is for who watches it.
 func moveAll(procs string, pids []int) error {
 	moved := map[int]bool{}
 	for todo := slices.Clone(pids); len(todo) > 0; {
@@ -60,8 +61,8 @@ func moveAll(procs string, pids []int) error {
 			continue
 		}
 		err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0o644)
-		if err != nil && (!errors.Is(err, unix.ESRCH) || slices.Contains(pids, pid)) {
-			return err // but for a child that has ended
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
 		}
 		moved[pid] = true
 		todo = append(todo, childrenOf(pid)...)

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -37,23 +38,45 @@ spec:
     stdin: true
     stdinOnce: true
 `, "--allow-exec")
-	walk := filepath.Join(t.TempDir(), "cri.test")
-	build := exec.Command("go", "test", "-c", "-o", walk, ".")
+	if out := k.client(t, "TestWalk", "COFFER_CRI_POD="+path); !strings.Contains(out, "--- PASS: TestWalk ") {
+		t.Error("the walk failed")
+	}
+	k.nothingLeft(t)
+}
+
+// TestStarts starts and removes 200 pods of the process class (COFFER_CRI_STARTS: as many
+// as that) as a kubelet's client, and looks for what they leave.
+func TestStarts(t *testing.T) {
+	k := cluster
+	n := os.Getenv("COFFER_CRI_STARTS")
+	if n == "" {
+		n = "200"
+	}
+	path, _ := k.seal(t, "sgx-sim", simple("starts", "coffer-process-sim", "echo here; sleep 3600"))
+	if out := k.client(t, "TestStarts", "COFFER_CRI_POD="+path, "COFFER_CRI_STARTS="+n); !strings.Contains(out, "--- PASS: TestStarts ") {
+		t.Error("not every start succeeded")
+	}
+	k.nothingLeft(t)
+}
+
+// client runs one of the tests of tools/cri inside the cluster, the kubelet stopped.
+func (k *kube) client(t *testing.T, name string, env ...string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "cri.test")
+	build := exec.Command("go", "test", "-c", "-o", program, ".")
 	build.Dir = filepath.Join("tools", "cri")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the walk: %v\n%s", err, out)
+		t.Fatalf("building the client: %v\n%s", err, out)
 	}
 	if kubelet, err := k.pid("bin/kubelet --config"); err == nil {
 		k.must(t, "kill", "-STOP", kubelet)
 		defer k.must(t, "kill", "-CONT", kubelet)
 	}
-	cmd := exec.Command("bash", "in.sh", "env", "COFFER_CRI_POD="+path, walk, "-test.v", "-test.timeout=8m")
-	out := new(strings.Builder)
-	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
+	args := append(append([]string{"in.sh", "env"}, env...), program, "-test.v", "-test.timeout=9m", "-test.run=^"+name+"$")
+	out, err := exec.Command("bash", args...).CombinedOutput()
 	t.Logf("%s", out)
-	if err != nil || !strings.Contains(out.String(), "--- PASS: TestWalk ") {
-		t.Errorf("the walk failed: %v", err)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
 	}
-	k.nothingLeft(t)
+	return string(out)
 }

@@ -20,20 +20,7 @@ import (
 // TestWalk calls every RPC of the CRI on one sealed pod, in the order of its life.
 func TestWalk(t *testing.T) {
 	w := newWalk(t)
-	parents, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs") // of version 1; containerd reads a pod's figures there
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range append(parents, "/sys/fs/cgroup/cgroup.procs") {
-		if _, err := os.Stat(p); err != nil {
-			continue
-		}
-		group := filepath.Join(filepath.Dir(p), "walk") // as the kubelet makes it
-		if err := os.MkdirAll(group, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = os.Remove(group) }()
-	}
+	groupOf(t, "walk")
 	events := w.listen(t)
 	for _, step := range []struct {
 		name string
@@ -62,6 +49,25 @@ func TestWalk(t *testing.T) {
 	})
 	if m := w.missing(); len(m) > 0 {
 		t.Errorf("nobody called %s: the CRI has grown; extend this walk", strings.Join(m, ", "))
+	}
+}
+
+// groupOf makes the control group of pods, as the kubelet makes it.
+func groupOf(t *testing.T, name string) {
+	t.Helper()
+	parents, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs") // of version 1; containerd reads a pod's figures there
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range append(parents, "/sys/fs/cgroup/cgroup.procs") {
+		if _, err := os.Stat(p); err != nil {
+			continue
+		}
+		group := filepath.Join(filepath.Dir(p), name)
+		if err := os.MkdirAll(group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(group) })
 	}
 }
 
