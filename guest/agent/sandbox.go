@@ -48,6 +48,7 @@ func (s *Server) CreateSandbox(_ context.Context, req *agentpb.CreateSandboxRequ
 	if err := s.writeEtc(); err != nil {
 		return nil, err
 	}
+	s.ahead.begin(p)
 	return &emptypb.Empty{}, nil
 }
 

@@ -87,7 +87,8 @@ type Server struct {
 	oom     chan string
 
 	// set by Activate
-	opt Options
+	opt   Options
+	ahead *ahead // opt.Images
 
 	diskMu  sync.Mutex
 	grouped map[string]bool // volumes on disks that are their group's
@@ -114,6 +115,8 @@ func (s *Server) Activate(opt Options) error {
 	if opt.Enforcer == nil || opt.Runtime == nil || opt.Images == nil || opt.PowerOff == nil || opt.Log == nil {
 		return errors.New("activating the agent: incomplete options")
 	}
+	s.ahead = &ahead{Images: opt.Images}
+	opt.Images = s.ahead
 	s.opt = opt
 	close(s.active)
 	return nil

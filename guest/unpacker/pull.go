@@ -35,7 +35,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	prepared := make(chan struct{})
 	go func() {
 		defer close(prepared)
-		s.warmed()
+		await(s.warming().room)
 		_ = s.prepareRoom() // a layer that cannot have one says why
 	}()
 	defer func() {

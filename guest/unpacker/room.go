@@ -65,7 +65,7 @@ func (r *room) end() {
 
 // takeRoom gives the one that is ready, or a new one.
 func (s *Service) takeRoom() (*room, error) {
-	s.warmed()
+	await(s.warming().room)
 	s.mu.Lock()
 	r := s.ready
 	s.ready = nil

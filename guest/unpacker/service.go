@@ -72,7 +72,7 @@ type Service struct {
 	layers map[layerKey]*flight
 	warm   *worker
 	ready  *room
-	warms  chan struct{} // closed when Warm has ended; nil before it begins
+	warms  warmth
 
 	refreshing sync.Mutex // the parser's root is being changed
 }
@@ -197,39 +197,44 @@ func (s *Service) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opt.Root}, elem...)...)
 }
 
+// warmth says what Warm is at: channels that it closes; nil before it begins.
+type warmth struct{ parser, room chan struct{} }
+
 // Warm starts a parser and a writer ahead of the first Pull: starting processes
 // is a good part of pulling a small image on a slow machine. It is for one call.
 func (s *Service) Warm() error {
-	done := make(chan struct{})
+	w := warmth{make(chan struct{}), make(chan struct{})}
 	s.mu.Lock()
-	s.warms = done
+	s.warms = w
 	s.mu.Unlock()
-	defer close(done)
-	w, err := s.newParser()
+	defer close(w.room)
+	p, err := s.newParser()
+	if err == nil {
+		s.mu.Lock()
+		p, s.warm = s.warm, p
+		s.mu.Unlock()
+		if p != nil {
+			p.leave()
+		}
+	}
+	close(w.parser)
 	if err != nil {
 		return err
 	}
-	if err := s.prepareRoom(); err != nil {
-		w.leave()
-		return err
-	}
-	s.mu.Lock()
-	w, s.warm = s.warm, w
-	s.mu.Unlock()
-	if w != nil {
-		w.leave()
-	}
-	return nil
+	return s.prepareRoom()
 }
 
-// warmed waits for a Warm that is under way: what it starts is there sooner than what
-// would be started beside it.
-func (s *Service) warmed() {
+// warming gives the channels of a Warm that is under way. What it starts is there
+// sooner than what would be started beside it, and is waited for.
+func (s *Service) warming() warmth {
 	s.mu.Lock()
-	ch := s.warms
-	s.mu.Unlock()
-	if ch != nil {
-		<-ch
+	defer s.mu.Unlock()
+	return s.warms
+}
+
+func await(done chan struct{}) {
+	if done != nil {
+		<-done
 	}
 }
 
@@ -247,7 +252,7 @@ func (s *Service) Close() {
 
 // parser gives a process that has done nothing yet.
 func (s *Service) parser() (*worker, error) {
-	s.warmed()
+	await(s.warming().parser)
 	s.mu.Lock()
 	w := s.warm
 	s.warm = nil

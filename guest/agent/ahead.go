@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+const (
+	// aheadTime bounds a pull that nobody has asked for yet.
+	aheadTime = 10 * time.Minute
+	// aheadFresh is how long such a pull's failure is an answer: later, what was in
+	// its way may be gone.
+	aheadFresh = 5 * time.Second
+)
+
+// ahead pulls the image of the pod's first container as soon as the sandbox is there.
+// A kubelet takes its time before it asks for the container, and so does each round
+// trip. Only what the policy names is pulled, as it would be anyway; the outcome is for
+// one request, so that a failure is met once and a new attempt is a new one.
+type ahead struct {
+	Images
+
+	mu    sync.Mutex
+	first string // the container's name; "": none, or somebody has had its outcome
+	done  chan struct{}
+
+	// before done is closed: set by begin's goroutine
+	image *Image
+	err   error
+	ended time.Time
+}
+
+// begin pulls the image of the container that starts first.
+func (a *ahead) begin(p *podpolicy.Policy) {
+	var c *podpolicy.Container
+	switch {
+	case len(p.InitContainers) > 0:
+		c = &p.InitContainers[0]
+	case len(p.Containers) > 0:
+		c = &p.Containers[0]
+	default:
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done != nil { // once in a guest's life
+		return
+	}
+	a.first, a.done = c.Name, make(chan struct{})
+	go func() {
+		defer close(a.done)
+		ctx, cancel := context.WithTimeout(context.Background(), aheadTime)
+		defer cancel()
+		a.image, a.err = a.Images.Prepare(ctx, c)
+		a.ended = time.Now()
+	}()
+}
+
+// Prepare implements Images.
+func (a *ahead) Prepare(ctx context.Context, c *podpolicy.Container) (*Image, error) {
+	a.mu.Lock()
+	mine := a.first != "" && a.first == c.Name
+	if mine {
+		a.first = ""
+	}
+	a.mu.Unlock()
+	if mine {
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if a.err == nil || time.Since(a.ended) < aheadFresh {
+			return a.image, a.err
+		}
+	}
+	return a.Images.Prepare(ctx, c)
+}

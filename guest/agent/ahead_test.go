@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cofferproject/coffer/api/podpolicy"
+)
+
+// counted is images that take a minute and fail as told.
+type counted struct {
+	pulls map[string]int
+	err   error
+}
+
+func (c *counted) Prepare(ctx context.Context, x *podpolicy.Container) (*Image, error) {
+	c.pulls[x.Name]++
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return &Image{Layers: []string{x.Name}}, nil
+}
+
+func TestImagesAreThereAheadOfTheirContainers(t *testing.T) {
+	failed := errors.New("no registry")
+	policy := &podpolicy.Policy{InitContainers: []podpolicy.Container{{Name: "init"}}, Containers: []podpolicy.Container{{Name: "app"}}}
+	for name, c := range map[string]struct {
+		wait  time.Duration // from the sandbox to the container
+		err   error
+		asks  time.Duration // what the request takes
+		pulls int
+	}{
+		"asked at once":     {0, nil, time.Minute, 1},
+		"asked later":       {2 * time.Minute, nil, 0, 1},
+		"failed meanwhile":  {59 * time.Second, failed, time.Second, 1},
+		"failed just now":   {61 * time.Second, failed, 0, 1},
+		"failed long since": {2 * time.Minute, failed, time.Minute, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				below := &counted{map[string]int{}, c.err}
+				a := &ahead{Images: below}
+				a.begin(policy)
+				a.begin(policy)
+				time.Sleep(c.wait)
+				began := time.Now()
+				img, err := a.Prepare(t.Context(), &policy.InitContainers[0])
+				if !errors.Is(err, c.err) || err == nil && img.Layers[0] != "init" {
+					t.Errorf("%v, %v", img, err)
+				}
+				if took := time.Since(began); took != c.asks || below.pulls["init"] != c.pulls {
+					t.Errorf("the request took %s and there were %d pulls; want %s, %d", took, below.pulls["init"], c.asks, c.pulls)
+				}
+				// The outcome was that request's; other containers have their own.
+				_, _ = a.Prepare(t.Context(), &policy.InitContainers[0])
+				_, _ = a.Prepare(t.Context(), &policy.Containers[0])
+				if below.pulls["init"] != c.pulls+1 || below.pulls["app"] != 1 {
+					t.Errorf("pulls: %v", below.pulls)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoAsksMayGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &ahead{Images: &counted{pulls: map[string]int{}}}
+		a.begin(&podpolicy.Policy{Containers: []podpolicy.Container{{Name: "app"}}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := a.Prepare(ctx, &podpolicy.Container{Name: "app"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		if _, err := a.Prepare(t.Context(), &podpolicy.Container{Name: "app"}); err != nil {
+			t.Error(err)
+		}
+	})
+}
