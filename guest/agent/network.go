@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -107,13 +108,17 @@ func (s *Server) UpdateRoutes(_ context.Context, req *agentpb.UpdateRoutesReques
 		}
 		want = append(want, *route)
 	}
+	addresses, err := c.Addresses()
+	if err != nil {
+		return nil, err
+	}
 	for _, v6 := range []bool{false, true} {
 		have, err := c.Routes(v6)
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range have {
-			if r.Protocol == unix.RTPROT_KERNEL {
+			if kernels(&r, addresses) {
 				continue
 			}
 			if err := c.DeleteRoute(&r); err != nil {
@@ -133,6 +138,15 @@ func (s *Server) UpdateRoutes(_ context.Context, req *agentpb.UpdateRoutesReques
 		}
 	}
 	return req.GetRoutes(), nil
+}
+
+// kernels says whether a route is the kernel's own, to the network of an interface's
+// address. A library OS's routes do not say who made them.
+func kernels(r *rtnetlink.Route, addresses []rtnetlink.Address) bool {
+	if r.Protocol != unix.RTPROT_UNSPEC || r.Gateway.IsValid() {
+		return r.Protocol == unix.RTPROT_KERNEL
+	}
+	return slices.ContainsFunc(addresses, func(a rtnetlink.Address) bool { return a.Index == r.Index && a.Prefix.Masked() == r.Dest.Masked() })
 }
 
 func parseRoute(r *agentpb.Route, links []rtnetlink.Link) (*rtnetlink.Route, error) {

@@ -91,6 +91,9 @@ type Address struct {
 	Prefix netip.Prefix
 }
 
+// ifaFlags is where struct ifaddrmsg has its flags.
+const ifaFlags = 2
+
 func ifaddrmsg(a Address) *message {
 	fam := uint8(0)
 	if a.Prefix.IsValid() {
@@ -131,8 +134,8 @@ func (c *Conn) AddAddress(a Address) error {
 	m.attr(unix.IFA_ADDRESS, ip)
 	if a.Prefix.Addr().Is6() {
 		// No duplicate address detection: nobody else has the pod's address, and
-		// the pod would wait for it.
-		m.u32(unix.IFA_FLAGS, unix.IFA_F_NODAD)
+		// the pod would wait for it. In the header: a library OS knows no IFA_FLAGS.
+		m.b[ifaFlags] |= unix.IFA_F_NODAD
 	}
 	if err := c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, m); err != nil {
 		return fmt.Errorf("adding address: %w", err)
