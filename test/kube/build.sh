@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds Kubernetes, etcd and containerd from their Go modules into $B/bin, and the
+# Builds Kubernetes, etcd, containerd and CoreDNS from their Go modules into $B/bin, and the
 # pause image. What is there already stays: the go command says whether it is current.
 set -eu
 . "$(dirname "$0")/env.sh"
@@ -23,6 +23,9 @@ CV=$(grep -oE 'containerd/containerd/v2 v[0-9][^ ]*' go.mod | head -1 | cut -d' 
 say "containerd $CV"
 go build -trimpath -tags "no_btrfs no_zfs no_devmapper no_blockfile no_aufs" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$CV" \
   -o "$B/bin/" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+cd "$KUBE_SRC/tools/coredns"
+say CoreDNS
+go build -trimpath -ldflags "-s -w" -o "$B/bin/coredns" .
 if [ "${1:-}" = full ]; then
   cd "$KUBE_SRC/tools/containerd17"
   CV=$(grep -oE 'containerd/containerd v[0-9][^ ]*' go.mod | head -1 | cut -d' ' -f2)

@@ -117,6 +117,35 @@ if [ $MODE = cluster ]; then
   --service-account-private-key-file=$P/sa.key --root-ca-file=$P/ca.crt --use-service-account-credentials=true --kube-api-qps=200 --kube-api-burst=400 --flex-volume-plugin-dir=$RUN/flex --leader-elect=false --bind-address=127.0.0.1
  start kube-scheduler $BIN/kube-scheduler --kubeconfig=$P/sched.kubeconfig --authentication-kubeconfig=$P/sched.kubeconfig --authorization-kubeconfig=$P/sched.kubeconfig --leader-elect=false --bind-address=127.0.0.1
 fi
+# --- names of services and pods: on the node, behind a service as everywhere
+if [ $MODE = cluster ]; then
+ cat > $RUN/Corefile <<X
+.:53 {
+    errors
+    kubernetes cluster.local in-addr.arpa {
+        kubeconfig $P/admin.kubeconfig
+        pods insecure
+    }
+}
+X
+ start coredns $B/bin/coredns -conf $RUN/Corefile
+ $B/bin/kubectl --kubeconfig $P/admin.kubeconfig apply -f - <<X
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec:
+  clusterIP: $DNS_IP
+  ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kube-dns, namespace: kube-system, labels: {kubernetes.io/service-name: kube-dns}}
+addressType: IPv4
+ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
+endpoints: [{addresses: [$NODE_IP]}]
+X
+ CLUSTER_DNS="clusterDNS: [$DNS_IP]"
+fi
 [ $MODE = cri ] && { mark 'up done'; while :; do wait -n 2>/dev/null || sleep 5; done; }
 # --- kubelet
 if [ $MODE = cluster ]; then
@@ -146,6 +175,7 @@ podLogsDir: /var/log/pods
 volumePluginDir: $RUN/kubelet/volume-plugins
 resolvConf: $RUN/resolv.conf
 clusterDomain: cluster.local
+${CLUSTER_DNS:-}
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}
 healthzBindAddress: 127.0.0.1

@@ -124,6 +124,16 @@ spec: {selector: {app: whole}, ports: [{port: 80, targetPort: 8080}]}
 				out, err := k.in("kubectl", "exec", c.from, "--", "sh", "-c", fmt.Sprintf(httpGet, "/", ip, 80))
 				return err == nil && strings.Contains(out, c.want), fmt.Sprint(out, err)
 			})
+			// By its name too: UDP through the service of the cluster's DNS. (What else
+			// looks names up in this busybox wants libraries that the image has not.)
+			eventually(t, c.from+" finds "+c.service, func() (bool, string) {
+				out, err := k.in("kubectl", "exec", c.from, "--", "nslookup", c.service+".default.svc.cluster.local")
+				return err == nil && strings.Contains(out, "Address: "+ip), fmt.Sprint(out, err)
+			})
+			if out := k.must(t, "kubectl", "exec", c.from, "--", "cat", "/etc/resolv.conf"); !strings.Contains(out, "search default.svc.cluster.local svc.cluster.local cluster.local") ||
+				!strings.Contains(out, "options ndots:5") {
+				t.Errorf("%s has other search domains:\n%s", c.from, out)
+			}
 		}
 	})
 	t.Run("port-forward", func(t *testing.T) {
