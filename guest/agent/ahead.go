@@ -18,14 +18,16 @@ const (
 
 // ahead pulls the image of the pod's first container as soon as the sandbox is there.
 // A kubelet takes its time before it asks for the container, and so does each round
-// trip. Only what the policy names is pulled, as it would be anyway; the outcome is for
-// one request, so that a failure is met once and a new attempt is a new one.
+// trip. Only what the policy names is pulled, as it would be anyway, and no further than
+// to where the trustee would have to release something (Asked). The outcome is for one
+// request, so that a failure is met once and a new attempt is a new one.
 type ahead struct {
 	Images
 
 	mu    sync.Mutex
 	first string // the container's name; "": none, or somebody has had its outcome
 	done  chan struct{}
+	asked chan struct{} // closed when the container was asked for
 
 	// before done is closed: set by begin's goroutine
 	image *Image
@@ -49,10 +51,10 @@ func (a *ahead) begin(p *podpolicy.Policy) {
 	if a.done != nil { // once in a guest's life
 		return
 	}
-	a.first, a.done = c.Name, make(chan struct{})
+	a.first, a.done, a.asked = c.Name, make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(a.done)
-		ctx, cancel := context.WithTimeout(context.Background(), aheadTime)
+		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), askedKey{}, a.asked), aheadTime)
 		defer cancel()
 		a.image, a.err = a.Images.Prepare(ctx, c)
 		a.ended = time.Now()
@@ -65,6 +67,7 @@ func (a *ahead) Prepare(ctx context.Context, c *podpolicy.Container) (*Image, er
 	mine := a.first != "" && a.first == c.Name
 	if mine {
 		a.first = ""
+		close(a.asked)
 	}
 	a.mu.Unlock()
 	if mine {
@@ -78,4 +81,23 @@ func (a *ahead) Prepare(ctx context.Context, c *podpolicy.Container) (*Image, er
 		}
 	}
 	return a.Images.Prepare(ctx, c)
+}
+
+// askedKey is where a context has ahead.asked.
+type askedKey struct{}
+
+// Asked waits until the host has asked for the container that an image is for, and the
+// policy has allowed it. Whoever prepares images calls it before what makes the trustee
+// release a key or a credential: for a sandbox alone nothing is released.
+func Asked(ctx context.Context) error {
+	asked, ok := ctx.Value(askedKey{}).(chan struct{})
+	if !ok {
+		return nil
+	}
+	select {
+	case <-asked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -70,6 +70,37 @@ func TestImagesAreThereAheadOfTheirContainers(t *testing.T) {
 	}
 }
 
+// locked is images that need something of the trustee.
+type locked struct{ released bool }
+
+func (l *locked) Prepare(ctx context.Context, _ *podpolicy.Container) (*Image, error) {
+	if err := Asked(ctx); err != nil {
+		return nil, err
+	}
+	l.released = true
+	return new(Image), nil
+}
+
+func TestNothingIsReleasedForASandboxAlone(t *testing.T) {
+	policy := &podpolicy.Policy{Containers: []podpolicy.Container{{Name: "app"}, {Name: "other"}}}
+	synctest.Test(t, func(t *testing.T) {
+		below := new(locked)
+		a := &ahead{Images: below}
+		a.begin(policy)
+		time.Sleep(time.Minute)
+		if below.released {
+			t.Error("released before anybody asked for the container")
+		}
+		if _, err := a.Prepare(t.Context(), &policy.Containers[1]); err != nil || !below.released {
+			t.Errorf("another container waits for the first: %v", err)
+		}
+		below.released = false
+		if _, err := a.Prepare(t.Context(), &policy.Containers[0]); err != nil || !below.released {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 func TestWhoAsksMayGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &ahead{Images: &counted{pulls: map[string]int{}}}

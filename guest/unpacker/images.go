@@ -41,7 +41,7 @@ func (im *Images) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.I
 			return nil, newPullError(c.Image, mark(fmt.Errorf("image %s: registry configuration: %w", c.Image, err), errConfig), nil)
 		}
 	}
-	req.KeySocket = im.KeySocket
+	req.KeySocket, req.BeforeKeys = im.KeySocket, agent.Asked
 	if im.Progress != nil {
 		req.Progress = func(p Progress) { im.Progress(c.Image, p) }
 	}

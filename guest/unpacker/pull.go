@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,11 @@ func (p *pull) run(ctx context.Context) (*Image, error) {
 	if !cfg.RunsOn(p.s.opt.Platform) {
 		return nil, fmt.Errorf("is for %s, this guest is %s", cfg.Platform(), p.s.opt.Platform)
 	}
+	if p.req.BeforeKeys != nil && slices.ContainsFunc(p.manifest.Layers, encrypted) {
+		if err := p.req.BeforeKeys(ctx); err != nil {
+			return nil, err
+		}
+	}
 	dirs, err := p.layers(ctx, cfg.RootFS.DiffIDs)
 	if err != nil {
 		return nil, err
@@ -106,6 +112,11 @@ func (p *pull) run(ctx context.Context) (*Image, error) {
 	times := p.times // a layer that another image waits for may still add to it
 	p.mu.Unlock()
 	return &Image{ManifestDigest: p.req.ManifestDigest, Config: cfg, ConfigBytes: r.Config, Layers: dirs, Times: times}, nil
+}
+
+func encrypted(d manifest.Descriptor) bool {
+	lt, err := manifest.ParseLayerType(d.MediaType)
+	return err != nil || lt.Encrypted // what is wrong with it is said when it is unpacked
 }
 
 func (p *pull) resolve(ctx context.Context) (*reply, error) {

@@ -86,6 +86,8 @@ type PullRequest struct {
 	// KeySocket gives the parser's end of a connection to the key holder, good for
 	// this manifest; nil: encrypted layers are an error.
 	KeySocket func(ctx context.Context, manifest digest.Digest) (*os.File, error)
+	// BeforeKeys, if set, is called before the first key of an image is asked for.
+	BeforeKeys func(ctx context.Context) error
 	// Progress, if set, is told of bytes pulled. It must not block.
 	Progress func(Progress)
 }

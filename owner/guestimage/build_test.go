@@ -114,76 +114,32 @@ func pinned(t *testing.T) *platform.Result {
 	return r
 }
 
-// The guest image is the same whoever builds it: another folder, another
-// build cache, another environment.
-func TestBuildTwiceGivesTheSameBytes(t *testing.T) {
+// TestBuild builds as often as what is to be seen takes: a build is most of a minute.
+func TestBuild(t *testing.T) {
 	pkgs := pinned(t)
 	source, err := FindSource(".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	build := func(source string) map[string][]byte {
+	build := func(source, out string) *Output {
 		t.Helper()
-		out := t.TempDir()
-		if _, err := Build(context.Background(), Inputs{Source: source, Packages: pkgs, Out: out}); err != nil {
-			t.Fatal(err)
-		}
-		return outputs(t, out)
-	}
-	one := copySource(t, source) // nobody edits it meanwhile
-	other := copySource(t, one)
-	first := build(one)
-	t.Setenv("GOCACHE", t.TempDir())
-	t.Setenv("GOFLAGS", "-v")
-	t.Setenv("TZ", "Asia/Tokyo")
-	second := build(other)
-	if len(first) != len(second) {
-		t.Errorf("%d files, then %d", len(first), len(second))
-	}
-	for name, b := range first {
-		// platform.json names the output folder nowhere, so it is compared too.
-		if !bytes.Equal(b, second[name]) {
-			t.Errorf("%s differs between two builds", name)
-		}
-	}
-}
-
-func TestBuildIsIncremental(t *testing.T) {
-	pkgs := pinned(t)
-	source, err := FindSource(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := Inputs{Source: source, Packages: pkgs, Out: t.TempDir()}
-	for i, want := range []bool{false, true, false} {
-		o, err := Build(context.Background(), in)
+		o, err := Build(context.Background(), Inputs{Source: source, Packages: pkgs, Out: out})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if o.Unchanged != want {
-			t.Errorf("build %d: unchanged = %v", i, o.Unchanged)
-		}
 		if len(o.Bundle.Sets) == 0 || o.Platform.Images[apiplatform.Sim].Initrd == "" {
-			t.Errorf("build %d is incomplete", i)
+			t.Error("the build is incomplete")
 		}
-		if i == 1 { // a file that is gone is made again
-			if err := os.Remove(o.Platform.Images[apiplatform.Sim].Initrd); err != nil {
-				t.Fatal(err)
-			}
-		}
+		return o
 	}
-}
+	one := copySource(t, source) // nobody edits it meanwhile
+	out := t.TempDir()
+	o := build(one, out)
+	if o.Unchanged {
+		t.Error("the first build found nothing to do")
+	}
+	first := outputs(t, out)
 
-func TestVariantsMeasureDifferently(t *testing.T) {
-	pkgs := pinned(t)
-	source, err := FindSource(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := Build(context.Background(), Inputs{Source: source, Packages: pkgs, Out: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := map[refvalue.Digest]string{}
 	for _, n := range apiplatform.Variants {
 		s, ok := o.Bundle.Find("tpm-sim", n, 256)
@@ -195,6 +151,40 @@ func TestVariantsMeasureDifferently(t *testing.T) {
 			t.Errorf("%s measures like %s", n, other)
 		}
 		seen[r] = n
+	}
+
+	if o = build(one, out); !o.Unchanged {
+		t.Error("the second build had something to do")
+	}
+	if err := os.Remove(o.Platform.Images[apiplatform.Sim].Initrd); err != nil {
+		t.Fatal(err)
+	}
+	if o = build(one, out); o.Unchanged {
+		t.Error("a file that is gone was not made again")
+	}
+	same(t, "a file of it was gone", first, outputs(t, out))
+
+	// The same whoever builds it: another folder, another build cache, another
+	// environment.
+	t.Setenv("GOCACHE", t.TempDir())
+	t.Setenv("GOFLAGS", "-v")
+	t.Setenv("TZ", "Asia/Tokyo")
+	elsewhere := t.TempDir()
+	build(copySource(t, one), elsewhere)
+	same(t, "built elsewhere", first, outputs(t, elsewhere))
+}
+
+// same compares two builds. platform.json names the output folder nowhere, so it is
+// compared too.
+func same(t *testing.T, what string, one, other map[string][]byte) {
+	t.Helper()
+	if len(one) != len(other) {
+		t.Errorf("%s: %d files, before %d", what, len(other), len(one))
+	}
+	for name, b := range one {
+		if !bytes.Equal(b, other[name]) {
+			t.Errorf("%s: %s differs", what, name)
+		}
 	}
 }
 

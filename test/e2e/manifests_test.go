@@ -160,7 +160,7 @@ func TestManifests(t *testing.T) {
 		t.Run(name+"-process", func(t *testing.T) {
 			t.Parallel()
 			if c.limit {
-				_, errout, code := shared.coffer(t, t.TempDir(), "run", "--tee", string(launch.SGXSim), "--registries", shared.registries, filepath.Join(dir, c.file))
+				_, errout, code := shared.coffer(t, shared.newHome(t), "run", "--tee", string(launch.SGXSim), "--registries", shared.registries, filepath.Join(dir, c.file))
 				if code != 120 || !strings.Contains(errout, "limit") {
 					t.Errorf("exit code %d, %q; want the limit refused", code, errout)
 				}
@@ -179,7 +179,7 @@ func (c *manifestCase) run(t *testing.T, dir string, tee launch.TEE) {
 		port = freePort(t)
 		args = append(args, "--publish", fmt.Sprintf("%d:%d", port, c.port))
 	}
-	p := shared.run(t, t.TempDir(), append(args, filepath.Join(dir, c.file))...)
+	p := shared.run(t, shared.newHome(t), append(args, filepath.Join(dir, c.file))...)
 	c.check(t, shared, p, port)
 	select {
 	case <-p.done:

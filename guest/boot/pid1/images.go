@@ -108,6 +108,9 @@ func onDisk(g *Guest, images agent.Images, moveTo func(dir string) error) agent.
 
 // Prepare implements agent.Images.
 func (d *diskImages) Prepare(ctx context.Context, c *podpolicy.Container) (*agent.Image, error) {
+	if err := agent.Asked(ctx); err != nil { // the disk has a key too
+		return nil, err
+	}
 	d.mu.Lock()
 	if !d.opened {
 		if err := d.open(ctx); err != nil {
@@ -130,7 +133,10 @@ func registryConfig(ctx context.Context, g *Guest) (registry.Config, error) {
 	}
 	var auth []byte
 	if uri := cdh.Image.AuthenticatedRegistryCredentialsURI; uri != "" {
-		if auth, err = fetch(ctx, uri); err != nil {
+		if err = agent.Asked(ctx); err == nil {
+			auth, err = fetch(ctx, uri)
+		}
+		if err != nil {
 			return registry.Config{}, fmt.Errorf("fetching registry credentials: %w", err)
 		}
 	}
