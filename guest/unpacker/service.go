@@ -169,6 +169,7 @@ func MountStore(dir string, size int64) error {
 // MoveTo has layers be unpacked in another folder of ours alone from now on. No image
 // may have been pulled.
 func (s *Service) MoveTo(dir string) error {
+	await(s.warming().room) // else a room is made where the store was
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
