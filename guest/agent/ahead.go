@@ -2,17 +2,17 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
+// aheadTime bounds how long a pull waits for somebody to ask for it, and aheadFresh how
+// long a failure from before is an answer: later, what was in its way may be gone.
 const (
-	// aheadTime bounds a pull that nobody has asked for yet.
-	aheadTime = 10 * time.Minute
-	// aheadFresh is how long such a pull's failure is an answer: later, what was in
-	// its way may be gone.
+	aheadTime  = 10 * time.Minute
 	aheadFresh = 5 * time.Second
 )
 
@@ -28,6 +28,9 @@ type ahead struct {
 	first string // the container's name; "": none, or somebody has had its outcome
 	done  chan struct{}
 	asked chan struct{} // closed when the container was asked for
+	// cancel ends the pull, as aheadTime does by timer unless somebody asks before.
+	cancel context.CancelFunc
+	timer  *time.Timer
 
 	// before done is closed: set by begin's goroutine
 	image *Image
@@ -52,35 +55,49 @@ func (a *ahead) begin(p *podpolicy.Policy) {
 		return
 	}
 	a.first, a.done, a.asked = c.Name, make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), askedKey{}, a.asked))
+	a.cancel, a.timer = cancel, time.AfterFunc(aheadTime, cancel)
 	go func() {
 		defer close(a.done)
-		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), askedKey{}, a.asked), aheadTime)
 		defer cancel()
 		a.image, a.err = a.Images.Prepare(ctx, c)
 		a.ended = time.Now()
 	}()
 }
 
-// Prepare implements Images.
+// Prepare implements Images. Who has asked decides from then on how long the pull may
+// take: it ends with that request, as any other.
 func (a *ahead) Prepare(ctx context.Context, c *podpolicy.Container) (*Image, error) {
-	a.mu.Lock()
-	mine := a.first != "" && a.first == c.Name
-	if mine {
-		a.first = ""
-		close(a.asked)
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	a.mu.Unlock()
-	if mine {
-		select {
-		case <-a.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if a.err == nil || time.Since(a.ended) < aheadFresh {
-			return a.image, a.err
-		}
+	if !a.take(c) {
+		return a.Images.Prepare(ctx, c)
+	}
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		a.cancel()
+		<-a.done // nothing of it is left when the caller goes on
+		return nil, ctx.Err()
+	}
+	if a.err == nil || time.Since(a.ended) < aheadFresh && !errors.Is(a.err, context.Canceled) {
+		return a.image, a.err
 	}
 	return a.Images.Prepare(ctx, c)
+}
+
+// take says whether the pull is for this request, which then has its outcome.
+func (a *ahead) take(c *podpolicy.Container) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.first == "" || a.first != c.Name {
+		return false
+	}
+	a.first = ""
+	a.timer.Stop()
+	close(a.asked)
+	return true
 }
 
 // askedKey is where a context has ahead.asked.

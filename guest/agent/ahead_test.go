@@ -102,16 +102,63 @@ func TestNothingIsReleasedForASandboxAlone(t *testing.T) {
 }
 
 func TestWhoAsksMayGiveUp(t *testing.T) {
+	policy := &podpolicy.Policy{Containers: []podpolicy.Container{{Name: "app"}}}
 	synctest.Test(t, func(t *testing.T) {
-		a := &ahead{Images: &counted{pulls: map[string]int{}}}
-		a.begin(&podpolicy.Policy{Containers: []podpolicy.Container{{Name: "app"}}})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := a.Prepare(ctx, &podpolicy.Container{Name: "app"}); !errors.Is(err, context.DeadlineExceeded) {
+		below := &counted{pulls: map[string]int{}}
+		a := &ahead{Images: below}
+		a.begin(policy)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := a.Prepare(gone, &policy.Containers[0]); !errors.Is(err, context.Canceled) {
 			t.Errorf("%v", err)
 		}
-		if _, err := a.Prepare(t.Context(), &podpolicy.Container{Name: "app"}); err != nil {
-			t.Error(err)
+		select {
+		case <-a.asked:
+			t.Error("a request that was over before it began counts as asked")
+		default:
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := a.Prepare(ctx, &policy.Containers[0]); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		select {
+		case <-a.done:
+		default:
+			t.Error("the pull goes on without anybody who wants it")
+		}
+		if _, err := a.Prepare(t.Context(), &policy.Containers[0]); err != nil || below.pulls["app"] != 2 {
+			t.Errorf("%v, pulls: %v", err, below.pulls)
 		}
 	})
+}
+
+// slow is images that take their time.
+type slow time.Duration
+
+func (d slow) Prepare(ctx context.Context, _ *podpolicy.Container) (*Image, error) {
+	if err := Asked(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(time.Duration(d)):
+		return new(Image), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// How long a pull may take is for who has asked; only nobody's has an end of its own.
+func TestWhoHasAskedHasAllTheTime(t *testing.T) {
+	policy := &podpolicy.Policy{Containers: []podpolicy.Container{{Name: "app"}}}
+	for _, wait := range []time.Duration{0, aheadTime - time.Second, aheadTime + time.Second, 2 * aheadTime} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &ahead{Images: slow(2 * aheadTime)}
+			a.begin(policy)
+			time.Sleep(wait)
+			if _, err := a.Prepare(t.Context(), &policy.Containers[0]); err != nil {
+				t.Errorf("asked after %s: %v", wait, err)
+			}
+		})
+	}
 }

@@ -115,27 +115,16 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 	if err != nil {
 		return "", err
 	}
-	room, err := p.takeRoom()
+	slot, err := p.slot(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		if err != nil {
-			room.end() // the writer may be at anything
-		} else {
-			p.giveRoom(room)
-		}
-	}()
-	dir, records, err := room.layer()
+	defer func() { slot.end(err != nil) }()
+	parser, err := p.take(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer records.Close()
-	parser, err := p.take()
-	if err != nil {
-		return "", err
-	}
-	files := fileList{records}
+	files := fileList{slot.records}
 	if lt.Encrypted && p.req.KeySocket != nil {
 		key, err := p.req.KeySocket(ctx, p.req.ManifestDigest)
 		if err != nil {
@@ -148,7 +137,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 	}
 	wrote := make(chan outcome, 1)
 	go func() {
-		r, err := room.writer.await(ctx, nil)
+		r, err := slot.writer.await(ctx, nil)
 		wrote <- outcome{r, err}
 	}()
 	progress := func(int64) {}
@@ -159,7 +148,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		progress(0)
 	}
 	parsed, perr := p.ask(ctx, parser, j, progress, files)
-	_ = records.Close() // else the writer would wait for a parser that is gone
+	_ = slot.records.Close() // else the writer would wait for a parser that is gone
 	var f *failed
 	if perr != nil && !errors.As(perr, &f) {
 		parser.end() // it broke
@@ -176,7 +165,7 @@ func (p *pull) unpackOnce(ctx context.Context, i int, j *job) (_ string, err err
 		p.times.add(parsed.Times)
 		p.mu.Unlock()
 	}
-	return p.s.activate(dir, w.r.Opaque)
+	return p.s.activate(slot, w.r.Opaque)
 }
 
 type outcome struct {
@@ -205,9 +194,9 @@ func verdict(what string, parsed *reply, perr error, w outcome) error {
 }
 
 // activate gives a finished layer its place.
-func (s *Service) activate(made string, opaque []string) (string, error) {
+func (s *Service) activate(slot *slot, opaque []string) (string, error) {
 	if len(opaque) > 0 {
-		fd, err := unix.Open(made, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := unix.Open(slot.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
@@ -217,8 +206,8 @@ func (s *Service) activate(made string, opaque []string) (string, error) {
 			return "", fmt.Errorf("finishing a layer: %w", err)
 		}
 	}
-	dir := s.inStore("layers", s.number())
-	if err := os.Rename(made, dir); err != nil {
+	dir := s.inStore("layers", slot.name)
+	if err := os.Rename(slot.dir, dir); err != nil {
 		return "", fmt.Errorf("finishing a layer: %w", err)
 	}
 	return dir, nil

@@ -13,7 +13,7 @@ import (
 // Layers are unpacked where the store was moved to, by whatever was made ready before.
 func TestMoveTo(t *testing.T) {
 	r := NewRegistry(t)
-	s := newService(t, Options{})
+	s := newService(t, Options{Warm: true})
 	m := r.Image(t, "v1", `{}`, Tar(t, Entry{Name: "etc", Type: tar.TypeDir}, Entry{Name: "etc/a", Data: "A"}).Gzip(t))
 	if err := s.Warm(); err != nil {
 		t.Fatal(err)
@@ -23,7 +23,7 @@ func TestMoveTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := s.MoveTo(dir); err != nil {
+	if err := s.MoveTo(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	img, err := s.Pull(t.Context(), request(t, r, m))
@@ -41,7 +41,7 @@ func TestMoveTo(t *testing.T) {
 			t.Errorf("%s: %v, %v", p, left, err)
 		}
 	}
-	if err := s.MoveTo(t.TempDir()); err == nil {
+	if err := s.MoveTo(t.Context(), t.TempDir()); err == nil {
 		t.Error("a store with an image in it was moved")
 	}
 }

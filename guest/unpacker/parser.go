@@ -33,7 +33,10 @@ const (
 	WriterName = "coffer-unpack-writer"
 )
 
-const controlFD = 3
+const (
+	controlFD = 3
+	pipeFD    = 4 // writer
+)
 
 // ParserMain is the parser process's entry point: it gives up what it has and
 // does the coordinator's jobs until the control socket closes.

@@ -67,13 +67,13 @@ type worker struct {
 	control *net.UnixConn
 }
 
-func (s *Service) start(name, root string) (*worker, error) {
+func (s *Service) start(name, root string, files ...*os.File) (*worker, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	p, err := s.opt.Start(name, root, []*os.File{theirs})
+	p, err := s.opt.Start(name, root, append([]*os.File{theirs}, files...))
 	if err != nil {
 		_ = ours.Close()
 		return nil, err

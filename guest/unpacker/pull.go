@@ -33,15 +33,10 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	p := &pull{s: s, req: &req, ref: ref}
 	defer p.close()
 	// The first layer's writer starts while the registry answers.
-	prepared := make(chan struct{})
-	go func() {
-		defer close(prepared)
-		await(s.warming().room)
-		_ = s.prepareRoom() // a layer that cannot have one says why
-	}()
+	p.prepare(ctx)
 	defer func() {
-		<-prepared
-		s.dropRoom()
+		p.preparing.Wait()
+		s.dropSlot()
 	}()
 	img, err := p.run(ctx)
 	if err != nil {
@@ -61,12 +56,37 @@ type pull struct {
 	raw      []byte              // manifest
 	manifest *manifest.Manifest
 
+	preparing sync.WaitGroup // slots ahead of their layers
+
 	mu     sync.Mutex
-	idle   []*worker // parsers
-	rooms  []*room
+	left   int // layers that have no slot yet
+	idle   []*worker
 	closed bool // the image is done, though another one may still wait for a layer
 	tokens map[string]string
 	times  Times
+}
+
+// prepare makes a slot ready for the next layer.
+func (p *pull) prepare(ctx context.Context) {
+	p.preparing.Go(func() {
+		if await(ctx, p.s.warms.slot) == nil {
+			_ = p.s.prepareSlot() // a layer that cannot have one says why
+		}
+	})
+}
+
+// slot gives the next layer's. Where layers come one after the other, the writer of the
+// one behind it starts meanwhile.
+func (p *pull) slot(ctx context.Context) (*slot, error) {
+	sl, err := p.s.takeSlot(ctx)
+	p.mu.Lock()
+	p.left--
+	more := err == nil && p.left > 0 && !p.closed && p.s.opt.Workers == 1
+	p.mu.Unlock()
+	if more {
+		p.prepare(ctx)
+	}
+	return sl, err
 }
 
 func (p *pull) run(ctx context.Context) (*Image, error) {
@@ -120,7 +140,7 @@ func encrypted(d manifest.Descriptor) bool {
 }
 
 func (p *pull) resolve(ctx context.Context) (*reply, error) {
-	w, err := p.take()
+	w, err := p.take(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +162,9 @@ func (p *pull) layers(ctx context.Context, diffIDs []digest.Digest) ([]LayerDir,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := make([]LayerDir, len(diffIDs))
+	p.mu.Lock()
+	p.left = len(diffIDs)
+	p.mu.Unlock()
 	seen := map[digest.Digest]int{}
 	var wg sync.WaitGroup
 	for i, id := range diffIDs {
@@ -185,7 +208,7 @@ func (p *pull) ask(ctx context.Context, w *worker, j *job, progress func(int64),
 
 // take gives a parser for this pull, one that has worked for it before if there
 // is one.
-func (p *pull) take() (*worker, error) {
+func (p *pull) take(ctx context.Context) (*worker, error) {
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
 		w := p.idle[n-1]
@@ -194,7 +217,7 @@ func (p *pull) take() (*worker, error) {
 		return w, nil
 	}
 	p.mu.Unlock()
-	return p.s.parser()
+	return p.s.parser(ctx)
 }
 
 // give returns a parser that did its job.
@@ -210,41 +233,12 @@ func (p *pull) give(w *worker) {
 	}
 }
 
-// takeRoom gives a room for one of this pull's layers.
-func (p *pull) takeRoom() (*room, error) {
-	p.mu.Lock()
-	if n := len(p.rooms); n > 0 {
-		r := p.rooms[n-1]
-		p.rooms = p.rooms[:n-1]
-		p.mu.Unlock()
-		return r, nil
-	}
-	p.mu.Unlock()
-	return p.s.takeRoom()
-}
-
-// giveRoom returns a room in which everything went well.
-func (p *pull) giveRoom(r *room) {
-	p.mu.Lock()
-	keep := !p.closed
-	if keep {
-		p.rooms = append(p.rooms, r)
-	}
-	p.mu.Unlock()
-	if !keep {
-		r.end()
-	}
-}
-
 func (p *pull) close() {
 	p.mu.Lock()
-	idle, rooms := p.idle, p.rooms
-	p.idle, p.rooms, p.closed = nil, nil, true
+	idle := p.idle
+	p.idle, p.closed = nil, true
 	p.mu.Unlock()
 	for _, w := range idle {
 		w.end()
-	}
-	for _, r := range rooms {
-		r.end()
 	}
 }

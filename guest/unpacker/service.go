@@ -6,8 +6,8 @@
 // its own namespaces and root, a memory limit and the key of the layer that it works
 // at, of one image in its life: whoever could take it over with one of the image's
 // layers could with each. It hands a small fixed record stream (image/layerstream) to
-// the *writer*, which is shut in a folder for one image's unfinished layers, without
-// network. The
+// the *writer*, one for each layer, which is shut in the layer's directory, without
+// network: a directory that is moved away under a process's root lets it out. The
 // *coordinator* (Service, in the agent's process) parses nothing but manifest and
 // config, and those only after their digests were found right.
 //
@@ -45,6 +45,8 @@ import (
 type Options struct {
 	Root  string  // the store: a directory of ours alone, best a tmpfs by MountStore
 	Start Starter // WithSupervisor in a guest
+	// Warm says that Warm will be called.
+	Warm bool
 	// Workers is how many layers are unpacked at once in the whole guest; 0: 3.
 	Workers int
 	// Limits bound one layer; the zero value leaves size to the store's.
@@ -71,8 +73,9 @@ type Service struct {
 	images map[string]*Image
 	layers map[layerKey]*flight
 	warm   *worker
-	ready  *room
-	warms  warmth
+	ready  *slot
+
+	warms warmth // New makes it
 
 	refreshing sync.Mutex // the parser's root is being changed
 }
@@ -127,7 +130,7 @@ func New(opt Options) (*Service, error) {
 	if opt.Platform == (manifest.Platform{}) {
 		opt.Platform = manifest.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
-	s := &Service{opt: opt, store: opt.Root, sem: make(chan struct{}, opt.Workers), images: map[string]*Image{}, layers: map[layerKey]*flight{}}
+	s := &Service{opt: opt, store: opt.Root, sem: make(chan struct{}, opt.Workers), warms: newWarmth(opt.Warm), images: map[string]*Image{}, layers: map[layerKey]*flight{}}
 	if err := os.MkdirAll(opt.Root, 0o711); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
@@ -168,8 +171,10 @@ func MountStore(dir string, size int64) error {
 
 // MoveTo has layers be unpacked in another folder of ours alone from now on. No image
 // may have been pulled.
-func (s *Service) MoveTo(dir string) error {
-	await(s.warming().room) // else a room is made where the store was
+func (s *Service) MoveTo(ctx context.Context, dir string) error {
+	if err := await(ctx, s.warms.slot); err != nil { // else a slot is made where the store was
+		return err
+	}
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
@@ -185,7 +190,7 @@ func (s *Service) MoveTo(dir string) error {
 	}
 	s.store = dir
 	s.mu.Unlock()
-	s.dropRoom() // it was made where the store was
+	s.dropSlot() // it was made where the store was
 	return nil
 }
 
@@ -200,17 +205,27 @@ func (s *Service) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opt.Root}, elem...)...)
 }
 
-// warmth says what Warm is at: channels that it closes; nil before it begins.
-type warmth struct{ parser, room chan struct{} }
+// warmth says what Warm is at: channels that it closes. Closed from the beginning where
+// Options.Warm does not announce it.
+type warmth struct{ parser, slot chan struct{} }
+
+func newWarmth(announced bool) warmth {
+	w := warmth{make(chan struct{}), make(chan struct{})}
+	if !announced {
+		close(w.parser)
+		close(w.slot)
+	}
+	return w
+}
 
 // Warm starts a parser and a writer ahead of the first Pull: starting processes
-// is a good part of pulling a small image on a slow machine. It is for one call.
+// is a good part of pulling a small image on a slow machine. Once, and announced by
+// Options.Warm: pulls wait for it.
 func (s *Service) Warm() error {
-	w := warmth{make(chan struct{}), make(chan struct{})}
-	s.mu.Lock()
-	s.warms = w
-	s.mu.Unlock()
-	defer close(w.room)
+	if !s.opt.Warm {
+		return errors.New("unpacker: a warm start was not announced")
+	}
+	defer close(s.warms.slot)
 	p, err := s.newParser()
 	if err == nil {
 		s.mu.Lock()
@@ -220,24 +235,21 @@ func (s *Service) Warm() error {
 			p.leave()
 		}
 	}
-	close(w.parser)
+	close(s.warms.parser)
 	if err != nil {
 		return err
 	}
-	return s.prepareRoom()
+	return s.prepareSlot()
 }
 
-// warming gives the channels of a Warm that is under way. What it starts is there
-// sooner than what would be started beside it, and is waited for.
-func (s *Service) warming() warmth {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.warms
-}
-
-func await(done chan struct{}) {
-	if done != nil {
-		<-done
+// await waits for a part of Warm. What that starts is there sooner than what would be
+// started beside it.
+func await(ctx context.Context, done chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -247,15 +259,17 @@ func (s *Service) Close() {
 	w := s.warm
 	s.warm = nil
 	s.mu.Unlock()
-	s.dropRoom()
+	s.dropSlot()
 	if w != nil {
 		w.leave()
 	}
 }
 
 // parser gives a process that has done nothing yet.
-func (s *Service) parser() (*worker, error) {
-	await(s.warming().parser)
+func (s *Service) parser(ctx context.Context) (*worker, error) {
+	if err := await(ctx, s.warms.parser); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	w := s.warm
 	s.warm = nil

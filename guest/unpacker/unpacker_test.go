@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	case unconfined != "" && name == ParserName:
 		os.Exit(parserLoop())
 	case unconfined != "" && name == WriterName:
-		os.Exit(writeLayers(unconfined))
+		os.Exit(writeLayer(unconfined))
 	}
 	switch filepath.Base(os.Args[0]) {
 	case ParserName:
@@ -220,7 +220,7 @@ func request(t testing.TB, r *Registry, m digest.Digest) PullRequest {
 
 func TestPull(t *testing.T) {
 	r := NewRegistry(t)
-	s := newService(t, Options{})
+	s := newService(t, Options{Warm: true})
 	a := Tar(t, Entry{Name: "etc", Type: tar.TypeDir}, Entry{Name: "etc/a", Data: "A"}, Entry{Name: "bin/su", Data: "x", Mode: 0o4755})
 	b := Tar(t, Entry{Name: "etc/.wh.a"}, Entry{Name: "opt/.wh..wh..opq"}, Entry{Name: "opt/b", Data: "B", UID: 7, GID: 8})
 	c := Tar(t, Entry{Name: "c", Data: strings.Repeat("C", 3<<20)})
@@ -525,7 +525,7 @@ func BenchmarkPull10MB(b *testing.B) {
 	var asked atomic.Int64
 	for b.Loop() {
 		b.StopTimer()
-		s := newService(b, Options{})
+		s := newService(b, Options{Warm: true})
 		if err := s.Warm(); err != nil {
 			b.Fatal(err)
 		}

@@ -47,11 +47,6 @@ type job struct {
 	Manifest []byte               `json:"manifest,omitempty"` // shown to the key holder
 }
 
-// writeJob is what the coordinator asks of a writer; file: record pipe.
-type writeJob struct {
-	Dir string `json:"dir"` // to make, in the writer's root
-}
-
 // reply is what a parser or writer answers. Progress replies come any number of
 // times before the last, which has Done or Error.
 type reply struct {

@@ -51,10 +51,10 @@ func joinCgroup(root, name string, pids []int) (*cgroup, error) {
 }
 
 // moveAll puts the processes and their descendants into a group. What a process
-// starts once it is in the group is there too, so that this ends. One that has ended
-// has no place to be: whether the TEE needed it is for who watches it.
+// starts once it is in the group is there too, so that this ends. A short-lived one may
+// have ended; where none is left, there is no TEE.
 func moveAll(procs string, pids []int) error {
-	moved := map[int]bool{}
+	moved, there := map[int]bool{}, 0
 	for todo := slices.Clone(pids); len(todo) > 0; {
 		pid := todo[0]
 		if todo = todo[1:]; moved[pid] {
@@ -64,8 +64,14 @@ func moveAll(procs string, pids []int) error {
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
+		if err == nil {
+			there++
+		}
 		moved[pid] = true
 		todo = append(todo, childrenOf(pid)...)
+	}
+	if there == 0 && len(pids) > 0 {
+		return unix.ESRCH
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,18 +40,26 @@ type compiled struct {
 func (r *runner) run(ts []*target) error {
 	began := time.Now()
 	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
 	packages := r.compile(ctx, ts)
+	defer func() {
+		cancel()
+		for range packages { // until nobody compiles any more
+		}
+	}()
 	var failed []string
-	ran := 0
-	over := func() bool { return r.total > 0 && ran > 0 && time.Since(began) > r.total }
+	ran, changed := 0, 0
+	// Those of changed packages, which are first, have their turn whatever it takes.
+	over := func(t *target) bool { return r.total > 0 && !t.changed && time.Since(began) > r.total }
 	for p := range packages {
 		if p.err != nil {
 			return p.err
 		}
 		for _, t := range ts {
-			if t.pkg != p.pkg || over() {
+			if t.pkg != p.pkg || over(t) {
 				continue
+			}
+			if t.changed {
+				changed++
 			}
 			if err := r.one(t); err != nil {
 				fmt.Printf("FAIL %s\n%v\n", t.name(), err)
@@ -62,21 +71,12 @@ func (r *runner) run(ts []*target) error {
 			}
 		}
 		_ = os.Remove(r.binary(p.pkg))
-		if over() {
+		if r.total > 0 && time.Since(began) > r.total && !slices.ContainsFunc(ts[min(ran, len(ts)):], func(t *target) bool { return t.changed }) {
 			break
 		}
 	}
-	changed, missed := 0, 0
-	for i, t := range ts {
-		if t.changed {
-			changed++
-			if i >= ran {
-				missed++
-			}
-		}
-	}
-	fmt.Printf("fuzzrun: %d of %d targets in %.0f s, %d failed; %d of changed packages, %d of them without a turn\n",
-		ran, len(ts), time.Since(began).Seconds(), len(failed), changed, missed)
+	fmt.Printf("fuzzrun: %d of %d targets in %.0f s, %d failed; %d of changed packages\n",
+		ran, len(ts), time.Since(began).Seconds(), len(failed), changed)
 	if len(failed) > 0 {
 		return fmt.Errorf("found something in %s; the inputs are in testdata/fuzz", strings.Join(failed, ", "))
 	}

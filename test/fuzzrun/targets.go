@@ -142,15 +142,22 @@ func keep(ts []*target, want func(string) bool) []*target {
 const (
 	turn        = 2 * time.Second
 	changedTurn = 6 * time.Second
+	leastTurn   = time.Second // of a changed one among very many
 )
 
 // plan sets every target's time. With a common time changed packages go first, and
 // the others from where seed points to: another part has its turn after each commit.
 func plan(ts []*target, o options, seed string) {
+	changed := 0
+	for _, t := range ts {
+		if t.changed {
+			changed++
+		}
+	}
 	for _, t := range ts {
 		switch {
 		case o.total > 0 && t.changed:
-			t.time = changedTurn
+			t.time = max(leastTurn, min(changedTurn, o.total/time.Duration(2*changed)))
 		case o.total > 0:
 			t.time = turn
 		case o.each > 0:

@@ -49,6 +49,7 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		// checked against the floor, its content against the policy's digest.
 		Clock: func() (time.Time, bool) { return floor, true },
 	}
+	opt.Warm = true
 	if sup.LibraryOS {
 		opt.Workers = 1 // a process of ours more costs more than layers side by side gain
 	}
@@ -90,7 +91,7 @@ type diskImages struct {
 }
 
 // onDisk wraps images if the policy has a disk for them.
-func onDisk(g *Guest, images agent.Images, moveTo func(dir string) error) agent.Images {
+func onDisk(g *Guest, images agent.Images, moveTo func(ctx context.Context, dir string) error) agent.Images {
 	if g.Initdata.Policy == nil {
 		return images
 	}
@@ -102,7 +103,7 @@ func onDisk(g *Guest, images agent.Images, moveTo func(dir string) error) agent.
 		if _, err := g.Disks.Open(ctx, v); err != nil {
 			return err
 		}
-		return moveTo(v.Path())
+		return moveTo(ctx, v.Path())
 	}}
 }
 

@@ -58,6 +58,9 @@ func (r *recordedImages) Prepare(ctx context.Context, c *podpolicy.Container) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := agent.Asked(ctx); err != nil { // a pull ahead of its container is no event yet
+		return nil, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.done[c.ManifestDigest] {

@@ -79,8 +79,7 @@ const maxRuleArgs = 12
 // filter for every number (gVisor does at each filter's start).
 func (p *Profile) Compile() ([]Instruction, error) {
 	conditional := map[uint32][]Instruction{}
-	plain := map[Action][]uint32{}
-	var order []Action
+	actions := map[uint32]Action{}
 	for i, r := range p.Rules {
 		for _, name := range r.Names {
 			nr, ok := syscalls[name]
@@ -91,10 +90,9 @@ func (p *Profile) Compile() ([]Instruction, error) {
 				return nil, fmt.Errorf("seccomp rule %d: unknown system call %q", i, name)
 			}
 			if len(r.Args) == 0 {
-				if _, seen := plain[r.Action]; !seen {
-					order = append(order, r.Action)
+				if _, decided := actions[nr]; !decided {
+					actions[nr] = r.Action
 				}
-				plain[r.Action] = append(plain[r.Action], nr)
 				continue
 			}
 			if len(r.Args) > maxRuleArgs {
@@ -105,14 +103,6 @@ func (p *Profile) Compile() ([]Instruction, error) {
 				return nil, fmt.Errorf("seccomp rule %d: %w", i, err)
 			}
 			conditional[nr] = append(conditional[nr], body...)
-		}
-	}
-	actions := map[uint32]Action{}
-	for _, act := range order {
-		for _, nr := range plain[act] {
-			if _, decided := actions[nr]; !decided {
-				actions[nr] = act
-			}
 		}
 	}
 	var a assembler

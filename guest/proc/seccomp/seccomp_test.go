@@ -132,12 +132,13 @@ func TestProgramsDecideAsTheirRules(t *testing.T) {
 		long.Rules = append(long.Rules, masked(name, Errno(7), 1, 1), masked(name, Allow, 2, 2))
 	}
 	for name, p := range map[string]*Profile{
-		"odd":          {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Allow}}},
-		"all":          {Default: Errno(1), Rules: []Rule{{Names: all, Action: Allow}}},
-		"none":         {Default: Errno(1)},
-		"two actions":  {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Errno(2)}, {Names: all, Action: Allow}}},
-		"conditional":  {Default: Errno(1), Rules: []Rule{masked("read", Errno(3), 1, 1), masked("read", Errno(4), 1, 0), masked("close", Allow, 4, 4), {Names: []string{"read", "write"}, Action: Allow}}},
-		"many of them": long,
+		"odd":            {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Allow}}},
+		"all":            {Default: Errno(1), Rules: []Rule{{Names: all, Action: Allow}}},
+		"none":           {Default: Errno(1)},
+		"two actions":    {Default: Errno(1), Rules: []Rule{{Names: odd, Action: Errno(2)}, {Names: all, Action: Allow}}},
+		"in their order": {Default: Errno(1), Rules: []Rule{{Names: []string{"write"}, Action: Allow}, {Names: []string{"read"}, Action: Errno(13)}, {Names: []string{"read"}, Action: Allow}}},
+		"conditional":    {Default: Errno(1), Rules: []Rule{masked("read", Errno(3), 1, 1), masked("read", Errno(4), 1, 0), masked("close", Allow, 4, 4), {Names: []string{"read", "write"}, Action: Allow}}},
+		"many of them":   long,
 	} {
 		code := compile(t, p)
 		for nr := range uint32(700) {
