@@ -57,6 +57,9 @@ func configureLink(c *rtnetlink.Conn, link rtnetlink.Link, in *agentpb.Interface
 				return err
 			}
 		}
+		if err := makeRoom(c, in.GetName()); err != nil {
+			return err
+		}
 		if err := c.Rename(link.Index, in.GetName()); err != nil {
 			return err
 		}
@@ -72,6 +75,21 @@ func configureLink(c *rtnetlink.Conn, link rtnetlink.Link, in *agentpb.Interface
 		}
 	}
 	return c.SetUp(link.Index, true)
+}
+
+// makeRoom takes a name from the interface that has it: the kernel names cards as it finds
+// them, in no order. Its own name comes with its own UpdateInterface.
+func makeRoom(c *rtnetlink.Conn, name string) error {
+	other, err := findLink(c, func(l rtnetlink.Link) bool { return !l.Loopback && l.Name == name })
+	if err != nil {
+		return nil // nobody has it
+	}
+	if other.Up {
+		if err := c.SetUp(other.Index, false); err != nil {
+			return err
+		}
+	}
+	return c.Rename(other.Index, fmt.Sprintf("unnamed%d", other.Index))
 }
 
 func findLink(c *rtnetlink.Conn, match func(rtnetlink.Link) bool) (rtnetlink.Link, error) {
