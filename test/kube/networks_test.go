@@ -47,15 +47,17 @@ func testSecondCard(t *testing.T, h holder) {
 			return err == nil && out == "from the guest\n", fmt.Sprint(url, out, err)
 		})
 	}
-	// And out: to the node by its addresses on the second bridge.
-	k.must(t, "bash", "-c", "mkdir -p /run/www; echo from the node > /run/www/index.html; cd /run/www; setsid python3 -m http.server --bind :: 9090 > /dev/null 2>&1 < /dev/null & echo $! > /run/www.pid")
-	defer k.must(t, "bash", "-c", "kill $(cat /run/www.pid)")
-	for _, url := range []string{"http://10.89.0.1:9090/", "http://[fd00:89::1]:9090/"} {
+	// And out: to another pod by its addresses on the second bridge.
+	k.apply(t, k.file(t, strings.Replace(simple("peer", "none", "mkdir /www; echo from the node > /www/index.html; httpd -f -p '[::]:9090' -h /www"), "  runtimeClassName: none\n", "", 1)))
+	k.ready(t, "peer")
+	cards = k.must(t, "kubectl", "exec", "peer", "--", "ip", "-o", "addr")
+	for _, url := range []string{"http://" + address("eth1    inet 10.89.0.") + ":9090/", "http://[" + address("eth1    inet6 fd00:89::") + "]:9090/"} {
 		eventually(t, url+" from the guest", func() (bool, string) {
 			out, err := k.in("kubectl", "exec", "cards", "--", "wget", "-qO-", url)
 			return err == nil && out == "from the node\n", fmt.Sprint(out, err)
 		})
 	}
+	k.must(t, "kubectl", "delete", "pod", "peer", "--timeout=60s")
 	k.must(t, "kubectl", "delete", "pod", "cards", "--timeout=60s")
 	k.nothingLeft(t)
 }
