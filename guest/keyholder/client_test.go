@@ -13,19 +13,26 @@ import (
 	"github.com/cofferproject/coffer/test/fakekbs"
 )
 
+// clientOf is a client of k that knows no signed time yet.
+func clientOf(t *testing.T, k *fakekbs.KBS) (*client, *clock.Clock) {
+	t.Helper()
+	clk, err := clock.New(floor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := newClient(k.URL, k.CAPEM(), clk, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, clk
+}
+
 // A connection from before the signed time goes on if its certificate passes then.
 func TestConnectionsAreHeldToTheSignedTime(t *testing.T) {
 	for after, want := range map[time.Duration]bool{30 * 24 * time.Hour: true, 400 * 24 * time.Hour: false} {
 		begin := floor.AddDate(0, 1, 0)
 		k := fakekbs.Start(t, nil, begin, begin.AddDate(1, 0, 0))
-		clk, err := clock.New(floor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := newClient(k.URL, k.CAPEM(), clk, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, clk := clientOf(t, k)
 		get := func() (reused bool, err error) {
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.URL+"/kbs/v0/nothing", nil)

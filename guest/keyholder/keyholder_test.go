@@ -31,7 +31,6 @@ import (
 	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/api/keyproviderpb"
 	"github.com/cofferproject/coffer/api/podpolicy"
-	"github.com/cofferproject/coffer/guest/clock"
 	"github.com/cofferproject/coffer/guest/keyholder/layerkey"
 	"github.com/cofferproject/coffer/test/fakekbs"
 )
@@ -559,14 +558,7 @@ func TestOnlyATokenSignerGivesTime(t *testing.T) {
 	for uri, want := range map[string]bool{ear.SignerURI: true, "": false, "urn:coffer:trustee:other": false} {
 		k := simpleKBS(t)
 		k.SignerURI = uri
-		clk, err := clock.New(floor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := newClient(k.URL, k.CAPEM(), clk, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, clk := clientOf(t, k)
 		c.tee, c.life, c.attestTimeout = start(openFake), t.Context(), 3*time.Second
 		if _, err := c.session(t.Context(), nil); err != nil {
 			t.Fatalf("signer %q: %v", uri, err)

@@ -48,8 +48,8 @@ func startUnpacker(sup *proc.Supervisor, log *slog.Logger) (func(*Guest) (agent.
 		// The key holder alone sees signed times; a registry's certificate is
 		// checked against the floor, its content against the policy's digest.
 		Clock: func() (time.Time, bool) { return floor, true },
+		Warm:  true,
 	}
-	opt.Warm = true
 	if sup.LibraryOS {
 		opt.Workers = 1 // a process of ours more costs more than layers side by side gain
 	}
