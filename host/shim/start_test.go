@@ -144,7 +144,7 @@ func (a *oomAgent) GetOOMEvent(context.Context, *agentpb.GetOOMEventRequest) (*a
 func TestOOMFile(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	ev := newPublisher("", "k8s.io", log)
-	s := newService("pod", ev, func() {}, log)
+	s := newService("pod", t.TempDir(), nil, ev, func() {}, log)
 	hit, spared := t.TempDir(), t.TempDir()
 	s.containers["hit"] = &container{proc: newProc(stdio{}), id: "hit", bundle: hit}
 	s.containers["spared"] = &container{proc: newProc(stdio{}), id: "spared", bundle: spared}
@@ -160,7 +160,7 @@ func TestOOMFile(t *testing.T) {
 // TestUndeclaredContainer: a container that is not in the policy, as kubectl debug makes
 // one, is refused with its id before anything of it reaches the guest (there is none here).
 func TestUndeclaredContainer(t *testing.T) {
-	s := newService("pod", nil, func() {}, slog.New(slog.DiscardHandler))
+	s := newService("pod", t.TempDir(), nil, nil, func() {}, slog.New(slog.DiscardHandler))
 	s.pod = &pod{policy: &podpolicy.Policy{Containers: []podpolicy.Container{{Name: "main"}}}}
 	err := s.createContainer(t.Context(), &container{id: "c1"}, &specs.Spec{Annotations: map[string]string{criName: "debugger-x7k2p"}})
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), `container-undeclared: container "debugger-x7k2p"`) {
