@@ -9,6 +9,7 @@ import (
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -87,7 +88,24 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 		return nil, err
 	}
 	s.log.Info("started", "sandbox", s.id, "duration", time.Since(began))
-	return &sandboxapi.StartSandboxResponse{Pid: s.pidOf(), CreatedAt: timestamppb.New(box.createdAt)}, nil
+	shown, err := spec.shown()
+	if err != nil {
+		return nil, err
+	}
+	return &sandboxapi.StartSandboxResponse{Pid: s.pidOf(), CreatedAt: timestamppb.New(box.createdAt), Spec: shown}, nil
+}
+
+// specType is the type under which containerd reads an OCI spec, which is JSON.
+const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+
+// shown is what containerd shows its plug-ins (NRI) as the sandbox's spec.
+func (p *podSpec) shown() (*anypb.Any, error) {
+	s := specs.Spec{Version: specs.Version, Linux: &specs.Linux{CgroupsPath: p.cgroup}}
+	if p.netns != "" {
+		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: p.netns}}
+	}
+	b, err := json.Marshal(&s)
+	return &anypb.Any{TypeUrl: specType, Value: b}, err
 }
 
 // box gives the sandbox that StartSandbox has started.
