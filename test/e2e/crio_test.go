@@ -43,7 +43,7 @@ spec:
   containers:
   - name: app
     image: docker.io/library/busybox
-    command: [sh, -c, 'trap "echo stopping; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done']
+    command: [sh, -c, 'trap "echo stopping; echo gone > /dev/termination-log; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done']
 `
 
 // TestCRIO plays CRI-O's side of runtime_type = "vm" against the shim and a pod in a
@@ -79,12 +79,21 @@ run_dir = "`+filepath.Join(home, "shim")+`"
 	c.create(sandbox)
 	c.start(sandbox.id, "")
 
+	last := filepath.Join(home, "pods", "0f1e", "containers", "app") // the kubelet's
+	if err := os.MkdirAll(last, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	app := c.bundle("crio-container.json", func(s *specs.Spec) {
-		s.Process.Args = []string{"sh", "-c", `trap "echo stopping; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done`}
+		s.Process.Args = []string{"sh", "-c", `trap "echo stopping; echo gone > /dev/termination-log; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done`}
 		s.Process.Env = []string{"HOSTNAME=web", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1"}
 		s.Process.User = specs.User{}
 		s.Linux.Resources.Memory = nil // a library OS keeps no limit
 		s.Mounts = withoutVolumes(s.Mounts)
+		for i := range s.Mounts {
+			if s.Mounts[i].Destination == "/dev/termination-log" {
+				s.Mounts[i].Source = filepath.Join(last, "message")
+			}
+		}
 		caps := spec.DefaultCapabilities // default_capabilities in crio.conf
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 	}, "io.kubernetes.cri-o.ContainerID")
@@ -108,6 +117,9 @@ run_dir = "`+filepath.Join(home, "shim")+`"
 		t.Errorf("the container ended with %d, want 3", code)
 	}
 	app.wait("stopping\n")
+	if b, err := os.ReadFile(filepath.Join(last, "message")); string(b) != "gone\n" {
+		t.Errorf("termination message %q, %v", b, err)
+	}
 	if st := c.state(app.id); st.Status != tasktypes.Status_STOPPED || st.ExitStatus != 3 || st.ExitedAt.AsTime().IsZero() {
 		t.Errorf("%v", st)
 	}
