@@ -49,12 +49,14 @@ func TestCRIOSandbox(t *testing.T) {
 	if mib, cpus, err := size(&Config{}, p.annotations, p.limits); mib != 768 || cpus != 4 || err != nil {
 		t.Errorf("%d MiB, %d vCPUs, %v", mib, cpus, err)
 	}
-	for key, bad := range map[string]string{crioMetadata: "", crioResources: "{"} {
-		s := crioBundle(t, "crio-sandbox.json")
-		s.Annotations[key] = bad
-		if _, err := ofBundle(s); err == nil || !strings.Contains(err.Error(), key) {
-			t.Errorf("%s = %q: %v", key, bad, err)
-		}
+	// A pod's author can write over what CRI-O says, and not over the kubelet's label.
+	s.Annotations["io.kubernetes.cri-o.Metadata"], s.Annotations[criUID] = `{"name":"web","uid":"another"}`, "another"
+	if q, err := ofBundle(s); err != nil || q.uid != p.uid {
+		t.Errorf("uid %q, %v", q.uid, err)
+	}
+	s.Annotations[crioResources] = "{"
+	if _, err := ofBundle(s); err == nil || !strings.Contains(err.Error(), crioResources) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -69,6 +71,9 @@ func TestCRIOContainer(t *testing.T) {
 	}
 	if name, err := containerName(s); name != "app" || err != nil {
 		t.Errorf("%q, %v", name, err)
+	}
+	if name, err := containerName(&specs.Spec{Annotations: map[string]string{crioType: typeContainer}}); err == nil || !strings.Contains(err.Error(), crioMetadata) {
+		t.Errorf("a container without a name: %q, %v", name, err)
 	}
 	p := testPolicy()
 	p.Containers[0].ReadOnly = true

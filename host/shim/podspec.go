@@ -58,13 +58,10 @@ func ofBundle(s *specs.Spec) (*podSpec, error) {
 	return p, nil
 }
 
-// ofCRIO reads what CRI-O says of a pod in the form of JSON.
+// ofCRIO reads what CRI-O says of a pod. The uid leads to the pod's volumes, so it is the
+// kubelet's label: CRI-O writes a pod's own annotations over all but those.
 func (p *podSpec) ofCRIO() error {
-	m, err := crioMetadataOf(p.annotations)
-	if err != nil {
-		return err
-	}
-	p.uid = m.UID
+	p.uid = p.annotations[crioUID]
 	text := p.annotations[crioResources]
 	if text == "" {
 		return nil

@@ -129,6 +129,9 @@ func (s *Service) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandb
 func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
 	c, p, err := s.box(r.SandboxID)
 	if err != nil {
+		if r.SandboxID == s.id {
+			return &sandboxapi.StopSandboxResponse{}, nil // it was never started
+		}
 		return nil, err
 	}
 	if r.TimeoutSecs > 0 {
@@ -154,10 +157,14 @@ func (s *Service) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxRequ
 	return &sandboxapi.WaitSandboxResponse{ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
 }
 
-// SandboxStatus tells of the sandbox; it is what containerd recovers a pod by.
+// SandboxStatus tells of the sandbox; it is what containerd recovers a pod by, one too
+// that it was starting when it ended itself.
 func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
 	c, p, err := s.box(r.SandboxID)
 	if err != nil {
+		if r.SandboxID == s.id {
+			return &sandboxapi.SandboxStatusResponse{SandboxID: s.id, State: sandboxNotReady}, nil
+		}
 		return nil, err
 	}
 	out := &sandboxapi.SandboxStatusResponse{SandboxID: c.id, Pid: p.pid, State: sandboxReady, CreatedAt: timestamppb.New(c.createdAt)}

@@ -99,12 +99,15 @@ func TestContainerdSandboxAPI(t *testing.T) {
 			if _, err := svc.CreateSandbox(ctx, create); status.Code(err) != codes.AlreadyExists {
 				t.Errorf("a second creation: %v", err)
 			}
-			if _, err := svc.SandboxStatus(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: "podapi"}); status.Code(err) != codes.NotFound {
-				t.Errorf("the status of a sandbox that was not started: %v", err)
+			if st, err := svc.SandboxStatus(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: "podapi"}); err != nil || st.State != sandboxNotReady || st.Pid != 0 {
+				t.Errorf("the status of a sandbox that was not started: %v, %v", st, err)
 			}
 			// The options came with start: the complaint is about the pod.
 			if _, err := svc.StartSandbox(ctx, &sandboxapi.StartSandboxRequest{SandboxID: "podapi"}); err == nil || !strings.Contains(err.Error(), "seal it with coffer seal") {
 				t.Errorf("starting a pod that nobody has sealed: %v", err)
+			}
+			if _, err := svc.StopSandbox(ctx, &sandboxapi.StopSandboxRequest{SandboxID: "podapi"}); err != nil {
+				t.Errorf("stopping what was not started: %v", err)
 			}
 			if _, err := svc.ShutdownSandbox(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: "another"}); status.Code(err) != codes.NotFound {
 				t.Errorf("another sandbox's shutdown: %v", err)

@@ -22,7 +22,8 @@ const (
 	criCPUPeriod  = "io.kubernetes.cri.sandbox-cpu-period"
 	crioType      = "io.kubernetes.cri-o.ContainerType"
 	crioSandbox   = "io.kubernetes.cri-o.SandboxID"
-	crioMetadata  = "io.kubernetes.cri-o.Metadata"          // JSON of the CRI's metadata: a pod's or a container's
+	crioMetadata  = "io.kubernetes.cri-o.Metadata"          // JSON of the CRI's ContainerMetadata
+	crioUID       = "io.kubernetes.pod.uid"                 // the kubelet's label
 	crioResources = "io.kubernetes.cri-o.PodLinuxResources" // JSON of the CRI's LinuxContainerResources
 	typeSandbox   = "sandbox"
 	typeContainer = "container"
@@ -34,18 +35,6 @@ const (
 // bundles, so that those of containerd's among them are the pod author's words there;
 // containerd passes on none of CRI-O's.
 func byCRIO(annotations map[string]string) bool { return annotations[crioType] != "" }
-
-// crioMetadataOf reads what CRI-O says of a pod or a container by the kubelet's names.
-func crioMetadataOf(annotations map[string]string) (m struct{ Name, UID string }, err error) {
-	text := annotations[crioMetadata]
-	if text == "" {
-		return m, fmt.Errorf("the bundle has no annotation %s", crioMetadata)
-	}
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		return m, fmt.Errorf("annotation %s: %w", crioMetadata, err)
-	}
-	return m, nil
-}
 
 // readSpec reads a bundle's config.json.
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -93,6 +82,9 @@ func containerName(s *specs.Spec) (string, error) {
 	if !byCRIO(s.Annotations) {
 		return s.Annotations[criName], nil
 	}
-	m, err := crioMetadataOf(s.Annotations)
-	return m.Name, err
+	var m struct{ Name string }
+	if err := json.Unmarshal([]byte(s.Annotations[crioMetadata]), &m); err != nil {
+		return "", fmt.Errorf("annotation %s: %w", crioMetadata, err)
+	}
+	return m.Name, nil
 }

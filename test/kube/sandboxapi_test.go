@@ -93,11 +93,8 @@ spec:
 		return n == "1", n
 	})
 	k.ready(t, "api")
-	shim, err := k.pid(shimProcess)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k.must(t, "kill", "-9", shim)
+	// The newest: the sandbox before this one may still have its shim.
+	k.must(t, "kill", "-9", strings.TrimSpace(k.must(t, "pgrep", "-n", "-f", shimProcess)))
 	eventually(t, "containerd notices that the shim was killed", func() (bool, string) {
 		return status(".status.containerStatuses[0].ready") == "false", ""
 	})
