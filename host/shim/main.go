@@ -237,11 +237,13 @@ func (a *arguments) delete(stdout io.Writer) error {
 	if b, err := readBounded(filepath.Join(a.bundle, runDirFile), 4096); err == nil {
 		root = string(b)
 	}
-	if _, err := os.Lstat(filepath.Join(root, a.id)); err == nil {
+	dir := filepath.Join(root, a.id)
+	if _, err := os.Lstat(dir); err == nil {
 		// The supervisor of the TEE does the same; whoever comes first.
 		if _, err := supervise.Sweep(root); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
+		_ = os.Remove(dir) // of a TEE that had ended before its shim, only the empty folder is left
 	}
 	_ = os.Remove(a.socketOf(a.id))
 	b, err := proto.Marshal(&api.DeleteResponse{ExitStatus: killed, ExitedAt: timestamppb.Now()})

@@ -167,3 +167,26 @@ func TestUndeclaredContainer(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestDeleteAfterBothEnded: of a pod whose TEE ended first and whose shim was killed then,
+// nothing stays; a folder with something in it is the supervisor's to judge.
+func TestDeleteAfterBothEnded(t *testing.T) {
+	for _, content := range []string{"", "supervisor.json"} {
+		bundle, root := t.TempDir(), t.TempDir()
+		dir := filepath.Join(root, "pod1")
+		err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(bundle, runDirFile), []byte(root), 0o600))
+		if content != "" {
+			err = errors.Join(err, os.WriteFile(filepath.Join(dir, content), []byte("{"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &arguments{namespace: "k8s.io", id: "pod1", address: bundle, bundle: bundle}
+		if err := a.delete(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(dir); os.IsNotExist(err) != (content == "") {
+			t.Errorf("a folder with %q: %v", content, err)
+		}
+	}
+}
