@@ -39,7 +39,7 @@ func TestSandboxRequest(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	lines, err := resolvConf(p, &podpolicy.Policy{Sandbox: podpolicy.Sandbox{ResolvConf: "host"}})
-	if err != nil || !slices.Equal(lines, []string{"nameserver 10.96.0.10", "nameserver fd00::a", "search default.svc.cluster.local svc.cluster.local", "options ndots:5"}) {
+	if err != nil || !slices.Equal(lines, []string{"search default.svc.cluster.local svc.cluster.local", "nameserver 10.96.0.10", "nameserver fd00::a", "options ndots:5"}) {
 		t.Errorf("%q, %v", lines, err)
 	}
 

@@ -150,14 +150,7 @@ func (a *arguments) start(stdin io.Reader, stdout io.Writer) error {
 func (a *arguments) role(said []byte) (sandboxID string, isSandbox bool, err error) {
 	spec, err := readSpec(a.bundle)
 	if errors.Is(err, fs.ErrNotExist) {
-		b, err := proto.Marshal(startOptions(said))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(a.bundle, optionsFile), b, 0o600)
-		}
-		if err != nil {
-			return "", false, fmt.Errorf("recording the runtime handler's options: %w", err)
-		}
-		return a.id, true, nil
+		return a.id, true, a.writeOptions(said)
 	}
 	if err != nil {
 		return "", false, err

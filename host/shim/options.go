@@ -67,9 +67,27 @@ func startOptions(said []byte) *anypb.Any {
 	return &anypb.Any{}
 }
 
+// maxOptions is the largest record of options, in bytes: a configuration, and names.
+const maxOptions = 2 * maxConfig
+
+// writeOptions records the options for the serving process.
+func (a *arguments) writeOptions(said []byte) error {
+	b, err := proto.Marshal(startOptions(said))
+	if err == nil && len(b) > maxOptions {
+		err = fmt.Errorf("longer than %d bytes", maxOptions)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(a.bundle, optionsFile), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("recording the runtime handler's options: %w", err)
+	}
+	return nil
+}
+
 // readOptions gives what start has recorded; nil: nothing.
 func (a *arguments) readOptions() (*anypb.Any, error) {
-	b, err := readBounded(filepath.Join(a.bundle, optionsFile), 2*maxConfig)
+	b, err := readBounded(filepath.Join(a.bundle, optionsFile), maxOptions)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 {
 		return nil, nil
 	}

@@ -91,11 +91,11 @@ func ofConfig(c *criConfig, id, netns string) *podSpec {
 	}
 	if d := c.dns; d != nil {
 		p.resolvFile = ""
-		for _, s := range d.servers {
-			p.resolv += "nameserver " + s + "\n"
-		}
 		if len(d.searches) > 0 {
 			p.resolv += "search " + strings.Join(d.searches, " ") + "\n"
+		}
+		for _, s := range d.servers {
+			p.resolv += "nameserver " + s + "\n"
 		}
 		if len(d.options) > 0 {
 			p.resolv += "options " + strings.Join(d.options, " ") + "\n"

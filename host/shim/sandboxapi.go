@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"time"
 
@@ -59,7 +60,7 @@ func ofRequest(r *sandboxapi.CreateSandboxRequest) (*podSpec, error) {
 	c := &criConfig{annotations: map[string]string{}}
 	if o := r.Options; o != nil && len(o.Value) > 0 {
 		if o.TypeUrl != criConfigType {
-			return nil, status.Errorf(codes.InvalidArgument, "options are %.100q, want %s", o.TypeUrl, criConfigType)
+			return nil, fmt.Errorf("options are %.100q, want %s", o.TypeUrl, criConfigType)
 		}
 		var err error
 		if c, err = parseCRIConfig(o.Value); err != nil {
@@ -125,7 +126,8 @@ func (s *Service) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandb
 	return &sandboxapi.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: runtime.GOARCH}}, nil
 }
 
-// StopSandbox ends the TEE. One that has ended is stopped already.
+// StopSandbox ends the TEE and removes what the pod has on the node. One that has ended
+// is stopped already.
 func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
 	c, p, err := s.box(r.SandboxID)
 	if err != nil {
@@ -139,7 +141,11 @@ func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequ
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.TimeoutSecs)*time.Second)
 		defer cancel()
 	}
-	return &sandboxapi.StopSandboxResponse{}, s.stopPod(ctx, c, p)
+	if err := s.stopPod(ctx, c, p); err != nil {
+		return nil, err
+	}
+	s.end() // containerd may take a minute until it has the sandbox shut down
+	return &sandboxapi.StopSandboxResponse{}, nil
 }
 
 // WaitSandbox waits for the TEE's end.
