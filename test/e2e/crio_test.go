@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -46,25 +47,17 @@ spec:
     command: [sh, -c, 'trap "echo stopping; echo gone > /dev/termination-log; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done']
 `
 
+var crioCommand = []string{"sh", "-c", `trap "echo stopping; echo gone > /dev/termination-log; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done`}
+
 // TestCRIO plays CRI-O's side of runtime_type = "vm" against the shim and a pod in a
 // process: its arguments, its bundles, its calls in their order (internal/oci/runtime_vm.go,
 // from which nothing is copied).
 func TestCRIO(t *testing.T) {
 	t.Parallel()
-	home := shared.newHome(t)
-	ns, node := podNetwork(t)
-	registries := shared.mirrorAt(t, node)
-	trustee := shared.startTrustee(t, home, node+":0")
-	file, _ := shared.seal(t, home, crioPod, append([]string{"--tee", "sgx-sim", "--allow-exec", "--registries", registries}, trustee.flags()...)...)
-
-	config := write(t, home, "coffer.toml", `tee = "sgx-sim"
-run_dir = "`+filepath.Join(home, "shim")+`"
-`)
-	c := &crio{t: t, dir: home, config: config, program: filepath.Join(shared.bin, "containerd-shim-coffer-v2")}
+	c, ns, annotations := sealedForShim(t)
+	home := c.dir
 	sandbox := c.bundle("crio-sandbox.json", func(s *specs.Spec) {
-		for k, v := range annotationsOf(t, file) {
-			s.Annotations[k] = v
-		}
+		maps.Copy(s.Annotations, annotations)
 		for i := range s.Linux.Namespaces {
 			if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
 				s.Linux.Namespaces[i].Path = ns
@@ -83,20 +76,7 @@ run_dir = "`+filepath.Join(home, "shim")+`"
 	if err := os.MkdirAll(last, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	app := c.bundle("crio-container.json", func(s *specs.Spec) {
-		s.Process.Args = []string{"sh", "-c", `trap "echo stopping; echo gone > /dev/termination-log; exit 3" TERM; echo here is $(hostname); while true; do sleep 0.1; done`}
-		s.Process.Env = []string{"HOSTNAME=web", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1"}
-		s.Process.User = specs.User{}
-		s.Linux.Resources.Memory = nil // a library OS keeps no limit
-		s.Mounts = withoutVolumes(s.Mounts)
-		for i := range s.Mounts {
-			if s.Mounts[i].Destination == "/dev/termination-log" {
-				s.Mounts[i].Source = filepath.Join(last, "message")
-			}
-		}
-		caps := spec.DefaultCapabilities // default_capabilities in crio.conf
-		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
-	}, "io.kubernetes.cri-o.ContainerID")
+	app := c.container(filepath.Join(last, "message"))
 	c.create(app)
 	c.alive(app.id, "created, not started")
 	c.start(app.id, "")
@@ -148,6 +128,22 @@ run_dir = "`+filepath.Join(home, "shim")+`"
 	if left, err := os.ReadDir(filepath.Join(home, "shim")); err != nil || len(left) != 0 {
 		t.Errorf("left in its run directory: %v, %v", left, err)
 	}
+}
+
+// sealedForShim seals crioPod for a process and gives a client of the shim, a network for
+// the pod and the pod's annotations.
+func sealedForShim(t *testing.T) (c *crio, ns string, annotations map[string]string) {
+	t.Helper()
+	home := shared.newHome(t)
+	ns, node := podNetwork(t)
+	registries := shared.mirrorAt(t, node)
+	trustee := shared.startTrustee(t, home, node+":0")
+	file, _ := shared.seal(t, home, crioPod, append([]string{"--tee", "sgx-sim", "--allow-exec", "--registries", registries}, trustee.flags()...)...)
+	config := write(t, home, "coffer.toml", `tee = "sgx-sim"
+run_dir = "`+filepath.Join(home, "shim")+`"
+`)
+	c = &crio{t: t, dir: home, config: config, program: filepath.Join(shared.bin, "containerd-shim-coffer-v2")}
+	return c, ns, annotationsOf(t, file)
 }
 
 // crio is the client.
@@ -202,6 +198,28 @@ func (c *crio) bundle(name string, change func(*specs.Spec), id string) *crioBun
 	return out
 }
 
+// container writes the bundle of crioPod's container.
+func (c *crio) container(message string, more ...func(*specs.Spec)) *crioBundle {
+	c.t.Helper()
+	return c.bundle("crio-container.json", func(s *specs.Spec) {
+		s.Process.Args = crioCommand
+		s.Process.Env = []string{"HOSTNAME=web", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1"}
+		s.Process.User = specs.User{}
+		s.Linux.Resources.Memory = nil // a library OS keeps no limit
+		s.Mounts = withoutVolumes(s.Mounts)
+		for i := range s.Mounts {
+			if s.Mounts[i].Destination == "/dev/termination-log" {
+				s.Mounts[i].Source = message
+			}
+		}
+		caps := spec.DefaultCapabilities // default_capabilities in crio.conf
+		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+		for _, f := range more {
+			f(s)
+		}
+	}, "io.kubernetes.cri-o.ContainerID")
+}
+
 // fifo makes a FIFO and copies what comes out of it.
 func (c *crio) fifo(dir, name string, w io.Writer) string {
 	c.t.Helper()
@@ -246,13 +264,22 @@ func (c *crio) create(b *crioBundle) {
 		c.t.Fatalf("start: %v: %s", err, out)
 	}
 	c.connect(strings.TrimSpace(string(out)))
-	options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: c.config})
+	c.createTask(b)
+}
+
+// options are the runtime handler's, as containerd and CRI-O send them.
+func (c *crio) options() *anypb.Any {
+	c.t.Helper()
+	b, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: c.config})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	r, err := c.task.Create(c.ctx(), &task.CreateTaskRequest{
-		ID: b.id, Bundle: b.dir, Stdout: b.stdout, Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options},
-	})
+	return &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: b}
+}
+
+func (c *crio) createTask(b *crioBundle) {
+	c.t.Helper()
+	r, err := c.task.Create(c.ctx(), &task.CreateTaskRequest{ID: b.id, Bundle: b.dir, Stdout: b.stdout, Options: c.options()})
 	if err != nil || r.Pid == 0 {
 		c.t.Fatalf("create: %v, %v", r, err)
 	}
@@ -287,8 +314,11 @@ func (c *crio) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.t.Logf("the shim's log:\n%s", c.log.String())
-	if b, err := os.ReadFile(filepath.Join(c.dir, "crio-sandbox", "shim.pid")); err == nil {
-		_ = exec.Command("kill", string(b)).Run()
+	found, _ := filepath.Glob(filepath.Join(c.dir, "*", "shim.pid"))
+	for _, f := range found {
+		if b, err := os.ReadFile(f); err == nil {
+			_ = exec.Command("kill", string(b)).Run()
+		}
 	}
 }
 

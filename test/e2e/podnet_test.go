@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -19,6 +20,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+var networks atomic.Int32
+
 // podNetwork makes what CNI makes: a network namespace, by its path, with an eth0 whose
 // other end has the address node on this machine.
 func podNetwork(t *testing.T) (path, node string) {
@@ -27,9 +30,10 @@ func podNetwork(t *testing.T) (path, node string) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	host := fmt.Sprintf("cof%d", os.Getpid())
-	// A network of its own for each process that runs these tests.
-	subnet := fmt.Sprintf("10.211.%d.", os.Getpid()%256)
+	// Names and addresses of its own for each pod of each process that runs these tests.
+	n := networks.Add(1)
+	host := fmt.Sprintf("cof%dx%d", os.Getpid(), n)
+	subnet := fmt.Sprintf("10.%d.%d.", 211+n%32, os.Getpid()%256)
 	node = subnet + "1"
 	// The thread that enters a namespace ends with its goroutine.
 	inThread := func(f func() error) {
