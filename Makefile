@@ -121,10 +121,12 @@ e2e-kube: deps build runsc guest standins kube ## sealed pods on a Kubernetes of
 	  $(GO) test -count=1 -timeout 60m -v .
 
 .PHONY: e2e-kube-full
-e2e-kube-full: e2e-kube ## the same with 200 pods, and on containerd 1.7 the CRI's walk and a kubelet 1.35
+e2e-kube-full: e2e-kube ## the same with 200 pods, the walk by the sandbox API, and on containerd 1.7 the CRI's walk and a kubelet 1.35
 	bash test/kube/build.sh full
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_E2E_FULL=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 120m -v -run 'OneAfterTheOther|FailedStarts' .
+	cd test/kube && COFFER_KUBE_TEST=1 MODE=cri COFFER_CRI_CLASS=coffer-tpm-sim-sandbox COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
+	  $(GO) test -count=1 -timeout 10m -v -run CRI .
 	cd test/kube && COFFER_KUBE_TEST=1 MODE=cri BIN="$${COFFER_KUBE:-$$HOME/.cache/coffer-kube}/bin17" COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
 	  $(GO) test -count=1 -timeout 10m -v -run CRI .
 	cd test/kube && COFFER_KUBE_TEST=1 BIN="$${COFFER_KUBE:-$$HOME/.cache/coffer-kube}/bin135" COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \

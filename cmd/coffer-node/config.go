@@ -23,6 +23,7 @@ type nodeConfig struct {
 	platform, bin, cache, etc            string
 	snapshotter, snapshotterSocket, root string
 	memory, cpu                          string // overhead
+	sandboxer                            string
 	aliases                              bool
 }
 
@@ -84,6 +85,7 @@ func configMain(args []string, stdout io.Writer) error {
 	fs.StringVar(&c.root, "snapshotter-root", "/var/lib/coffer/snapshotter", "folder of its state")
 	fs.StringVar(&c.memory, "overhead-memory", "", "memory of a pod beyond its containers' (default 512Mi, for a process 256Mi)")
 	fs.StringVar(&c.cpu, "overhead-cpu", "", "processors of a pod beyond its containers' (default 250m, for a process 100m)")
+	fs.StringVar(&c.sandboxer, "sandboxer", sandboxers[0], "how containerd has pods made: podsandbox, by a sandbox's task, or shim, by the sandbox API (containerd 2.x)")
 	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-snp, kata-qemu-tdx, kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -125,6 +127,9 @@ func configMain(args []string, stdout io.Writer) error {
 	return nil
 }
 
+// sandboxers are containerd's names for the ways to make a pod, its default one first.
+var sandboxers = []string{"podsandbox", "shim"}
+
 var (
 	pluginName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 	quantity   = regexp.MustCompile(`^[0-9]+(m|Ki|Mi|Gi)?$`)
@@ -143,6 +148,9 @@ func (c *nodeConfig) check() error {
 	}
 	if c.snapshotter != "" && !pluginName.MatchString(c.snapshotter) {
 		return fmt.Errorf("--snapshotter: %q is no plugin's name", c.snapshotter)
+	}
+	if !slices.Contains(sandboxers, c.sandboxer) {
+		return fmt.Errorf("--sandboxer: %q is none of %v", c.sandboxer, sandboxers)
 	}
 	for name, q := range map[string]string{"overhead-memory": c.memory, "overhead-cpu": c.cpu} {
 		if q != "" && !quantity.MatchString(q) {
@@ -202,6 +210,9 @@ func (c *nodeConfig) runtime(b *strings.Builder, k class, file string) {
 	fmt.Fprintf(b, "\n[%s%s]\n  runtime_type = \"io.containerd.coffer.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n  privileged_without_host_devices = true\n", runtimes, k.name)
 	if c.snapshotter != "" {
 		fmt.Fprintf(b, "  snapshotter = %q\n", c.snapshotter)
+	}
+	if c.sandboxer != sandboxers[0] { // which needs no pause image, and containerd 2.4 can be told so
+		fmt.Fprintf(b, "  sandboxer = %q\n  disable_pause_image_pull = true\n", c.sandboxer)
 	}
 	fmt.Fprintf(b, "  [%s%s.options]\n    ConfigPath = %q\n", runtimes, k.name, file)
 	if c.snapshotter != "" {

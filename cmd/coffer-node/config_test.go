@@ -103,6 +103,17 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestConfigForTheSandboxAPI: each handler says so, and none does unasked.
+func TestConfigForTheSandboxAPI(t *testing.T) {
+	for sandboxer, want := range map[string]int{"podsandbox": 0, "shim": 2} {
+		dir, _ := config(t, "--tee", "tpm-sim", "--tee", "sgx-sim", "--sandboxer", sandboxer)
+		b, err := os.ReadFile(filepath.Join(dir, "containerd.toml"))
+		if err != nil || strings.Count(string(b), "  sandboxer = \"shim\"\n") != want || strings.Count(string(b), "sandboxer") != want {
+			t.Errorf("%s: %s, %v", sandboxer, b, err)
+		}
+	}
+}
+
 func TestConfigWithoutSnapshotter(t *testing.T) {
 	dir, _ := config(t, "--tee", "tpm-sim", "--snapshotter", "")
 	b, err := os.ReadFile(filepath.Join(dir, "containerd.toml"))
@@ -118,6 +129,7 @@ func TestConfigIsRefused(t *testing.T) {
 		"named twice":              {"--tee", "tpm-sim", "--tee", "tpm-sim"},
 		"--platform":               {"--tee", "tpm-sim", "--platform", "guest/platform.json"},
 		"no plugin's name":         {"--tee", "tpm-sim", "--snapshotter", "a]\nb"},
+		"--sandboxer":              {"--tee", "tpm-sim", "--sandboxer", "pod"},
 		"--overhead-memory":        {"--tee", "tpm-sim", "--overhead-memory", "1}\nkind: Pod"},
 		"--etc":                    {"--tee", "tpm-sim", "--etc", "/a\nb"},
 		"--output text or json":    {"--tee", "tpm-sim", "--output", "xml"},

@@ -18,9 +18,6 @@ import (
 	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
-// podUID is the annotation by which containerd names the pod as the kubelet does.
-const podUID = "io.kubernetes.cri.sandbox-uid"
-
 // podUIDRE are the kubelet's names of pods: UUIDs, and hashes of static pods.
 var podUIDRE = regexp.MustCompile(`^[0-9a-f-]{1,64}$`)
 
@@ -35,7 +32,7 @@ var filesAlone = []string{
 // addDisks gives the machine its disks: one for each of the policy's volumes that end
 // with the pod, and one for each PersistentVolume that the kubelet has mounted for it.
 // Which of those is which volume's the guest finds out: the kubelet's folders do not say.
-func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[string]string) error {
+func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, uid string) error {
 	var kept []*podpolicy.Volume
 	for _, v := range policy.Disks() {
 		if !v.Kept() {
@@ -54,9 +51,8 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[s
 	if len(kept) == 0 {
 		return nil
 	}
-	uid := annotations[podUID]
 	if !podUIDRE.MatchString(uid) {
-		return fmt.Errorf("the pod has volumes on disks, and annotation %s, which leads to them, is %.64q", podUID, uid)
+		return fmt.Errorf("the pod has volumes on disks, and its uid, which leads to them, is %.64q", uid)
 	}
 	folders, err := persistent(filepath.Join(c.KubeletDir, "pods", uid, "volumes"))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 // node is a kubelet's folder with a pod of two claims, on paper.
-func node(t *testing.T) (*Config, *podpolicy.Policy, map[string]string, string) {
+func node(t *testing.T) (*Config, *podpolicy.Policy, string, string) {
 	t.Helper()
 	dir := t.TempDir()
 	c := &Config{KubeletDir: dir, DirectVolumes: filepath.Join(dir, "direct")}
@@ -30,13 +30,13 @@ func node(t *testing.T) (*Config, *podpolicy.Policy, map[string]string, string) 
 			t.Fatal(err)
 		}
 	}
-	return c, p, map[string]string{podUID: "0f1e-2d"}, volumes
+	return c, p, "0f1e-2d", volumes
 }
 
 func TestAddDisks(t *testing.T) {
-	c, p, annotations, volumes := node(t)
+	c, p, uid, volumes := node(t)
 	h := &holder{spec: new(launch.Spec)}
-	if err := h.addDisks(c, p, annotations); err != nil {
+	if err := h.addDisks(c, p, uid); err != nil {
 		t.Fatal(err)
 	}
 	defer h.close()
@@ -67,7 +67,7 @@ func TestForeignVolumeFile(t *testing.T) {
 		"folder":            func(_ *testing.T, file, _ string) error { return os.Mkdir(file, 0o700) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, p, annotations, volumes := node(t)
+			c, p, uid, volumes := node(t)
 			dir := filepath.Join(volumes, "kubernetes.io~local-volume/pv-2")
 			other := filepath.Join(t.TempDir(), "other")
 			if err := os.WriteFile(other, make([]byte, 4096), 0o600); err != nil {
@@ -78,7 +78,7 @@ func TestForeignVolumeFile(t *testing.T) {
 			}
 			h := &holder{spec: new(launch.Spec)}
 			defer h.close()
-			if err := h.addDisks(c, p, annotations); err == nil || !strings.Contains(err.Error(), "PersistentVolume pv-2") {
+			if err := h.addDisks(c, p, uid); err == nil || !strings.Contains(err.Error(), "PersistentVolume pv-2") {
 				t.Errorf("%v", err)
 			}
 		})
@@ -86,25 +86,25 @@ func TestForeignVolumeFile(t *testing.T) {
 }
 
 func TestAddDisksRefuses(t *testing.T) {
-	for want, change := range map[string]func(c *Config, p *podpolicy.Policy, a map[string]string, volumes string){
-		"sandbox-uid": func(_ *Config, _ *podpolicy.Policy, a map[string]string, _ string) { a[podUID] = "../../etc" },
-		"1 PersistentVolumes, and its policy 2": func(_ *Config, _ *podpolicy.Policy, _ map[string]string, v string) {
+	for want, change := range map[string]func(c *Config, p *podpolicy.Policy, uid *string, volumes string){
+		"and its uid": func(_ *Config, _ *podpolicy.Policy, uid *string, _ string) { *uid = "../../etc" },
+		"1 PersistentVolumes, and its policy 2": func(_ *Config, _ *podpolicy.Policy, _ *string, v string) {
 			_ = os.RemoveAll(filepath.Join(v, "kubernetes.io~csi"))
 		},
-		"lets no new volume be made": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+		"lets no new volume be made": func(_ *Config, p *podpolicy.Policy, _ *string, _ string) {
 			p.Volume("data").New = false
 		},
-		"gives a pod 1 GiB": func(c *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+		"gives a pod 1 GiB": func(c *Config, p *podpolicy.Policy, _ *string, _ string) {
 			c.MaxDiskGiB, p.Volume("spool").SizeLimit = 1, 1<<30
 		},
-		"does not say how large": func(_ *Config, p *podpolicy.Policy, _ map[string]string, _ string) {
+		"does not say how large": func(_ *Config, p *podpolicy.Policy, _ *string, _ string) {
 			p.Volume("data").SizeLimit = 0
 		},
 	} {
-		c, p, annotations, volumes := node(t)
-		change(c, p, annotations, volumes)
+		c, p, uid, volumes := node(t)
+		change(c, p, &uid, volumes)
 		h := &holder{spec: new(launch.Spec)}
-		if err := h.addDisks(c, p, annotations); err == nil || !strings.Contains(err.Error(), want) {
+		if err := h.addDisks(c, p, uid); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 		h.close()

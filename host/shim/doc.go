@@ -1,7 +1,7 @@
 // Package shim is containerd-shim-coffer-v2: containerd's runtime contract (task
-// API v2 and v3 over ttrpc, shared/spec/kata.md sections 1.2 and 1.3) in front of a
-// sandbox.Driver. One process holds one pod: its first task is the sandbox, which
-// is the TEE; each further task is a container in it.
+// API v2 and v3 and the sandbox API over ttrpc, shared/spec/kata.md sections 1.2 and
+// 1.3) in front of a sandbox.Driver. One process holds one pod: its first task, or the
+// sandbox of the sandbox API, is the TEE; each further task is a container in it.
 //
 // The shim translates what containerd asks (an OCI bundle) into the kata agent's
 // requests. The guest compares every one of them with the owner's policy, builds

@@ -49,7 +49,8 @@ func topicOf(e proto.Message) string {
 }
 
 // publisher tells containerd what happens, in order. An event that cannot be told
-// stays until containerd is back, for a while.
+// stays until containerd is back, for a while. CRI-O names no address and is told
+// nothing.
 type publisher struct {
 	address, namespace string
 	queue              chan *types.Envelope
@@ -65,6 +66,9 @@ func newPublisher(address, namespace string, log *slog.Logger) *publisher {
 }
 
 func (p *publisher) send(e proto.Message) {
+	if p.address == "" {
+		return
+	}
 	b, err := proto.Marshal(e)
 	if err != nil {
 		p.log.Error("event lost", "error", err)

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -95,7 +96,7 @@ func Main(args []string, stdin io.Reader, stdout io.Writer) error {
 
 // writeInfo says what runtime this is, as containerd asks before each pod.
 func writeInfo(w io.Writer) error {
-	b, err := proto.Marshal(&types.RuntimeInfo{Name: "io.containerd.coffer.v2", Version: &types.RuntimeVersion{Version: Version}})
+	b, err := proto.Marshal(&types.RuntimeInfo{Name: runtimeName, Version: &types.RuntimeVersion{Version: Version}})
 	if err != nil {
 		return err
 	}
@@ -105,6 +106,9 @@ func writeInfo(w io.Writer) error {
 
 // Version is the shim's.
 const Version = "0.1"
+
+// runtimeName is what containerd's configuration calls the shim.
+const runtimeName = "io.containerd.coffer.v2"
 
 // socketOf gives the socket of a sandbox's shim: the same for all of its tasks.
 func (a *arguments) socketOf(sandboxID string) string {
@@ -120,11 +124,7 @@ func (a *arguments) start(stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("reading containerd's parameters: %w", err)
 	}
-	spec, err := readSpec(a.bundle)
-	if err != nil {
-		return err
-	}
-	sandboxID, isSandbox, err := role(spec, a.id)
+	sandboxID, isSandbox, err := a.role(said)
 	if err != nil {
 		return err
 	}
@@ -142,6 +142,20 @@ func (a *arguments) start(stdin io.Reader, stdout io.Writer) error {
 		return fmt.Errorf("recording the address: %w", err)
 	}
 	return answer(stdout, "unix://"+path, readsJSON(said))
+}
+
+// role says what is to be started. A bundle without a config.json is a sandbox of the
+// sandbox API: what it is comes with CreateSandbox, and its handler's options come here
+// alone.
+func (a *arguments) role(said []byte) (sandboxID string, isSandbox bool, err error) {
+	spec, err := readSpec(a.bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a.id, true, a.writeOptions(said)
+	}
+	if err != nil {
+		return "", false, err
+	}
+	return role(spec, a.id)
 }
 
 // readsJSON tells from what containerd gives to start whether it has the bootstrap
@@ -216,11 +230,13 @@ func (a *arguments) delete(stdout io.Writer) error {
 	if b, err := readBounded(filepath.Join(a.bundle, runDirFile), 4096); err == nil {
 		root = string(b)
 	}
-	if _, err := os.Lstat(filepath.Join(root, a.id)); err == nil {
+	dir := filepath.Join(root, a.id)
+	if _, err := os.Lstat(dir); err == nil {
 		// The supervisor of the TEE does the same; whoever comes first.
 		if _, err := supervise.Sweep(root); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
+		_ = os.Remove(dir) // of a TEE that had ended before its shim, only the empty folder is left
 	}
 	_ = os.Remove(a.socketOf(a.id))
 	b, err := proto.Marshal(&api.DeleteResponse{ExitStatus: killed, ExitedAt: timestamppb.Now()})
@@ -248,7 +264,11 @@ func (a *arguments) serve() error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	ev := newPublisher(strings.TrimPrefix(os.Getenv("TTRPC_ADDRESS"), "unix://"), a.namespace, log)
-	svc := newService(a.id, ev, cancel, log)
+	options, err := a.readOptions()
+	if err != nil {
+		return err
+	}
+	svc := newService(a.id, a.bundle, options, ev, cancel, log)
 	srv, err := ttrpc.NewServer()
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 
@@ -102,24 +103,30 @@ func TestRoles(t *testing.T) {
 }
 
 func TestSize(t *testing.T) {
+	limits := podLimits{memory: 268435456, cpuQuota: 350000, cpuPeriod: 100000}
 	for _, c := range []struct {
 		annotations map[string]string
+		limits      podLimits
 		mib, cpus   int
 	}{
-		{nil, 512, 2},
-		{map[string]string{criMemory: "268435456", criCPUQuota: "350000", criCPUPeriod: "100000"}, 768, 4},
-		{map[string]string{launch.AnnotationMemory: "384", launch.AnnotationVCPUs: "3", criMemory: "268435456"}, 384, 3},
+		{nil, podLimits{}, 512, 2},
+		{nil, podLimits{memory: -1, cpuQuota: -1, cpuPeriod: 100000}, 512, 2},
+		{nil, limits, 768, 4},
+		{map[string]string{launch.AnnotationMemory: "384", launch.AnnotationVCPUs: "3"}, limits, 384, 3},
 	} {
-		mib, cpus, err := size(&Config{}, c.annotations)
+		mib, cpus, err := size(&Config{}, c.annotations, c.limits)
 		if err != nil || mib != c.mib || cpus != c.cpus {
 			t.Errorf("%v: %d MiB, %d vCPUs, %v", c.annotations, mib, cpus, err)
 		}
 	}
-	if mib, cpus, err := size(&Config{MaxMemoryMiB: 512, MaxVCPUs: 2}, map[string]string{launch.AnnotationMemory: "768"}); err == nil {
+	if mib, cpus, err := size(&Config{}, nil, podLimits{memory: math.MaxInt64, cpuQuota: math.MaxInt64, cpuPeriod: 1}); err == nil {
+		t.Errorf("%d MiB, %d vCPUs for all there is", mib, cpus)
+	}
+	if mib, cpus, err := size(&Config{MaxMemoryMiB: 512, MaxVCPUs: 2}, map[string]string{launch.AnnotationMemory: "768"}, podLimits{}); err == nil {
 		t.Errorf("%d MiB, %d vCPUs beyond the bound", mib, cpus)
 	}
 	for _, bad := range []map[string]string{{launch.AnnotationMemory: "lots"}, {launch.AnnotationVCPUs: "65"}, {launch.AnnotationMemory: "99999999999"}, {launch.AnnotationVCPUs: "-1"}} {
-		if mib, cpus, err := size(&Config{}, bad); err == nil {
+		if mib, cpus, err := size(&Config{}, bad, podLimits{}); err == nil {
 			t.Errorf("%v: %d MiB, %d vCPUs", bad, mib, cpus)
 		}
 	}

@@ -58,6 +58,8 @@ func metrics(g *agentpb.CgroupStats, unified bool) (string, []byte, error) {
 				InactiveFile: st["inactive_file"], TotalInactiveFile: st["inactive_file"], ActiveFile: st["active_file"], TotalActiveFile: st["active_file"],
 				RSS: st["anon"], TotalRSS: st["anon"], Cache: st["file"], TotalCache: st["file"],
 				PgFault: st["pgfault"], PgMajFault: st["pgmajfault"], TotalPgFault: st["pgfault"], TotalPgMajFault: st["pgmajfault"],
+				// CRI-O reads these without looking whether they are there.
+				Kernel: &v1.MemoryEntry{}, KernelTCP: &v1.MemoryEntry{}, Swap: &v1.MemoryEntry{},
 			},
 			Pids: &v1.PidsStat{Current: pids.GetCurrent(), Limit: pids.GetLimit()},
 		}

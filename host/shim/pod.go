@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/channel"
@@ -95,17 +94,17 @@ func sealedFor(tee launch.TEE, document []byte) error {
 	return nil
 }
 
-// launchPod starts the TEE of a sandbox bundle and prepares it for containers. On
-// error nothing is left behind.
-func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *slog.Logger) (_ *pod, err error) {
-	if err := checkAnnotations(s.Annotations); err != nil {
+// launchPod starts a pod's TEE and prepares it for containers. On error nothing is left
+// behind.
+func launchPod(ctx context.Context, id string, c *Config, s *podSpec, log *slog.Logger) (_ *pod, err error) {
+	if err := checkAnnotations(s.annotations); err != nil {
 		return nil, err
 	}
-	policy, document, err := policyOf(s.Annotations)
+	policy, document, err := policyOf(s.annotations)
 	if err != nil {
 		return nil, err
 	}
-	mib, vcpus, err := size(c, s.Annotations)
+	mib, vcpus, err := size(c, s.annotations, s.limits)
 	if err != nil {
 		return nil, fmt.Errorf("sizing the VM: %w", err)
 	}
@@ -118,7 +117,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	h.spec.Initdata = document
 	defer h.close()
-	if err := h.addDisks(c, policy, s.Annotations); err != nil {
+	if err := h.addDisks(c, policy, s.uid); err != nil {
 		return nil, err
 	}
 	if err := h.spec.Validate(); err != nil {
@@ -135,23 +134,23 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 		}
 	}()
 	network := &podnet.Network{}
-	if ns := networkNamespace(s); ns != "" {
-		if network, err = h.connect(ns); err != nil {
+	if s.netns != "" {
+		if network, err = h.connect(s.netns); err != nil {
 			return nil, err
 		}
 	}
 	if err := p.launch(ctx, h, network); err != nil {
 		return nil, err
 	}
-	if s.Linux != nil && !c.NoPodCgroup {
-		if p.cgroup, err = joinCgroup(cgroupRoot, s.Linux.CgroupsPath, slices.Collect(maps.Values(p.vm.PIDs()))); err != nil {
+	if !c.NoPodCgroup {
+		if p.cgroup, err = joinCgroup(cgroupRoot, s.cgroup, slices.Collect(maps.Values(p.vm.PIDs()))); err != nil {
 			return nil, p.orEnd(err)
 		}
 	}
 	if err := p.prepare(ctx, s, network); err != nil {
 		return nil, p.orEnd(err)
 	}
-	p.forwardPorts(networkNamespace(s), network)
+	p.forwardPorts(s.netns, network)
 	return p, nil
 }
 
@@ -183,20 +182,8 @@ func (p *pod) orEnd(err error) error {
 	}
 }
 
-func networkNamespace(s *specs.Spec) string {
-	if s.Linux == nil {
-		return ""
-	}
-	for _, ns := range s.Linux.Namespaces {
-		if ns.Type == specs.NetworkNamespace {
-			return ns.Path
-		}
-	}
-	return ""
-}
-
 // prepare makes the guest ready for its first container.
-func (p *pod) prepare(ctx context.Context, s *specs.Spec, n *podnet.Network) error {
+func (p *pod) prepare(ctx context.Context, s *podSpec, n *podnet.Network) error {
 	began := time.Now()
 	if err := p.dial(ctx); err != nil {
 		return err
@@ -235,21 +222,21 @@ func (p *pod) prepare(ctx context.Context, s *specs.Spec, n *podnet.Network) err
 	return nil
 }
 
-// resolvConf reads the lines of the file that containerd has made for the pod.
-func resolvConf(s *specs.Spec, policy *podpolicy.Policy) ([]string, error) {
+// resolvConf gives the lines of the pod's resolv.conf that a guest takes.
+func resolvConf(s *podSpec, policy *podpolicy.Policy) ([]string, error) {
 	if policy.Sandbox.ResolvConf != "host" {
 		return nil, nil
 	}
-	i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/etc/resolv.conf" })
-	if i < 0 {
-		return nil, nil
-	}
-	b, err := readBounded(s.Mounts[i].Source, maxResolvConf)
-	if err != nil {
-		return nil, fmt.Errorf("reading the pod's resolv.conf: %w", err)
+	text := s.resolv
+	if s.resolvFile != "" {
+		b, err := readBounded(s.resolvFile, maxResolvConf)
+		if err != nil {
+			return nil, fmt.Errorf("reading the pod's resolv.conf: %w", err)
+		}
+		text = string(b)
 	}
 	var out []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
 		if len(words) < 2 || !slices.Contains([]string{"nameserver", "search", "options"}, words[0]) {
 			continue

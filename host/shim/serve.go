@@ -3,7 +3,7 @@ package shim
 import (
 	"context"
 
-	api "github.com/containerd/containerd/api/runtime/task/v3"
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 )
@@ -25,8 +25,9 @@ func method[Q any, P interface {
 	}
 }
 
-// register offers s under both versions of the task API.
-func register(srv *ttrpc.Server, s api.TTRPCTaskService) {
+// register offers s as the sandbox API and under both versions of the task API.
+func register(srv *ttrpc.Server, s *Service) {
+	sandboxapi.RegisterTTRPCSandboxService(srv, s)
 	for _, name := range names {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 			"State": method(s.State), "Create": method(s.Create), "Start": method(s.Start), "Delete": method(s.Delete), "Pids": method(s.Pids),

@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -25,22 +25,26 @@ import (
 	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
-// Service is the task API for one pod.
+// Service is the task API, and the sandbox API, for one pod.
 type Service struct {
 	id     string // of the sandbox
-	events *publisher
-	log    *slog.Logger
-	stop   func() // ends the process, once nothing is left
+	bundle string // the sandbox's
+	// options are the handler's, where they came with start; nil: with Create.
+	options *anypb.Any
+	events  *publisher
+	log     *slog.Logger
+	stop    func() // ends the process, once nothing is left
 
 	mu         sync.Mutex
-	pod        *pod // nil until the sandbox is created
+	asked      *podSpec // what CreateSandbox has said; nil: nothing
+	pod        *pod     // nil until the TEE is there
 	containers map[string]*container
 }
 
 var _ api.TTRPCTaskService = (*Service)(nil)
 
-func newService(id string, ev *publisher, stop func(), log *slog.Logger) *Service {
-	return &Service{id: id, events: ev, stop: stop, log: log, containers: map[string]*container{}}
+func newService(id, bundle string, options *anypb.Any, ev *publisher, stop func(), log *slog.Logger) *Service {
+	return &Service{id: id, bundle: bundle, options: options, events: ev, stop: stop, log: log, containers: map[string]*container{}}
 }
 
 func notFound(format string, args ...any) error {
@@ -90,7 +94,10 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	}
 	began := time.Now()
 	if isSandbox {
-		err = s.createSandbox(ctx, r, spec)
+		var pod *podSpec
+		if pod, err = ofBundle(spec); err == nil {
+			err = s.hold(ctx, c, r.Options, pod)
+		}
 	} else {
 		err = s.createContainer(ctx, c, spec)
 	}
@@ -98,10 +105,7 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		s.log.Error("create failed", "task", r.ID, "error", err)
 		return nil, err
 	}
-	s.mu.Lock()
-	s.containers[r.ID] = c
-	pid := s.pod.pid
-	s.mu.Unlock()
+	pid := s.pidOf()
 	s.log.Info("created", "task", r.ID, "sandbox", isSandbox, "duration", time.Since(began))
 	s.events.send(&events.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: pid,
@@ -110,27 +114,30 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	return &api.CreateTaskResponse{Pid: pid}, nil
 }
 
-func (s *Service) createSandbox(ctx context.Context, r *api.CreateTaskRequest, spec *specs.Spec) error {
+// hold launches the pod's TEE and watches over it; box stands for it among the tasks.
+func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, spec *podSpec) error {
 	s.mu.Lock()
 	have := s.pod != nil
 	s.mu.Unlock()
 	if have {
 		return status.Error(codes.AlreadyExists, "this shim has its pod")
 	}
-	cfg, err := configOf(r.Options)
-	if err != nil {
-		return err
-	}
-	p, err := launchPod(ctx, r.ID, cfg, spec, s.log)
+	cfg, err := configOf(options)
 	if err != nil {
 		return err
 	}
 	// Where the shim's own delete finds the folder after a crash.
-	if err := os.WriteFile(filepath.Join(r.Bundle, runDirFile), []byte(cfg.RunDir), 0o600); err != nil {
-		return errors.Join(fmt.Errorf("recording the run directory: %w", err), p.destroy())
+	if err := os.WriteFile(filepath.Join(box.bundle, runDirFile), []byte(cfg.RunDir), 0o600); err != nil {
+		return fmt.Errorf("recording the run directory: %w", err)
 	}
+	p, err := launchPod(ctx, box.id, cfg, spec, s.log)
+	if err != nil {
+		return err
+	}
+	box.createdAt = time.Now()
 	s.mu.Lock()
 	s.pod = p
+	s.containers[box.id] = box
 	s.mu.Unlock()
 	go s.watchVM(p)
 	go s.watchOOM(context.WithoutCancel(ctx), p) // as long as the TEE
@@ -201,6 +208,9 @@ func (s *Service) exited(c *container, execID string, p *proc, code uint32) {
 	if id == "" {
 		id = c.id
 	}
+	if c.silent {
+		return
+	}
 	_, at := p.result()
 	s.events.send(&events.TaskExit{ContainerID: c.id, ID: id, Pid: s.pidOf(), ExitStatus: code, ExitedAt: timestamppb.New(at)})
 }
@@ -225,7 +235,10 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 	case twice:
 		return status.Errorf(codes.AlreadyExists, "task %s exists", c.id)
 	}
-	name := containerName(spec)
+	name, err := containerName(spec)
+	if err != nil {
+		return err
+	}
 	if c.policy = p.policy.Container(name); c.policy == nil {
 		return status.Error(codes.PermissionDenied, undeclared(name).Error())
 	}
@@ -244,6 +257,9 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 	if err := call(ctx, createTimeout, p.agent.CreateContainer, req); err != nil {
 		return fmt.Errorf("creating container %s: %w", name, err)
 	}
+	s.mu.Lock()
+	s.containers[c.id] = c
+	s.mu.Unlock()
 	return nil
 }
 
@@ -374,7 +390,7 @@ func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 }
 
 // Kill signals a process. The sandbox has none: any signal that ends a process
-// ends the TEE.
+// ends the TEE. Signal 0 asks whether the process is there.
 func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
 	c, p, pod, err := s.process(r.ID, r.ExecID)
 	if err != nil {
@@ -383,16 +399,14 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 	if p.state() == task.Status_STOPPED {
 		return nil, notFound("the process has ended")
 	}
+	if r.Signal == 0 {
+		return &emptypb.Empty{}, nil
+	}
 	if c.sandbox {
 		if r.Signal != 9 && r.Signal != 15 && r.Signal != 2 {
 			return &emptypb.Empty{}, nil
 		}
-		pod.flush(ctx)
-		if err := pod.vm.Destroy(); err != nil {
-			return nil, err
-		}
-		s.exited(c, "", c.proc, killed)
-		return &emptypb.Empty{}, nil
+		return &emptypb.Empty{}, s.stopPod(ctx, c, pod)
 	}
 	if p.state() == task.Status_CREATED { // nothing runs yet: only its removal ends it
 		s.exited(c, r.ExecID, p, killed)
@@ -403,6 +417,16 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 		return nil, err
 	}
 	return &emptypb.Empty{}, nil
+}
+
+// stopPod ends the TEE, once its volumes are written out.
+func (s *Service) stopPod(ctx context.Context, box *container, p *pod) error {
+	p.flush(ctx)
+	if err := p.vm.Destroy(); err != nil {
+		return err
+	}
+	s.exited(box, "", box.proc, killed)
+	return nil
 }
 
 // Delete forgets an ended process and removes what it had.

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"fmt"
-	"strconv"
 
 	"github.com/cofferproject/coffer/api/launch"
 )
@@ -18,32 +17,22 @@ const (
 
 // size chooses the VM. The annotations that coffer seal writes decide, since the
 // measurement of some TEEs depends on them; else the pod's limits.
-func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err error) {
-	number := func(key string) (int64, error) {
-		s := annotations[key]
-		if s == "" {
-			return 0, nil
-		}
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < -1 || n > 1<<50 {
-			return 0, fmt.Errorf("annotation %s: %.64q is no number in range", key, s)
-		}
-		return n, nil
+func size(c *Config, annotations map[string]string, limits podLimits) (memoryMiB, vcpus int, err error) {
+	mib, err := number(annotations, launch.AnnotationMemory)
+	if err != nil {
+		return 0, 0, err
 	}
-	values := map[string]int64{}
-	for _, key := range []string{launch.AnnotationMemory, launch.AnnotationVCPUs, criMemory, criCPUQuota, criCPUPeriod} {
-		if values[key], err = number(key); err != nil {
-			return 0, 0, err
-		}
+	cpus, err := number(annotations, launch.AnnotationVCPUs)
+	if err != nil {
+		return 0, 0, err
 	}
-	mib := values[launch.AnnotationMemory]
 	if mib == 0 {
 		mib = int64(c.MemoryMiB)
 	}
 	if mib == 0 {
 		mib = overheadMiB + imagesMiB
-		if m := values[criMemory]; m > 0 {
-			mib += (m + 1<<20 - 1) >> 20
+		if m := limits.memory; m > 0 {
+			mib += (min(m, 1<<50) + 1<<20 - 1) >> 20
 		} else {
 			mib += unlimitedMiB
 		}
@@ -51,14 +40,13 @@ func size(c *Config, annotations map[string]string) (memoryMiB, vcpus int, err e
 	if memoryMiB, err = launch.RungFor(int(min(mib, 1<<30))); err != nil {
 		return 0, 0, err
 	}
-	cpus := values[launch.AnnotationVCPUs]
 	if cpus == 0 {
 		cpus = int64(c.VCPUs)
 	}
 	if cpus == 0 {
 		cpus = launch.DefaultVCPUs
-		if q, p := values[criCPUQuota], values[criCPUPeriod]; q > 0 && p > 0 {
-			cpus = max(cpus, (q+p-1)/p)
+		if q, p := limits.cpuQuota, limits.cpuPeriod; q > 0 && p > 0 {
+			cpus = max(cpus, (q-1)/p+1)
 		}
 	}
 	if c.MaxMemoryMiB > 0 && memoryMiB > c.MaxMemoryMiB || c.MaxVCPUs > 0 && cpus > int64(c.MaxVCPUs) {

@@ -13,21 +13,28 @@ import (
 
 // Annotations of CRI's two implementations that say what a bundle is.
 const (
-	criType        = "io.kubernetes.cri.container-type"
-	criSandbox     = "io.kubernetes.cri.sandbox-id"
-	criName        = "io.kubernetes.cri.container-name"
-	criMemory      = "io.kubernetes.cri.sandbox-memory"
-	criCPUQuota    = "io.kubernetes.cri.sandbox-cpu-quota"
-	criCPUPeriod   = "io.kubernetes.cri.sandbox-cpu-period"
-	crioType       = "io.kubernetes.cri-o.ContainerType"
-	crioSandbox    = "io.kubernetes.cri-o.SandboxID"
-	crioName       = "io.kubernetes.cri-o.ContainerName"
-	crioLegacyName = "io.kubernetes.container.name" // set by CRI-O's older releases
-	typeSandbox    = "sandbox"
-	typeContainer  = "container"
-	maxSpec        = 16 << 20
-	specFile       = "config.json"
+	criType       = "io.kubernetes.cri.container-type"
+	criSandbox    = "io.kubernetes.cri.sandbox-id"
+	criUID        = "io.kubernetes.cri.sandbox-uid"
+	criName       = "io.kubernetes.cri.container-name"
+	criMemory     = "io.kubernetes.cri.sandbox-memory"
+	criCPUQuota   = "io.kubernetes.cri.sandbox-cpu-quota"
+	criCPUPeriod  = "io.kubernetes.cri.sandbox-cpu-period"
+	crioType      = "io.kubernetes.cri-o.ContainerType"
+	crioSandbox   = "io.kubernetes.cri-o.SandboxID"
+	crioMetadata  = "io.kubernetes.cri-o.Metadata"          // JSON of the CRI's ContainerMetadata
+	crioUID       = "io.kubernetes.pod.uid"                 // the kubelet's label
+	crioResources = "io.kubernetes.cri-o.PodLinuxResources" // JSON of the CRI's LinuxContainerResources
+	typeSandbox   = "sandbox"
+	typeContainer = "container"
+	maxSpec       = 16 << 20
+	specFile      = "config.json"
 )
+
+// byCRIO tells who wrote a bundle. CRI-O puts all of a pod's own annotations into its
+// bundles, so that those of containerd's among them are the pod author's words there;
+// containerd passes on none of CRI-O's.
+func byCRIO(annotations map[string]string) bool { return annotations[crioType] != "" }
 
 // readSpec reads a bundle's config.json.
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -54,7 +61,7 @@ func readSpec(bundle string) (*specs.Spec, error) {
 func role(s *specs.Spec, id string) (sandboxID string, isSandbox bool, err error) {
 	a := s.Annotations
 	typ, sandbox := a[criType], a[criSandbox]
-	if typ == "" {
+	if byCRIO(a) {
 		typ, sandbox = a[crioType], a[crioSandbox]
 	}
 	switch typ {
@@ -70,12 +77,14 @@ func role(s *specs.Spec, id string) (sandboxID string, isSandbox bool, err error
 	}
 }
 
-func containerName(s *specs.Spec) string {
-	if n := s.Annotations[criName]; n != "" {
-		return n
+// containerName gives the name that the pod's manifest has for a container.
+func containerName(s *specs.Spec) (string, error) {
+	if !byCRIO(s.Annotations) {
+		return s.Annotations[criName], nil
 	}
-	if n := s.Annotations[crioName]; n != "" {
-		return n
+	var m struct{ Name string }
+	if err := json.Unmarshal([]byte(s.Annotations[crioMetadata]), &m); err != nil {
+		return "", fmt.Errorf("annotation %s: %w", crioMetadata, err)
 	}
-	return s.Annotations[crioLegacyName]
+	return m.Name, nil
 }

@@ -144,7 +144,7 @@ func (a *oomAgent) GetOOMEvent(context.Context, *agentpb.GetOOMEventRequest) (*a
 func TestOOMFile(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	ev := newPublisher("", "k8s.io", log)
-	s := newService("pod", ev, func() {}, log)
+	s := newService("pod", t.TempDir(), nil, ev, func() {}, log)
 	hit, spared := t.TempDir(), t.TempDir()
 	s.containers["hit"] = &container{proc: newProc(stdio{}), id: "hit", bundle: hit}
 	s.containers["spared"] = &container{proc: newProc(stdio{}), id: "spared", bundle: spared}
@@ -160,10 +160,33 @@ func TestOOMFile(t *testing.T) {
 // TestUndeclaredContainer: a container that is not in the policy, as kubectl debug makes
 // one, is refused with its id before anything of it reaches the guest (there is none here).
 func TestUndeclaredContainer(t *testing.T) {
-	s := newService("pod", nil, func() {}, slog.New(slog.DiscardHandler))
+	s := newService("pod", t.TempDir(), nil, nil, func() {}, slog.New(slog.DiscardHandler))
 	s.pod = &pod{policy: &podpolicy.Policy{Containers: []podpolicy.Container{{Name: "main"}}}}
 	err := s.createContainer(t.Context(), &container{id: "c1"}, &specs.Spec{Annotations: map[string]string{criName: "debugger-x7k2p"}})
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), `container-undeclared: container "debugger-x7k2p"`) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestDeleteAfterBothEnded: of a pod whose TEE ended first and whose shim was killed then,
+// nothing stays; a folder with something in it is the supervisor's to judge.
+func TestDeleteAfterBothEnded(t *testing.T) {
+	for _, content := range []string{"", "supervisor.json"} {
+		bundle, root := t.TempDir(), t.TempDir()
+		dir := filepath.Join(root, "pod1")
+		err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(bundle, runDirFile), []byte(root), 0o600))
+		if content != "" {
+			err = errors.Join(err, os.WriteFile(filepath.Join(dir, content), []byte("{"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &arguments{namespace: "k8s.io", id: "pod1", address: bundle, bundle: bundle}
+		if err := a.delete(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(dir); os.IsNotExist(err) != (content == "") {
+			t.Errorf("a folder with %q: %v", content, err)
+		}
 	}
 }

@@ -87,7 +87,9 @@ type exec struct {
 type container struct {
 	*proc
 	id, bundle string
+	createdAt  time.Time
 	sandbox    bool
+	silent     bool                 // a sandbox of the sandbox API: containerd wants no task's events of it
 	policy     *podpolicy.Container // nil: the sandbox
 	// termination is the kubelet's file for the termination message; "": none.
 	termination string

@@ -17,7 +17,12 @@ import (
 // never travel.
 var ownMounts = []string{
 	"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/secrets",
+	"/run/.containerenv", // CRI-O's
 }
+
+// crioScratch is where CRI-O gives a container with a read-only root memory to write to.
+// Who wants that in a guest says so with an emptyDir.
+var crioScratch = []string{"/run", "/tmp", "/var/tmp"}
 
 // create makes the request for a container of the pod's policy from the bundle.
 // It starts from the form that the policy has and puts in what the host says
@@ -206,6 +211,9 @@ const accountPrefix = "kube-api-access-"
 func madeByGuest(m *specs.Mount, dest string, c *podpolicy.Container) bool {
 	if slices.Contains(ownMounts, dest) || slices.Contains(c.ImageVolumes, dest) {
 		return true
+	}
+	if m.Type == "tmpfs" && m.Source == "tmpfs" && slices.Contains(crioScratch, dest) {
+		return true // no kubelet asks for a mount of this type
 	}
 	if dest == podpolicy.ServiceAccountDir {
 		return true // the owner does not want it: the pod goes without

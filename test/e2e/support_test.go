@@ -74,6 +74,9 @@ func (e *env) startTrustee(t *testing.T, home, listen string) *trusteeProc {
 		listen = "127.0.0.1:0"
 	}
 	p.cmd = exec.Command(filepath.Join(e.bin, "coffer-trustee"), "serve", "--state", p.state, "--listen", listen, "--simulated-namespace", "sim")
+	if host, _, err := net.SplitHostPort(listen); err == nil {
+		p.cmd.Args = append(p.cmd.Args, "--san", host)
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
 	p.cmd.Stderr = &log

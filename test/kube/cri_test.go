@@ -11,14 +11,19 @@ import (
 // TestCRI walks every call of the Container Runtime Interface on a sealed pod
 // (tools/cri, a module of its own: its client is no product's dependency). The kubelet,
 // where one runs, is stopped meanwhile: it would remove pods that the API server does
-// not know. With MODE=cri there is none, and BIN may name another containerd.
+// not know. With MODE=cri there is none, and BIN may name another containerd;
+// COFFER_CRI_CLASS another class.
 func TestCRI(t *testing.T) {
 	k := cluster
+	class := os.Getenv("COFFER_CRI_CLASS")
+	if class == "" {
+		class = "coffer-tpm-sim"
+	}
 	path, _ := k.seal(t, "tpm-sim", `apiVersion: v1
 kind: Pod
 metadata: {name: walk}
 spec:
-  runtimeClassName: coffer-tpm-sim
+  runtimeClassName: `+class+`
   enableServiceLinks: false
   automountServiceAccountToken: false
   securityContext: {sysctls: [{name: net.ipv4.ip_local_port_range, value: "20000 60000"}]}

@@ -88,11 +88,17 @@ for r in docker.io registry.k8s.io gcr.io registry.example; do
   mkdir -p $RUN/certs.d/$r
   printf 'server = "http://%s"\n[host."http://%s/v2/%s"]\n  override_path = true\n  capabilities = ["pull", "resolve"]\n' $REGISTRY $REGISTRY $r > $RUN/certs.d/$r/hosts.toml
 done
+rm -rf $RUN/coffer-shim
 if $BIN/containerd --version | grep -q ' v1\.7\.'; then # its file is of version 2, and its own snapshotters alone were tried
   sed -e 1,2d $RUN/coffer/containerd.toml >> $RUN/containerd.toml
   sed -i -e 's/^version = 3/version = 2/' -e '/^imports/d' -e "/cri.v1.images'\]/,/config_path/d" -e 's/io.containerd.cri.v1.runtime/io.containerd.grpc.v1.cri/' \
     -e 's#bin_dirs = \["/usr/lib/cni"\]#bin_dir = "/usr/lib/cni"#' -e 's#^  enable_selinux.*#&\n  sandbox_image = "localhost/pause:dev"#' $RUN/containerd.toml
   printf "[plugins.'io.containerd.grpc.v1.cri'.registry]\n  config_path = \"%s\"\n" $RUN/certs.d >> $RUN/containerd.toml
+else # two handlers again, by the sandbox API
+  $COFFER_BIN/coffer-node config --out $RUN/coffer-shim --tee tpm-sim --tee sgx-sim --sandboxer shim --platform "$COFFER_PLATFORM" --cache "$COFFER_CACHE_DIR" \
+    --snapshotter "$SNAPSHOTTER" --snapshotter-root $RUN/snapshotter >> $B/logs/config.log 2>&1 || { cat $B/logs/config.log; exit 1; }
+  sed -n "/^\[plugins.'io.containerd.cri.v1.runtime'/,\$ s/^\( *\[plugins.*\.coffer-[a-z-]*sim\)/\1-sandbox/; /^\[plugins.'io.containerd.cri.v1.runtime'/,\$ p" $RUN/coffer-shim/containerd.toml >> $RUN/containerd.toml
+  sed -i 's/^\(metadata: {name\|handler\): coffer-[a-z-]*sim/&-sandbox/' $RUN/coffer-shim/runtimeclasses.yaml
 fi
 CTR=$BIN/ctr
 start containerd $BIN/containerd --config $RUN/containerd.toml

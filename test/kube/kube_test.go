@@ -105,8 +105,17 @@ func (k *kube) setUp() error {
 	if os.Getenv("MODE") == "cri" { // containerd without a cluster
 		return nil
 	}
-	_, err := k.in("kubectl", "apply", "-f", filepath.Join(k.base, "run", "coffer", "runtimeclasses.yaml"))
+	args := []string{"kubectl", "apply", "-f", filepath.Join(k.base, "run", "coffer", "runtimeclasses.yaml")}
+	if more := filepath.Join(k.base, "run", "coffer-shim", "runtimeclasses.yaml"); exists(more) { // containerd 1.7 has no sandbox API
+		args = append(args, "-f", more)
+	}
+	_, err := k.in(args...)
 	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // serves reads the JSON line that a program prints when it serves; its log has others.

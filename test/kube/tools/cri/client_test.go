@@ -59,7 +59,7 @@ func newWalk(t *testing.T) *walk {
 		defer w.mu.Unlock()
 		w.called[method] = true
 	}
-	conn, err := grpc.NewClient("unix:///run/containerd/containerd.sock", grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn := connect(t,
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, q, a any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			note(method)
 			return call(ctx, method, q, a, c, o...)
@@ -68,13 +68,19 @@ func newWalk(t *testing.T) *walk {
 			note(method)
 			return open(ctx, d, c, method, o...)
 		}))
+	w.RuntimeServiceClient, w.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
+	w.config = w.sandboxConfig("walk", w.pod.Annotations)
+	return w
+}
+
+func connect(t *testing.T, o ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:///run/containerd/containerd.sock", append(o, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	w.RuntimeServiceClient, w.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
-	w.config = w.sandboxConfig("walk", w.pod.Annotations)
-	return w
+	return conn
 }
 
 // missing lists the RPCs of both services that nobody has called.

@@ -1,0 +1,140 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// criConfigType is the type under which containerd sends a pod's configuration.
+const criConfigType = "runtime.v1.PodSandboxConfig"
+
+// criConfig is what the shim reads of the CRI's runtime.v1.PodSandboxConfig
+// (k8s.io/cri-api, api.proto; testdata has one of its own encoder's). That module would
+// bring all of the CRI for these few fields.
+type criConfig struct {
+	uid          string
+	dns          *criDNS // nil: the node's
+	annotations  map[string]string
+	cgroupParent string
+	limits       podLimits
+}
+
+type criDNS struct{ servers, searches, options []string }
+
+// parseCRIConfig reads a PodSandboxConfig. Fields that it does not know it passes over,
+// as every reader of protobuf does.
+func parseCRIConfig(b []byte) (*criConfig, error) {
+	c := &criConfig{annotations: map[string]string{}}
+	err := message{
+		1: text(map[protowire.Number]*string{2: &c.uid}),
+		4: func(v []byte) error {
+			c.dns = new(criDNS)
+			return message{1: list(&c.dns.servers), 2: list(&c.dns.searches), 3: list(&c.dns.options)}.read(v)
+		},
+		7: func(v []byte) error {
+			var key, value string
+			err := text(map[protowire.Number]*string{1: &key, 2: &value})(v)
+			c.annotations[key] = value
+			return err
+		},
+		8: message{
+			1: one(&c.cgroupParent),
+			5: func(v []byte) error { return limits(v, &c.limits) },
+		}.read,
+	}.read(b)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", criConfigType, err)
+	}
+	return c, nil
+}
+
+// message is what to do with each of a message's fields that are not numbers.
+type message map[protowire.Number]func([]byte) error
+
+func (m message) read(b []byte) error {
+	return eachField(b, func(num protowire.Number, v []byte, _ uint64) error {
+		if f := m[num]; f != nil && v != nil {
+			return f(v)
+		}
+		return nil
+	})
+}
+
+// text reads a message of strings alone.
+func text(fields map[protowire.Number]*string) func([]byte) error {
+	m := message{}
+	for num, to := range fields {
+		m[num] = one(to)
+	}
+	return m.read
+}
+
+var errNotText = errors.New("a string is not UTF-8")
+
+func one(to *string) func([]byte) error {
+	return func(v []byte) error {
+		if !utf8.Valid(v) {
+			return errNotText
+		}
+		*to = string(v)
+		return nil
+	}
+}
+
+func list(to *[]string) func([]byte) error {
+	return func(v []byte) error {
+		var s string
+		err := one(&s)(v)
+		*to = append(*to, s)
+		return err
+	}
+}
+
+// limits reads a LinuxContainerResources.
+func limits(b []byte, to *podLimits) error {
+	numbers := map[protowire.Number]*int64{1: &to.cpuPeriod, 2: &to.cpuQuota, 4: &to.memory}
+	return eachField(b, func(num protowire.Number, v []byte, n uint64) error {
+		if to := numbers[num]; to != nil && v == nil {
+			*to = int64(n)
+		}
+		return nil
+	})
+}
+
+// eachField calls f with each field of a message: with v, which is not nil, or with n
+// for a number. Fields of other kinds are passed over.
+func eachField(b []byte, f func(num protowire.Number, v []byte, n uint64) error) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		var err error
+		switch typ {
+		case protowire.BytesType:
+			var v []byte
+			if v, n = protowire.ConsumeBytes(b); n >= 0 {
+				err = f(num, v, 0)
+			}
+		case protowire.VarintType:
+			var v uint64
+			if v, n = protowire.ConsumeVarint(b); n >= 0 {
+				err = f(num, nil, v)
+			}
+		default:
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			err = protowire.ParseError(n)
+		}
+		if err != nil {
+			return fmt.Errorf("field %d: %w", num, err)
+		}
+		b = b[n:]
+	}
+	return nil
+}
