@@ -46,6 +46,9 @@ func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if s.isOpen(v) {
 		return false, nil
 	}
+	if v.Block {
+		return false, refuse(BlockUnsupported, v, "a process, which has no devices", "a TEE with a VM, or volumeMode Filesystem")
+	}
 	began := time.Now()
 	if !v.Kept() || len(s.files) == 0 {
 		return false, refuse(DiskMissing, v, "none", "a file that keeps the volume (a volume that ends with the pod is in memory here)")
@@ -76,6 +79,11 @@ func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	s.open[v.Name] = vol
 	s.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
 	return true, nil
+}
+
+// Device refuses: there are no devices.
+func (s *Stores) Device(v *podpolicy.Volume) (uint64, error) {
+	return 0, refuse(BlockUnsupported, v, "a process, which has no devices", "a TEE with a VM, or volumeMode Filesystem")
 }
 
 func (s *Stores) isOpen(v *podpolicy.Volume) bool {

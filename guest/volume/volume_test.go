@@ -34,7 +34,12 @@ func secretOf(b byte) []byte { return bytes.Repeat([]byte{b}, MinKey) }
 // sealed is the header of a volume.
 func sealed(t *testing.T, secret []byte, name string, size uint64) []byte {
 	t.Helper()
-	h := &header{disk: size, sectors: 4096}
+	return sealedAs(t, secret, name, size, false)
+}
+
+func sealedAs(t *testing.T, secret []byte, name string, size uint64, block bool) []byte {
+	t.Helper()
+	h := &header{disk: size, sectors: 4096, block: block}
 	_, _ = rand.Read(h.salt[:])
 	k, err := deriveKeys(secret, h.salt, name)
 	if err != nil {
@@ -51,7 +56,12 @@ func TestUnlock(t *testing.T) {
 	fresh.New = true
 	large := *data
 	large.SizeLimit = size + 1
+	device := *data
+	device.Block = true
+	freshDevice := device
+	freshDevice.New = true
 	good := sealed(t, secretOf(1), "data", size)
+	raw := sealedAs(t, secretOf(1), "data", size, true)
 	changed := func(at int) []byte { b := bytes.Clone(good); b[at] ^= 1; return b }
 	for _, c := range []struct {
 		name   string
@@ -68,6 +78,13 @@ func TestUnlock(t *testing.T) {
 		{"another volume's", data, size, sealed(t, secretOf(1), "logs", size), KeyMismatch},
 		{"another disk's", data, size, sealed(t, secretOf(1), "data", size+4096), KeyMismatch},
 		{"grown", data, size + 4096, good, KeyMismatch},
+		{"a device", &device, size, raw, ""},
+		{"a device where a file system belongs", data, size, raw, KindMismatch},
+		{"a device where a file system may be new", &fresh, size, raw, KindMismatch},
+		{"a file system where a device belongs", &device, size, good, KindMismatch},
+		{"a file system where a device may be new", &freshDevice, size, good, KindMismatch},
+		{"made a device by who has no key", &device, size, changed(atKind), KeyMismatch},
+		{"of an unknown kind", data, size, changed(atKind + 1), DiskForeign},
 		{"too small for anything", data, podpolicy.MinDisk - 1, good, DiskTooSmall},
 		{"smaller than the policy says", &large, size, good, DiskTooSmall},
 		{"a file system, where it may be new", &fresh, size, append(make([]byte, 1080), 0x53, 0xef), DiskForeign},
@@ -147,7 +164,7 @@ func TestBySerial(t *testing.T) {
 
 func FuzzHeader(f *testing.F) {
 	f.Add(make([]byte, HeaderSize))
-	h := &header{disk: 1 << 30, sectors: 1 << 20}
+	h := &header{disk: 1 << 30, sectors: 1 << 20, block: true}
 	k, err := deriveKeys(secretOf(1), h.salt, "data")
 	if err != nil {
 		f.Fatal(err)

@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// volumePod writes to a volume that lasts and to one that ends with it. Its first life
-// ends when somebody ends it.
+// volumePod writes to a volume that lasts, to one that ends with it and to a device. It
+// finds out which of the guest's devices it can open. Its first life ends when somebody
+// ends it.
 const volumePod = `apiVersion: v1
 kind: Pod
 metadata: {name: keeper}
@@ -24,6 +25,9 @@ spec:
     volumeMounts:
     - {name: data, mountPath: /data}
     - {name: scratch, mountPath: /scratch}
+    volumeDevices:
+    - {name: raw, devicePath: /dev/raw}
+    securityContext: {capabilities: {add: [MKNOD]}}
     command:
     - sh
     - -c
@@ -31,6 +35,13 @@ spec:
       grep -q ' /data ext4 .*nosuid' /proc/mounts && grep -q ' /scratch ext4 ' /proc/mounts || exit 3
       ls -A /scratch | grep . && exit 4
       echo "plaintext-of-scratch" >/scratch/mark
+      major=$(printf %d 0x$(stat -c %t /dev/raw)); opened=0
+      for i in 0 1 2 3 4 5 6 7; do
+        mknod /dev/try$i b $major $i
+        if dd if=/dev/try$i of=/dev/null bs=4k count=1 2>/dev/null; then opened=$((opened + 1)); fi
+      done
+      echo "devices: $opened"
+      echo "read: $(dd if=/dev/raw bs=1M skip=3 2>/dev/null | tr -d '\0')"
       if [ -f /data/mark ]; then
         echo "found: $(cat /data/mark), $(ls -A /data | wc -l) files"
         if cat /data/big >/dev/null; then echo "all of it"; else echo "not all of it"; fi
@@ -39,39 +50,49 @@ spec:
       fi
       echo "plaintext-of-data" >/data/mark
       dd if=/dev/urandom of=/data/big bs=1M count=16 2>/dev/null
+      echo plaintext-of-raw | dd of=/dev/raw bs=1M seek=5 conv=fsync 2>/dev/null || exit 5
       sync
       echo written
       exec sleep 1000
   volumes:
   - {name: data, persistentVolumeClaim: {claimName: data}}
+  - {name: raw, persistentVolumeClaim: {claimName: raw}}
   - {name: scratch, emptyDir: {sizeLimit: 48Mi}}
 `
 
 // volume is a pod with a volume that lasts.
 type volume struct {
 	home, file, disk, seal string
+	raw                    string // the disk of a block volume
 }
 
 const (
 	volumeKey  = "default/volumes/data"
 	volumeSize = 64 << 20
+	rawSize    = 32 << 20
 )
 
 // newVolume seals volumePod and makes an empty disk.
 func newVolume(t *testing.T, flags ...string) *volume {
 	t.Helper()
 	home := shared.newHome(t)
-	v := &volume{home: home, disk: filepath.Join(home, "data.disk")}
-	flags = append([]string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}, flags...)
+	v := &volume{home: home, disk: filepath.Join(home, "data.disk"), raw: filepath.Join(home, "raw.disk")}
+	flags = append([]string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-key", "raw=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}, flags...)
 	v.file, v.seal = shared.seal(t, home, volumePod, flags...)
 	v.putKey(t, "put")
-	if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(v.disk, volumeSize); err != nil {
-		t.Fatal(err)
-	}
+	emptyDisk(t, v.disk, volumeSize)
+	emptyDisk(t, v.raw, rawSize)
 	return v
+}
+
+func emptyDisk(t *testing.T, path string, size int64) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // putKey makes a key for the volume, the first ("put") or another one ("rotate").
@@ -88,6 +109,9 @@ func (v *volume) putKey(t *testing.T, how string) {
 
 func (v *volume) run(t *testing.T, flags ...string) *pod {
 	t.Helper()
+	if v.raw != "" {
+		flags = append(flags, "--volume", "raw="+v.raw)
+	}
 	return shared.run(t, v.home, append([]string{"--volume", "data=" + v.disk, v.file}, flags...)...)
 }
 
@@ -95,7 +119,7 @@ func (v *volume) run(t *testing.T, flags ...string) *pod {
 // again; then what a host may do to it in between.
 func TestVolumeThatLasts(t *testing.T) {
 	t.Parallel()
-	v := newVolume(t, "--volume-new", "data")
+	v := newVolume(t, "--volume-new", "data", "--volume-new", "raw")
 	p := v.run(t)
 	tr := track(t, p.cmd.Process.Pid)
 	p.waitOutput("written\n")
@@ -106,6 +130,8 @@ func TestVolumeThatLasts(t *testing.T) {
 		t.Errorf("a second guest on the same disk: exit code %d\n%s", code, second.stderr())
 	}
 	noPlaintext(t, v.disk)
+	noPlaintext(t, v.raw)
+	contains(t, "the first life", p.stdout(), "devices: 1\nread: \n")
 	scratch := openDisks(t, tr.pids("qemu"), "/var/tmp/")
 	if len(scratch) != 2 { // the volume's, and the images'
 
@@ -121,7 +147,7 @@ func TestVolumeThatLasts(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Fatalf("the second life: exit code %d\n%s", code, p.stderr())
 	}
-	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n")
+	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\nread: plaintext-of-raw\n")
 
 	// One bit in each block of the middle, where the large file is.
 	flip(t, v.disk, 16<<20, 20<<20)
@@ -296,12 +322,7 @@ func TestSealedStorage(t *testing.T) {
 			if c.key {
 				v.putKey(t, "put")
 			}
-			if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(v.disk, volumeSize); err != nil {
-				t.Fatal(err)
-			}
+			emptyDisk(t, v.disk, volumeSize)
 			life := func(want string) {
 				t.Helper()
 				p := v.run(t, "--tee", "sgx-sim")
