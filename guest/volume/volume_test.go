@@ -193,3 +193,13 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// A process has no devices.
+func TestStoresRefuseDevices(t *testing.T) {
+	s := NewStores(Options{}, []*os.File{disk(t, 64<<20, nil)})
+	v := &podpolicy.Volume{Name: "data", Kind: podpolicy.VolumeDisk, Key: "kbs:///default/volumes/data", New: true, Block: true}
+	_, err := s.Open(t.Context(), v)
+	if d, ok := denial.As(err); !ok || d.Reason != BlockUnsupported || d.Claim != "volumes[data]" {
+		t.Errorf("%v", err)
+	}
+}
