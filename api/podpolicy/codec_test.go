@@ -198,6 +198,10 @@ func writeVectors(t *testing.T) {
 		"bad/no-containers":   `{"version":1,"pod":"default/small","hostname":"small","sandbox":{"resolv_conf":"none","shm_bytes":0},"containers":[]}`,
 		"bad/file-leaves":     strings.Replace(string(full), `"a.conf"`, `"../a.conf"`, 1),
 		"bad/loader-hashed":   strings.Replace(string(full), `{"name":"PATH","value":"/bin"}`, `{"name":"PATH","sha256":"`+sha("/bin")+`"}`, 1),
+		"bad/block-mounted":   strings.Replace(string(full), `{"volume":"spool","destination":"/spool"}`, `{"volume":"raw","destination":"/spool"}`, 1),
+		"bad/block-keyless":   strings.Replace(string(full), `"key":"kbs:///default/volumes/raw","block"`, `"size_limit":33554432,"block"`, 1),
+		"bad/device-of-files": strings.Replace(string(full), `{"volume":"raw","path"`, `{"volume":"data","path"`, 1),
+		"bad/device-in-mount": strings.Replace(string(full), `"path":"/dev/xvda"`, `"path":"/spool/xvda"`, 1),
 		"bad/mount-over-proc": strings.Replace(string(full), `"/scratch"`, `"/proc/sys"`, 1),
 	} {
 		if err := os.WriteFile(filepath.Join("testdata", name+".json"), []byte(doc), 0o644); err != nil {

@@ -21,7 +21,7 @@ const (
 	atVersion = 8  // 32 bits
 	atKind    = 12 // 32 bits: kindFiles or kindBlock
 	atSalt    = 16
-	atDisk    = 48 // 64 bits: the disk's size in bytes
+	atDisk    = 48 // 64 bits: the disk's size in bytes, as it was last taken into use
 	atSectors = 56 // 64 bits: sectors of the volume
 	atMAC     = 64 // HMAC-SHA256 of all before
 	headerEnd = atMAC + sha256.Size
@@ -42,13 +42,14 @@ const (
 )
 
 // errEmpty: nothing was ever written. errForeign: something else than a volume.
-// errKey: a volume that was made with another key, for another name, on a disk of
-// another size, or a header that was changed: these cannot be told apart. errKind: the
-// volume, but a device where it is to be a file system, or the reverse.
+// errKey: a volume that was made with another key, for another name, or a header that was
+// changed: these cannot be told apart. errKind: the volume, but a device where it is to be
+// a file system, or the reverse. errShrunk: the volume, on a disk that had more.
 var (
 	errEmpty   = errors.New("the disk is empty")
 	errForeign = errors.New("the disk holds something else than a volume of Coffer's")
 	errKind    = errors.New("the volume is of the other kind (volumeMode Filesystem or Block)")
+	errShrunk  = errors.New("the disk was larger")
 	errKey     = errors.New("key, volume's name, disk's size and header do not belong together")
 )
 
@@ -94,10 +95,9 @@ func parseHeader(b []byte) (*header, error) {
 	return h, nil
 }
 
-// verify reports whether the bytes are a header under these keys, on a disk of
-// this size.
-func (h *header) verify(b []byte, k *keys, disk uint64) bool {
-	return hmac.Equal(b[atMAC:headerEnd], k.sum(b[:atMAC])) && h.disk == disk
+// verify reports whether the bytes are a header under these keys.
+func (h *header) verify(b []byte, k *keys) bool {
+	return hmac.Equal(b[atMAC:headerEnd], k.sum(b[:atMAC]))
 }
 
 // Sizes of a volume's keys, in bytes: dm-crypt takes that of XTS with AES-256 and that

@@ -196,13 +196,16 @@ const wipeChunk = 64 << 20
 
 // wipe writes zeros to the whole device: what was never written has no tag, and nobody
 // could read it.
-func wipe(device string, size int64) error {
+func wipe(device string, size int64) error { return wipeFrom(device, 0, size) }
+
+// wipeFrom writes zeros from an offset on.
+func wipeFrom(device string, from, size int64) error {
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for at := int64(0); at < size; at += wipeChunk {
+	for at := from; at < size; at += wipeChunk {
 		span := [2]uint64{uint64(at), uint64(min(wipeChunk, size-at))}
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span))); errno != 0 {
 			return fmt.Errorf("wiping the volume: %w", errno)
@@ -235,7 +238,11 @@ var errSmall = errors.New("the disk is too small")
 
 // seal writes the header, which makes the disk a volume that can be opened again.
 func seal(f *os.File, h *header, k *keys) error {
-	if _, err := f.WriteAt(h.encode(k), 0); err != nil {
+	return writeHeader(f, h.encode(k))
+}
+
+func writeHeader(f *os.File, head []byte) error {
+	if _, err := f.WriteAt(head, 0); err != nil {
 		return fmt.Errorf("writing the volume's header: %w", err)
 	}
 	if err := f.Sync(); err != nil {

@@ -106,8 +106,11 @@ func choose(v *podpolicy.Volume, files []*os.File, secret []byte) (*stored, bool
 	var why error // of the first file that is not the one
 	var empty *os.File
 	for _, f := range files {
-		h, k, err := unlock(v, f, secret)
+		h, k, size, err := unlock(v, f, secret)
 		switch {
+		case h != nil && h.disk != size: // where the places are depends on it
+			k.clear()
+			err = errKey
 		case h != nil && h.sectors != 0: // on a disk, of a machine
 			k.clear()
 			err = errForeign

@@ -71,6 +71,7 @@ type mounted struct {
 	dm   *mapped
 	dirs []string // mount points, the first mounted first
 	kept bool     // something of it outlives the guest
+	grow []byte   // the header that says how large the disk has become; nil: it is as it was
 }
 
 // BlockUnsupported refuses a block volume where the guest has no device mapper.
@@ -120,9 +121,15 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 			return false, errors.Join(damaged(v, err), vol.close())
 		}
 	}
+	grown := vol.grow != nil
+	if grown {
+		if err := vol.grown(v, m.opt.Log); err != nil {
+			return false, errors.Join(damaged(v, err), vol.close())
+		}
+	}
 	vol.kept = v.Kept()
 	m.open[v.Name] = vol
-	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
+	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "grown", grown, "duration", time.Since(began))
 	return true, nil
 }
 
@@ -250,7 +257,7 @@ func (m *Manager) kept(v *podpolicy.Volume, disks []string, secret []byte) (*mou
 		switch {
 		case vol != nil:
 			return vol, false, nil
-		case reasonOf(err) == Damaged || errors.Is(err, errKind): // it is the one, and no new volume takes its place
+		case reasonOf(err) == Damaged || errors.Is(err, errKind) || errors.Is(err, errShrunk): // it is the one, and no new volume takes its place
 			err = refusal(v, err)
 			return nil, false, err
 		case err == nil && empty == "":
@@ -274,7 +281,7 @@ func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*moun
 		return nil, err
 	}
 	defer f.Close()
-	h, k, err := unlock(v, f, secret)
+	h, k, size, err := unlock(v, f, secret)
 	if h == nil {
 		return nil, err
 	}
@@ -289,36 +296,47 @@ func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*moun
 	if err != nil {
 		return nil, damaged(v, err)
 	}
-	return &mounted{disk: disk, dm: dm}, nil
+	vol := &mounted{disk: disk, dm: dm}
+	if size > h.disk {
+		if err := vol.extend(v, f, h, k, size); err != nil {
+			return nil, errors.Join(damaged(v, err), vol.close())
+		}
+	}
+	return vol, nil
 }
 
-// unlock reads a disk's header and finds it to be the volume's; a nil header: the disk
-// is empty, and may become the volume.
-func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, error) {
+// unlock reads a disk's header and finds it to be the volume's, and the disk's size, which
+// is at least what the header says; a nil header: the disk is empty, and may become the
+// volume.
+func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, uint64, error) {
 	head, size, err := readHeader(f, v.SizeLimit)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	h, err := parseHeader(head)
 	if errors.Is(err, errEmpty) && v.New {
-		return nil, nil, nil
+		return nil, nil, size, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	k, err := deriveKeys(secret, h.salt, v.Name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
-	if !h.verify(head, k, size) {
+	switch {
+	case !h.verify(head, k):
+		err = errKey
+	case h.block != v.Block:
+		err = errKind
+	case size < h.disk:
+		err = fmt.Errorf("%w: %d bytes, and before %d", errShrunk, size, h.disk)
+	}
+	if err != nil {
 		k.clear()
-		return nil, nil, errKey
+		return nil, nil, 0, err
 	}
-	if h.block != v.Block {
-		k.clear()
-		return nil, nil, errKind
-	}
-	return h, k, nil
+	return h, k, size, nil
 }
 
 // create makes a volume on an empty disk that will be opened again.
@@ -495,6 +513,7 @@ func refusal(v *podpolicy.Volume, err error) error {
 		{errEmpty, DiskEmpty, "the volume that its key belongs to; the policy does not let a new one be made"},
 		{errForeign, DiskForeign, "a volume, or an empty disk"},
 		{errKind, KindMismatch, map[bool]string{false: "a volume with a file system", true: "a block volume"}[v.Block]},
+		{errShrunk, DiskTooSmall, "the disk as it was"},
 		{errKey, KeyMismatch, "the volume that its key belongs to"},
 		{errSmall, DiskTooSmall, fmt.Sprintf("%d bytes", max(int64(minDisk), v.SizeLimit))},
 	} {

@@ -76,8 +76,10 @@ func TestUnlock(t *testing.T) {
 		{"another key", data, size, sealed(t, secretOf(2), "data", size), KeyMismatch},
 		{"another key, where it may be new", &fresh, size, sealed(t, secretOf(2), "data", size), KeyMismatch},
 		{"another volume's", data, size, sealed(t, secretOf(1), "logs", size), KeyMismatch},
-		{"another disk's", data, size, sealed(t, secretOf(1), "data", size+4096), KeyMismatch},
-		{"grown", data, size + 4096, good, KeyMismatch},
+		{"shrunk", data, size, sealed(t, secretOf(1), "data", size+4096), DiskTooSmall},
+		{"shrunk, where it may be new", &fresh, size, sealed(t, secretOf(1), "data", size+4096), DiskTooSmall},
+		{"grown", data, size + 4096, good, ""},
+		{"grown, with another key", data, size + 4096, sealed(t, secretOf(2), "data", size), KeyMismatch},
 		{"a device", &device, size, raw, ""},
 		{"a device where a file system belongs", data, size, raw, KindMismatch},
 		{"a device where a file system may be new", &fresh, size, raw, KindMismatch},
@@ -97,9 +99,9 @@ func TestUnlock(t *testing.T) {
 		{"MAC changed", data, size, changed(atMAC), KeyMismatch},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, k, err := unlock(c.volume, disk(t, c.size, c.head), secretOf(1))
+			h, k, now, err := unlock(c.volume, disk(t, c.size, c.head), secretOf(1))
 			if c.want == "" {
-				if err != nil || h == nil || h.sectors != 4096 || len(k.crypt) != cryptKeySize {
+				if err != nil || h == nil || h.sectors != 4096 || now != uint64(c.size) || h.disk != size || len(k.crypt) != cryptKeySize {
 					t.Fatalf("%+v, %v", h, err)
 				}
 				return
@@ -110,7 +112,7 @@ func TestUnlock(t *testing.T) {
 			}
 		})
 	}
-	h, _, err := unlock(&fresh, disk(t, size, nil), secretOf(1))
+	h, _, _, err := unlock(&fresh, disk(t, size, nil), secretOf(1))
 	if h != nil || err != nil {
 		t.Errorf("an empty disk that may become the volume: %+v, %v", h, err)
 	}
@@ -182,7 +184,7 @@ func FuzzHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.verify(b, k, h.disk) {
+		if h.verify(b, k) {
 			t.Fatal("a header under a key that nobody has")
 		}
 		// What is read is all there is: written again under the same MAC it is the same.

@@ -75,7 +75,7 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, annotations map[s
 		return fmt.Errorf("the pod has %d PersistentVolumes, and its policy %d volumes on such disks", len(folders), len(kept))
 	}
 	for i, folder := range folders {
-		f, path, err := openVolume(c.DirectVolumes, folder, kept)
+		f, path, err := openVolume(c, folder, kept)
 		if err != nil {
 			return fmt.Errorf("PersistentVolume %s: %w", filepath.Base(strings.TrimSuffix(folder, "/mount")), err)
 		}
@@ -119,14 +119,15 @@ func persistent(pod string) ([]string, error) {
 }
 
 // openVolume opens the disk of a PersistentVolume: the device that the kubelet or the
-// record of a direct-assigned one names, else a file in it, which is made where a volume may be new. Others may
+// record of a direct-assigned one names, else a file in it, which is made where a volume may be new, and grows to
+// what the policy demands. Others may
 // have written to that file system: what is opened is a regular file in it, or nothing.
 // The path is for the launch, which opens the same file by it.
-func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
+func openVolume(c *Config, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
 	if filepath.Base(filepath.Dir(filepath.Dir(folder))) == block {
 		return openDevice(folder)
 	}
-	device, err := directDevice(direct, folder)
+	device, err := directDevice(c.DirectVolumes, folder)
 	if err != nil {
 		return nil, "", err
 	}
@@ -150,10 +151,24 @@ func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, stri
 	if err == nil && !fi.Mode().IsRegular() {
 		err = fmt.Errorf("%s is no regular file", volumeFile)
 	}
+	if size := largest(kept); err == nil && fi.Size() < size && !c.TEE.Process() { // which keeps its files as they are
+		err = f.Truncate(size)
+	}
 	if err != nil {
 		return nil, "", errors.Join(err, f.Close())
 	}
 	return f, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
+}
+
+// largest gives the largest size that the policy demands of a volume.
+func largest(kept []*podpolicy.Volume) int64 {
+	var size int64
+	for _, v := range kept {
+		if !v.Block {
+			size = max(size, v.SizeLimit)
+		}
+	}
+	return size
 }
 
 // openDevice opens a device by the kubelet's link to it.
@@ -177,7 +192,7 @@ func makeVolume(root *os.Root, kept []*podpolicy.Volume) (*os.File, error) {
 	var size int64
 	fresh := false
 	for _, v := range kept {
-		if v.New {
+		if v.New && !v.Block {
 			fresh, size = true, max(size, v.SizeLimit)
 		}
 	}

@@ -106,6 +106,31 @@ func TestBlockVolumes(t *testing.T) {
 	}
 }
 
+// A volume that is to be larger gets a larger file, with what is in it; a process TEE keeps
+// its files as they are.
+func TestVolumeFileGrows(t *testing.T) {
+	for tee, want := range map[launch.TEE]int64{launch.TPMSim: 64 << 20, launch.SGXSim: 32 << 20} {
+		c, p, annotations, volumes := node(t)
+		c.TEE = tee
+		file := filepath.Join(volumes, "kubernetes.io~local-volume/pv-2", volumeFile)
+		if err := os.WriteFile(file, []byte("head"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(file, 32<<20); err != nil {
+			t.Fatal(err)
+		}
+		h := &holder{spec: new(launch.Spec)}
+		if err := h.addDisks(c, p, annotations); err != nil {
+			t.Fatal(err)
+		}
+		h.close()
+		b, err := os.ReadFile(file)
+		if err != nil || int64(len(b)) != want || string(b[:4]) != "head" {
+			t.Errorf("%s: %d bytes, %v", tee, len(b), err)
+		}
+	}
+}
+
 // Whoever can write to a PersistentVolume must not have the guest get another file of
 // the node's.
 func TestForeignVolumeFile(t *testing.T) {

@@ -41,10 +41,15 @@ spec:
         if dd if=/dev/try$i of=/dev/null bs=4k count=1 2>/dev/null; then opened=$((opened + 1)); fi
       done
       echo "devices: $opened"
+      echo "size: $(df -m /data | awk 'END {print $2}') $(dd if=/dev/raw bs=1M 2>/dev/null | wc -c)"
       echo "read: $(dd if=/dev/raw bs=1M skip=3 2>/dev/null | tr -d '\0')"
       if [ -f /data/mark ]; then
         echo "found: $(cat /data/mark), $(ls -A /data | wc -l) files"
         if cat /data/big >/dev/null; then echo "all of it"; else echo "not all of it"; fi
+        if [ ! -f /data/second ]; then
+          dd if=/dev/zero of=/data/more bs=1M count=45 conv=fsync 2>/dev/null && echo "room for more"
+          rm /data/more
+        fi
         echo second >/data/second
         exit 0
       fi
@@ -70,6 +75,7 @@ const (
 	volumeKey  = "default/volumes/data"
 	volumeSize = 64 << 20
 	rawSize    = 32 << 20
+	grownSize  = 96 << 20
 )
 
 // newVolume seals volumePod and makes an empty disk.
@@ -77,12 +83,15 @@ func newVolume(t *testing.T, flags ...string) *volume {
 	t.Helper()
 	home := shared.newHome(t)
 	v := &volume{home: home, disk: filepath.Join(home, "data.disk"), raw: filepath.Join(home, "raw.disk")}
-	flags = append([]string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-key", "raw=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}, flags...)
-	v.file, v.seal = shared.seal(t, home, volumePod, flags...)
+	v.file, v.seal = shared.seal(t, home, volumePod, append(volumeFlags(), flags...)...)
 	v.putKey(t, "put")
 	emptyDisk(t, v.disk, volumeSize)
 	emptyDisk(t, v.raw, rawSize)
 	return v
+}
+
+func volumeFlags() []string {
+	return []string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-key", "raw=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}
 }
 
 func emptyDisk(t *testing.T, path string, size int64) {
@@ -131,7 +140,11 @@ func TestVolumeThatLasts(t *testing.T) {
 	}
 	noPlaintext(t, v.disk)
 	noPlaintext(t, v.raw)
-	contains(t, "the first life", p.stdout(), "devices: 1\nread: \n")
+	contains(t, "the first life", p.stdout(), "devices: 1\nsize: ", "\nread: \n")
+	files, raw := sizes(t, p.stdout())
+	if files < 50 || files > 60 || raw < 25<<20 || raw > 31<<20 {
+		t.Errorf("a file system of %d MiB, a device of %d bytes", files, raw)
+	}
 	scratch := openDisks(t, tr.pids("qemu"), "/var/tmp/")
 	if len(scratch) != 2 { // the volume's, and the images'
 
@@ -143,11 +156,20 @@ func TestVolumeThatLasts(t *testing.T) {
 	killAll(t, tr, "qemu")
 	p.wait()
 
+	// Both disks grow.
+	for disk, size := range map[string]int64{v.disk: grownSize, v.raw: rawSize + 8<<20} {
+		if err := os.Truncate(disk, size); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p = v.run(t)
 	if code := p.wait(); code != 0 {
 		t.Fatalf("the second life: exit code %d\n%s", code, p.stderr())
 	}
-	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\nread: plaintext-of-raw\n")
+	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\n", "read: plaintext-of-raw\n", "room for more\n")
+	if f, r := sizes(t, p.stdout()); f < files+28 || r < raw+7<<20 {
+		t.Errorf("of %d MiB and %d bytes the volumes grew to %d and %d", files, raw, f, r)
+	}
 
 	// One bit in each block of the middle, where the large file is.
 	flip(t, v.disk, 16<<20, 20<<20)
@@ -157,7 +179,19 @@ func TestVolumeThatLasts(t *testing.T) {
 	}
 	contains(t, "with a changed file", p.stdout(), "found: plaintext-of-data, 3 files\n", "not all of it\n")
 
-	if os.Getenv("COFFER_E2E_FULL") == "1" { // a superblock that is gone, and one that is changed
+	if os.Getenv("COFFER_E2E_FULL") == "1" {
+		v.otherKind(t)
+		// A disk that has shrunk, a superblock that is gone, and one that is changed.
+		if err := os.Truncate(v.disk, volumeSize); err != nil {
+			t.Fatal(err)
+		}
+		p = v.run(t)
+		if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-disk-too-small") {
+			t.Errorf("on a disk that has shrunk: exit code %d\n%s", code, p.stderr())
+		}
+		if err := os.Truncate(v.disk, grownSize); err != nil {
+			t.Fatal(err)
+		}
 		saved, err := os.ReadFile(v.disk)
 		if err != nil {
 			t.Fatal(err)
@@ -183,6 +217,29 @@ func TestVolumeThatLasts(t *testing.T) {
 	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-key-mismatch") {
 		t.Errorf("with another key: exit code %d\n%s", code, p.stderr())
 	}
+}
+
+// otherKind runs the pod with a file system where it has a device.
+func (v *volume) otherKind(t *testing.T) {
+	t.Helper()
+	o := *v
+	mounted := strings.Replace(volumePod, "    volumeDevices:\n    - {name: raw, devicePath: /dev/raw}\n", "    - {name: raw, mountPath: /raw}\n", 1)
+	o.file, o.seal = shared.seal(t, v.home, mounted, volumeFlags()...)
+	shared.must(t, v.home, "secret", "bind", volumeKey, "--for", o.seal)
+	p := o.run(t)
+	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-kind-mismatch") {
+		t.Errorf("a file system in the place of a device: exit code %d\n%s", code, p.stderr())
+	}
+}
+
+// sizes reads what the pod says of its file system (MiB) and its device (bytes).
+func sizes(t *testing.T, out string) (files, device int) {
+	t.Helper()
+	_, rest, _ := strings.Cut(out, "size: ")
+	if _, err := fmt.Sscan(rest, &files, &device); err != nil {
+		t.Fatalf("%v in %q", err, out)
+	}
+	return files, device
 }
 
 // TestVolumeThatMustExist: a host that takes an empty disk gets no new volume.
