@@ -50,6 +50,7 @@ spec:
           dd if=/dev/zero of=/data/more bs=1M count=45 conv=fsync 2>/dev/null && echo "room for more"
           rm /data/more
         fi
+        if (echo x | dd of=/dev/raw) 2>/dev/null; then echo "writable"; else echo "read-only"; fi
         echo second >/data/second
         exit 0
       fi
@@ -166,7 +167,7 @@ func TestVolumeThatLasts(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Fatalf("the second life: exit code %d\n%s", code, p.stderr())
 	}
-	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\n", "read: plaintext-of-raw\n", "room for more\n")
+	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\n", "read: plaintext-of-raw\n", "room for more\n", "writable\n")
 	if f, r := sizes(t, p.stdout()); f < files+28 || r < raw+7<<20 {
 		t.Errorf("of %d MiB and %d bytes the volumes grew to %d and %d", files, raw, f, r)
 	}
@@ -181,6 +182,7 @@ func TestVolumeThatLasts(t *testing.T) {
 
 	if os.Getenv("COFFER_E2E_FULL") == "1" {
 		v.otherKind(t)
+		v.readOnly(t)
 		// A disk that has shrunk, a superblock that is gone, and one that is changed.
 		if err := os.Truncate(v.disk, volumeSize); err != nil {
 			t.Fatal(err)
@@ -230,6 +232,18 @@ func (v *volume) otherKind(t *testing.T) {
 	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-kind-mismatch") {
 		t.Errorf("a file system in the place of a device: exit code %d\n%s", code, p.stderr())
 	}
+}
+
+// readOnly runs the pod with a claim that is read-only, as a user who is not root.
+func (v *volume) readOnly(t *testing.T) {
+	t.Helper()
+	o := *v
+	text := strings.NewReplacer("{claimName: raw}", "{claimName: raw, readOnly: true}", "securityContext: {", "securityContext: {runAsUser: 1000, ").Replace(volumePod)
+	o.file, o.seal = shared.seal(t, v.home, text, volumeFlags()...)
+	shared.must(t, v.home, "secret", "bind", volumeKey, "--for", o.seal)
+	p := o.run(t)
+	p.wait()
+	contains(t, "a read-only device of another user", p.stdout(), "read: plaintext-of-raw\n", "read-only\n")
 }
 
 // sizes reads what the pod says of its file system (MiB) and its device (bytes).

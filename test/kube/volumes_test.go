@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -40,7 +41,7 @@ spec:
   containers:
   - name: c
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'touch /scratch/x; dd if=/dev/raw bs=1M count=8 2>/dev/null | tr -d "\0"; echo plaintext-of-raw | dd of=/dev/raw bs=1M seek=5 conv=fsync 2>/dev/null; cat /data/mark /logs/mark; echo plaintext-of-data >> /data/mark; echo plaintext-of-logs >> /logs/mark; id > /data/id; echo wrote; trap "exit 0" TERM; while true; do sleep 0.2; done']
+    command: [sh, -c, 'touch /scratch/x; dd if=/dev/raw bs=1M 2>/dev/null | tr -d "\0"; echo plaintext-of-raw | dd of=/dev/raw bs=1M seek=5 conv=fsync 2>/dev/null; cat /data/mark /logs/mark; echo plaintext-of-data >> /data/mark; echo plaintext-of-logs >> /logs/mark; id > /data/id; echo wrote; trap "exit 0" TERM; while true; do sleep 0.2; done']
     volumeMounts: [{name: data, mountPath: /data, subPath: inner}, {name: logs, mountPath: /logs}, {name: scratch, mountPath: /scratch}]
     volumeDevices: [{name: raw, devicePath: /dev/raw}]
   volumes:
@@ -64,11 +65,11 @@ func testVolumes(t *testing.T, h holder) {
 		k.must(t, "mkdir", dir+"/"+name)
 		manifest += fmt.Sprintf(claims, name, dir+"/"+name)
 	}
-	bound := "Bound Bound"
+	bound, device := "Bound Bound", ""
 	if h.tee == "tpm-sim" {
 		bound += " Bound"
 		k.must(t, "truncate", "-s", "32M", dir+"/raw")
-		device := strings.TrimSpace(k.must(t, "losetup", "--find", "--show", dir+"/raw"))
+		device = strings.TrimSpace(k.must(t, "losetup", "--find", "--show", dir+"/raw"))
 		t.Cleanup(func() { _, _ = k.in("losetup", "--detach", device) })
 		manifest += fmt.Sprintf(blockClaims, "raw", device)
 	}
@@ -109,8 +110,20 @@ func testVolumes(t *testing.T, h holder) {
 	for _, mv := range [][2]string{{"data", "x"}, {"logs", "data"}, {"x", "logs"}} {
 		k.must(t, "mv", dir+"/"+mv[0]+"/coffer-volume.disk", dir+"/"+mv[1]+"/coffer-volume.disk")
 	}
-	k.must(t, "kubectl", "apply", "-f", path)
+	if h.tee == "tpm-sim" { // and all of them have grown
+		k.must(t, "truncate", "-s", "40M", dir+"/raw")
+		k.must(t, "losetup", "--set-capacity", device)
+		flags[slices.Index(flags, "data=64Mi")] = "data=80Mi"
+		path, seal = k.seal(t, h.tee, manifest, flags...)
+		for _, name := range []string{"data", "logs"} {
+			k.must(t, append([]string{"coffer", "secret", "bind", repository + name, "-n", "sim", "--for", seal}, k.trustee...)...)
+		}
+	}
+	k.apply(t, path)
 	k.logs(t, "keeper", "wrote")
+	if out := k.must(t, "stat", "-c", "%s", dir+"/data/coffer-volume.disk"); h.tee == "tpm-sim" && out != fmt.Sprintln(80<<20) {
+		t.Errorf("the volume's file has %s bytes", out)
+	}
 	out := k.must(t, "kubectl", "logs", "keeper")
 	if !strings.Contains(out, read) {
 		t.Errorf("the second pod read %q", out)
