@@ -37,6 +37,9 @@ func (p *Policy) judgeCreate(req *agentpb.CreateContainerRequest, c *Container, 
 	if d := judgeLinux(oci, want.OCI, claim); d != nil {
 		return nil, d
 	}
+	if d := c.judgeDevices(req, claim); d != nil {
+		return nil, d
+	}
 	// What the typed comparisons judged, in whatever order the host listed it,
 	// is taken as judged; the rest must be exactly what the policy builds.
 	got := proto.CloneOf(req)
@@ -45,6 +48,9 @@ func (p *Policy) judgeCreate(req *agentpb.CreateContainerRequest, c *Container, 
 	}
 	got.OCI.Process.Env = env
 	got.OCI.Mounts, got.Storages = want.OCI.Mounts, want.Storages
+	if len(c.Devices) > 0 { // all of them are there, as just judged
+		got.Devices, got.OCI.Linux.Devices, got.OCI.Linux.Resources.Devices = want.Devices, want.OCI.Linux.Devices, want.OCI.Linux.Resources.Devices
+	}
 	if got.ExecId == got.ContainerId {
 		got.ExecId = "" // both shims' names for the first process
 	}
@@ -248,7 +254,7 @@ func judgeLinux(got, want *agentpb.Spec, claim string) *denial.Denial {
 	if gl.GetSeccomp() != nil {
 		return deny(PrivilegeMismatch, claim+".seccomp", "a profile of the host", "none: the guest has the profile that the policy names")
 	}
-	if d := diff(claim+".resources", gl.GetResources().ProtoReflect(), wl.Resources.ProtoReflect()); d != nil {
+	if d := diff(claim+".resources", withoutDevices(gl.GetResources()), withoutDevices(wl.Resources)); d != nil {
 		d.Reason = ResourceMismatch
 		return d
 	}

@@ -67,6 +67,10 @@ func (v *Volume) validateDisk() error {
 		return fmt.Errorf("size_limit: a disk without a key has one, of %d bytes at least", MinDisk)
 	case !v.Kept() && v.New:
 		return fmt.Errorf("new: a disk without a key is always new")
+	case !v.Kept() && v.Block:
+		return fmt.Errorf("block: only a disk that outlives the guest is given to containers as a device")
+	case v.Block && v.GID != nil:
+		return fmt.Errorf("gid: a device is its container's user's")
 	case v.Name == ImagesVolume && v.Kept():
 		return fmt.Errorf("key, sealing: images are pulled anew by every guest")
 	case v.Key == "":

@@ -13,7 +13,7 @@ func TestDisks(t *testing.T) {
 		names = append(names, v.Name)
 		serials[DiskSerial(v.Name)] = true
 	}
-	if strings.Join(names, " ") != "data spool" || len(serials) != 2 {
+	if strings.Join(names, " ") != "data spool raw ref" || len(serials) != 4 {
 		t.Errorf("%v, %v", names, serials)
 	}
 	// virtio has room for 20 characters, and a name that is longer would be cut.

@@ -22,8 +22,8 @@ type Grant struct {
 	// standard input is open to the host (CreateContainer, ExecProcess).
 	Terminal, Stdin bool
 
-	// Volumes are the pod volumes that the container mounts (CreateContainer),
-	// in the order of the policy's mounts, each once.
+	// Volumes are the pod volumes that the container mounts or has as devices
+	// (CreateContainer), in the order of the policy's mounts and devices, each once.
 	Volumes []*Volume
 
 	// File is set for CopyFile.

@@ -41,7 +41,7 @@ func TestInitContainersStrictlyFirst(t *testing.T) {
 	refuse(t, e, create(p, "app", "c1"), OutOfOrder, "containers[app]")
 	refuse(t, e, create(p, "check", "c1"), OutOfOrder, "init_containers[check]")
 	g := allow(t, e, create(p, "prepare", "c1"))
-	if !g.Init || g.Container.Name != "prepare" || len(g.Volumes) != 5 || len(g.Env) != 2 {
+	if !g.Init || g.Container.Name != "prepare" || len(g.Volumes) != 7 || len(g.Env) != 2 {
 		t.Fatalf("grant %+v", g)
 	}
 	refuse(t, e, create(p, "prepare", "c2"), ContainerRunning, "init_containers[prepare]")

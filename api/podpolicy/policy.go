@@ -83,6 +83,9 @@ type Volume struct {
 	// TEE as it was measured, SealingMRSigner of any by its signer, together with a Key.
 	Sealing string `json:"sealing,omitempty"`
 	New     bool   `json:"new,omitempty"` // a disk with a Key that is empty may be made a volume
+	// Block has containers get what is on a disk as a block device (Container.Devices), and
+	// no file system of the guest's: only for a disk that outlives the guest.
+	Block bool `json:"block,omitempty"`
 }
 
 // File is a file that the host delivers with CopyFile; the content is public to
@@ -122,6 +125,7 @@ type Container struct {
 	MaskedPaths     []string  `json:"masked_paths,omitempty"`
 	ReadOnlyPaths   []string  `json:"read_only_paths,omitempty"`
 	Mounts          []Mount   `json:"mounts,omitempty"`        // beside the fixed /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup, /etc/hosts, /etc/hostname, /etc/resolv.conf, which the guest makes itself
+	Devices         []Device  `json:"devices,omitempty"`       // beside the fixed /dev/null, zero, full, random, urandom, tty, ptmx
 	ImageVolumes    []string  `json:"image_volumes,omitempty"` // VOLUMEs of the verified image, mounted as empty-dir
 	Resources       Resources `json:"resources,omitzero"`
 	Restart         string    `json:"restart"` // "Always", "OnFailure", "Never": how often it may be created again
@@ -157,6 +161,13 @@ type Mount struct {
 	Destination string `json:"destination"`
 	SubPath     string `json:"sub_path,omitempty"`
 	ReadOnly    bool   `json:"read_only,omitempty"`
+}
+
+// Device gives a container a block volume's plain content as a device node.
+type Device struct {
+	Volume   string `json:"volume"`
+	Path     string `json:"path"` // of the node in the container
+	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
 // Resources are the cgroup limits; zero means none.

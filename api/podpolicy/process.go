@@ -120,7 +120,7 @@ func (e *Enforcer) judgeDiagnostics(r *agentpb.GetDiagnosticDataRequest) (*Grant
 // judgeVolumeStats answers only about directories of the policy's volumes.
 func (e *Enforcer) judgeVolumeStats(r *agentpb.VolumeStatsRequest) (*Grant, *denial.Denial) {
 	for i := range e.policy.Volumes {
-		if v := &e.policy.Volumes[i]; r.VolumeGuestPath == v.Path() {
+		if v := &e.policy.Volumes[i]; !v.Block && r.VolumeGuestPath == v.Path() {
 			return &Grant{Volumes: []*Volume{v}}, nil
 		}
 	}

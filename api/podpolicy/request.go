@@ -70,8 +70,15 @@ func (p *Policy) CreateContainerRequest(c *Container, containerID, sandboxID str
 		Annotations: annotations,
 		Linux:       linux,
 	}
+	linux.Devices = c.ociDevices()
+	if rules := c.deviceRules(); rules != nil {
+		if linux.Resources == nil {
+			linux.Resources = &agentpb.LinuxResources{}
+		}
+		linux.Resources.Devices = rules
+	}
 	return &agentpb.CreateContainerRequest{
-		ContainerId: containerID, Storages: p.storages(c, containerID, annotations), OCI: spec, SandboxPidns: p.Sandbox.SharePIDs,
+		ContainerId: containerID, Devices: c.blockDevices(), Storages: p.storages(c, containerID, annotations), OCI: spec, SandboxPidns: p.Sandbox.SharePIDs,
 	}
 }
 
@@ -137,7 +144,7 @@ func (p *Policy) storages(c *Container, containerID string, annotations map[stri
 		MountPoint:    RootFS(containerID),
 	}}
 	for _, v := range p.VolumesOf(c) {
-		if v.Kind != VolumeEmptyDir && v.Kind != VolumeDisk {
+		if v.Kind != VolumeEmptyDir && v.Kind != VolumeDisk || v.Block {
 			continue
 		}
 		s := &agentpb.Storage{Driver: "local", Source: "local", Fstype: "local", Options: []string{"mode=0777"}, MountPoint: v.Path(), Shared: true}
@@ -165,7 +172,8 @@ func (p *Policy) Volume(name string) *Volume {
 	return nil
 }
 
-// VolumesOf gives the volumes that c mounts, each once, in the order of its mounts.
+// VolumesOf gives the volumes that c mounts or has as devices, each once, in the order of
+// its mounts and then of its devices.
 func (p *Policy) VolumesOf(c *Container) []*Volume {
 	var out []*Volume
 	seen := map[string]bool{}
@@ -174,6 +182,9 @@ func (p *Policy) VolumesOf(c *Container) []*Volume {
 			seen[m.Volume] = true
 			out = append(out, p.Volume(m.Volume))
 		}
+	}
+	for _, d := range c.Devices { // a container has a volume once as a device, and never beside as a mount
+		out = append(out, p.Volume(d.Volume))
 	}
 	return out
 }

@@ -135,8 +135,8 @@ func validateVolumes(vs []Volume) (map[string]*Volume, error) {
 }
 
 func (v *Volume) validate() error {
-	if v.Kind != VolumeDisk && (v.Kept() || v.New) {
-		return fmt.Errorf("key, sealing, new: only for a disk")
+	if v.Kind != VolumeDisk && (v.Kept() || v.New || v.Block) {
+		return fmt.Errorf("key, sealing, new, block: only for a disk")
 	}
 	switch v.Kind {
 	case VolumeEmptyDir:
@@ -253,6 +253,9 @@ func (c *Container) validate(volumes map[string]*Volume) error {
 	if err := c.validateMounts(volumes); err != nil {
 		return err
 	}
+	if err := c.validateDevices(volumes); err != nil {
+		return err
+	}
 	r := c.Resources
 	if r.MemoryBytes < 0 || r.CPUQuota < 0 || r.Pids < 0 || r.MemoryBytes > maxBytes || (r.CPUQuota == 0) != (r.CPUPeriod == 0) || r.CPUPeriod > 1e9 {
 		return fmt.Errorf("resources: out of range")
@@ -367,6 +370,8 @@ func (c *Container) validateMounts(volumes map[string]*Volume) error {
 		switch {
 		case v == nil:
 			return fmt.Errorf("mounts[%d].volume: %s is no volume of the pod", i, clip(m.Volume))
+		case v.Block:
+			return fmt.Errorf("mounts[%d].volume: %s is a block volume, which has no file system to mount", i, m.Volume)
 		case m.Volume == ImagesVolume:
 			return fmt.Errorf("mounts[%d].volume: no container mounts the disk for images", i)
 		case !mountable(m.Destination):

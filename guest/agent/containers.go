@@ -112,6 +112,13 @@ func (s *Server) configure(ctx context.Context, g *podpolicy.Grant, image *Image
 			ReadOnly: m.ReadOnly || files, MakeSubPath: !files,
 		})
 	}
+	for _, d := range c.Devices {
+		number, err := s.opt.Disks.Device(s.opt.Policy.Volume(d.Volume))
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		cfg.Devices = append(cfg.Devices, container.Device{Path: d.Path, Number: number, ReadOnly: d.ReadOnly})
+	}
 	if err := os.MkdirAll(terminationLogDir, 0o755); err != nil {
 		return nil, fmt.Errorf("making termination log: %w", err)
 	}

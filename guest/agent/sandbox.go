@@ -210,7 +210,7 @@ func (s *Server) openDisk(ctx context.Context, v *podpolicy.Volume) error {
 	if _, err := s.opt.Disks.Open(ctx, v); err != nil {
 		return err
 	}
-	if s.grouped[v.Name] {
+	if v.Block || s.grouped[v.Name] {
 		return nil
 	}
 	if err := setGroup(v); err != nil {

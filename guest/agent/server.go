@@ -51,8 +51,11 @@ type Images interface {
 
 // Disks opens volumes on disks.
 type Disks interface {
-	// Open mounts the volume at its path, once, and reports whether it did so now.
+	// Open mounts the volume at its path, or opens a block volume, once, and reports
+	// whether it did so now.
 	Open(ctx context.Context, v *podpolicy.Volume) (bool, error)
+	// Device gives the number of the device of a block volume that is open.
+	Device(v *podpolicy.Volume) (uint64, error)
 	// Close ends all of them, so that everything is where it outlives the guest.
 	Close() error
 }

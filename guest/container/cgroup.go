@@ -20,20 +20,23 @@ type cgroup struct{ dir string }
 // controller is missing is an error: a container never runs without a limit that
 // its policy names. In a library OS those that it does not keep are errors, too; it
 // has no device but its own, so none is restricted.
-func newCgroup(parent, name string, l Limits, libraryOS bool) (*cgroup, error) {
+func newCgroup(parent, name string, l Limits, devices []Device, libraryOS bool) (*cgroup, error) {
 	restrict := restrictDevices
 	if libraryOS {
 		if err := l.withinLibraryOS(); err != nil {
 			return nil, err
 		}
-		restrict = func(string) error { return nil }
+		if len(devices) > 0 {
+			return nil, fmt.Errorf("a block device: %w", errLibraryOS)
+		}
+		restrict = func(string, []Device) error { return nil }
 	}
 	dir := filepath.Join(parent, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making cgroup: %w", err)
 	}
 	g := &cgroup{dir}
-	if err := errors.Join(g.limit(l), restrict(dir)); err != nil {
+	if err := errors.Join(g.limit(l), restrict(dir, devices)); err != nil {
 		_ = os.Remove(dir)
 		return nil, err
 	}

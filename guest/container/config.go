@@ -31,6 +31,8 @@ type Config struct {
 	Shm string
 	// Mounts are bind mounts of guest directories, in order.
 	Mounts []Mount
+	// Devices are block devices, the only ones that the container may use.
+	Devices []Device
 	// Volumes are paths that stay writable, with what the image has there, even
 	// below a read-only root (an image's VOLUMEs).
 	Volumes []string
@@ -51,6 +53,13 @@ type Mount struct {
 	ReadOnly    bool
 	// MakeSubPath makes a missing SubPath a directory (volumes that belong to the pod alone).
 	MakeSubPath bool
+}
+
+// Device is a block device of the guest, as a node of the container's user.
+type Device struct {
+	Path     string // absolute, resolved inside the container; nothing is there
+	Number   uint64 // of the device in the guest, as in a stat's rdev
+	ReadOnly bool
 }
 
 // Process is one process in a container.

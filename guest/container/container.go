@@ -66,7 +66,7 @@ func (r *Runtime) Create(ctx context.Context, id string, cfg *Config, limits Lim
 	if err := os.MkdirAll(cfg.Scratch, 0o755); err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
-	if c.cgroup, err = newCgroup(r.opt.CgroupRoot, id, limits, r.opt.LibraryOS); err != nil {
+	if c.cgroup, err = newCgroup(r.opt.CgroupRoot, id, limits, cfg.Devices, r.opt.LibraryOS); err != nil {
 		return nil, err
 	}
 	stdio, err := newStdio(cfg.Process.Terminal, stdin)

@@ -11,7 +11,7 @@ import (
 )
 
 // Devices are allowed in cgroup v2 by a small BPF program that the kernel runs
-// at each open and mknod. It is assembled here: the rule never varies.
+// at each open and mknod. It is assembled here: what varies is the block devices.
 
 // device is a character device a container may use; minor < 0 means every minor.
 type device struct{ major, minor int32 }
@@ -29,6 +29,7 @@ const (
 	progTypeCgroupDev   = 15
 	attachCgroupDevice  = 6
 	accessMknod         = 1
+	accessWrite         = 4
 	deviceTypeCharacter = 2
 )
 
@@ -40,9 +41,9 @@ func instruction(code uint8, dst, src uint8, off int16, imm int32) []byte {
 }
 
 // deviceProgram allows making any node (an image may contain some) and using
-// the allowed ones. Context: u32 access_type (low half type, high half access),
+// the allowed ones, block devices none but these. Context: u32 access_type (low half type, high half access),
 // u32 major, u32 minor.
-func deviceProgram() []byte {
+func deviceProgram(blocks []Device) []byte {
 	const (
 		ldxW  = 0x61 // dst = *(u32*)(src + off)
 		movK  = 0xb7
@@ -58,6 +59,7 @@ func deviceProgram() []byte {
 		acc   = 3
 		major = 4
 		minor = 5
+		write = 6 // scratch
 	)
 	var p []byte
 	add := func(b []byte) { p = append(p, b...) }
@@ -70,7 +72,19 @@ func deviceProgram() []byte {
 	add(instruction(ldxW, minor, ctx, 8, 0))
 	add(instruction(jneK, acc, 0, 2, accessMknod)) // mknod alone: allow
 	ret(1)
-	add(instruction(jeqK, typ, 0, 2, deviceTypeCharacter)) // no block device
+	add(instruction(jeqK, typ, 0, int16(len(blocks)*blockRule+2), deviceTypeCharacter))
+	for _, d := range blocks {
+		add(instruction(jneK, major, 0, blockRule-1, int32(unix.Major(d.Number))))
+		add(instruction(jneK, minor, 0, blockRule-2, int32(unix.Minor(d.Number))))
+		denied := int32(0)
+		if d.ReadOnly {
+			denied = accessWrite
+		}
+		add(instruction(movX, write, acc, 0, 0))
+		add(instruction(andK, write, 0, 0, denied))
+		add(instruction(jneK, write, 0, blockRule-5, 0))
+		ret(1)
+	}
 	ret(0)
 	for _, d := range allowedDevices {
 		if d.minor < 0 {
@@ -85,17 +99,20 @@ func deviceProgram() []byte {
 	return p
 }
 
+// blockRule is the length of a block device's part of the program, in instructions.
+const blockRule = 7
+
 // loadTries bounds how often the program is handed to the kernel.
 const loadTries = 20
 
 // restrictDevices attaches the program to the group.
-func restrictDevices(dir string) error {
+func restrictDevices(dir string, blocks []Device) error {
 	group, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("restricting devices: %w", err)
 	}
 	defer group.Close()
-	prog := deviceProgram()
+	prog := deviceProgram(blocks)
 	licence := []byte("Apache-2.0\x00")
 	load := struct {
 		progType, count uint32

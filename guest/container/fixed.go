@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,6 +56,31 @@ func makeDevices() error {
 	} {
 		if err := os.Symlink(l[0], l[1]); err != nil {
 			return fmt.Errorf("making %s: %w", l[1], err)
+		}
+	}
+	return nil
+}
+
+// makeBlockDevices makes the nodes of the container's block devices, which are its user's.
+// It comes before volumes are mounted, so that none is made in one.
+func makeBlockDevices(devices []Device, id *identity) error {
+	for _, d := range devices {
+		if err := os.MkdirAll(path.Dir(d.Path), 0o755); err != nil {
+			return fmt.Errorf("making device %s: %w", d.Path, err)
+		}
+		mode := uint32(unix.S_IFBLK | 0o600)
+		if d.ReadOnly {
+			mode = unix.S_IFBLK | 0o400
+		}
+		err := unix.Mknod(d.Path, mode, int(d.Number))
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("making device %s: the image has something there", d.Path)
+		}
+		if err == nil {
+			err = unix.Lchown(d.Path, int(id.UID), int(id.GID))
+		}
+		if err != nil {
+			return fmt.Errorf("making device %s: %w", d.Path, err)
 		}
 	}
 	return nil

@@ -24,7 +24,7 @@ func TestLimitsOfALibraryOS(t *testing.T) {
 		if err := l.withinLibraryOS(); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "library OS") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := newCgroup(t.TempDir(), "c", l, true); err == nil {
+		if _, err := newCgroup(t.TempDir(), "c", l, nil, true); err == nil {
 			t.Errorf("%s: a group was made", name)
 		}
 	}

@@ -50,6 +50,9 @@ func buildRoot(cfg *Config) (*identity, error) {
 	if err := mountFixed(); err != nil {
 		return nil, err
 	}
+	if err := makeBlockDevices(cfg.Devices, id); err != nil {
+		return nil, err
+	}
 	for _, v := range cfg.Volumes {
 		binds = append(binds, bind{fd: -1, dest: v})
 	}

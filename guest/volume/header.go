@@ -18,14 +18,21 @@ const HeaderSize = 4096
 const (
 	magic     = "coffervl"
 	version   = 1
-	atVersion = 8 // 32 bits; 32 more are zero
+	atVersion = 8  // 32 bits
+	atKind    = 12 // 32 bits: kindFiles or kindBlock
 	atSalt    = 16
-	atDisk    = 48 // 64 bits: the disk's size in bytes
+	atDisk    = 48 // 64 bits: the disk's size in bytes, as it was last taken into use
 	atSectors = 56 // 64 bits: sectors of the volume
 	atMAC     = 64 // HMAC-SHA256 of all before
 	headerEnd = atMAC + sha256.Size
 
 	saltSize = 32
+)
+
+// What a volume is to its containers.
+const (
+	kindFiles = 0 // a file system
+	kindBlock = 1 // a device
 )
 
 // MinKey and MaxKey bound the secret of which a volume's keys are made, in bytes.
@@ -35,11 +42,14 @@ const (
 )
 
 // errEmpty: nothing was ever written. errForeign: something else than a volume.
-// errKey: a volume that was made with another key, for another name, on a disk of
-// another size, or a header that was changed: these cannot be told apart.
+// errKey: a volume that was made with another key, for another name, or a header that was
+// changed: these cannot be told apart. errKind: the volume, but a device where it is to be
+// a file system, or the reverse. errShrunk: the volume, on a disk that had more.
 var (
 	errEmpty   = errors.New("the disk is empty")
 	errForeign = errors.New("the disk holds something else than a volume of Coffer's")
+	errKind    = errors.New("the volume is of the other kind (volumeMode Filesystem or Block)")
+	errShrunk  = errors.New("the disk was larger")
 	errKey     = errors.New("key, volume's name, disk's size and header do not belong together")
 )
 
@@ -48,6 +58,7 @@ type header struct {
 	salt    [saltSize]byte
 	disk    uint64 // bytes
 	sectors uint64 // of the volume
+	block   bool   // containers have it as a device
 }
 
 // encode gives the header's bytes under the volume's keys.
@@ -55,6 +66,9 @@ func (h *header) encode(k *keys) []byte {
 	b := make([]byte, HeaderSize)
 	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[atVersion:], version)
+	if h.block {
+		binary.LittleEndian.PutUint32(b[atKind:], kindBlock)
+	}
 	copy(b[atSalt:], h.salt[:])
 	binary.LittleEndian.PutUint64(b[atDisk:], h.disk)
 	binary.LittleEndian.PutUint64(b[atSectors:], h.sectors)
@@ -71,19 +85,19 @@ func parseHeader(b []byte) (*header, error) {
 	if bytes.Equal(b, make([]byte, HeaderSize)) {
 		return nil, errEmpty
 	}
-	if string(b[:len(magic)]) != magic || binary.LittleEndian.Uint64(b[atVersion:]) != version ||
+	kind := binary.LittleEndian.Uint32(b[atKind:])
+	if string(b[:len(magic)]) != magic || binary.LittleEndian.Uint32(b[atVersion:]) != version || kind > kindBlock ||
 		!bytes.Equal(b[headerEnd:], make([]byte, HeaderSize-headerEnd)) {
 		return nil, errForeign
 	}
-	h := &header{disk: binary.LittleEndian.Uint64(b[atDisk:]), sectors: binary.LittleEndian.Uint64(b[atSectors:])}
+	h := &header{disk: binary.LittleEndian.Uint64(b[atDisk:]), sectors: binary.LittleEndian.Uint64(b[atSectors:]), block: kind == kindBlock}
 	copy(h.salt[:], b[atSalt:])
 	return h, nil
 }
 
-// verify reports whether the bytes are a header under these keys, on a disk of
-// this size.
-func (h *header) verify(b []byte, k *keys, disk uint64) bool {
-	return hmac.Equal(b[atMAC:headerEnd], k.sum(b[:atMAC])) && h.disk == disk
+// verify reports whether the bytes are a header under these keys.
+func (h *header) verify(b []byte, k *keys) bool {
+	return hmac.Equal(b[atMAC:headerEnd], k.sum(b[:atMAC]))
 }
 
 // Sizes of a volume's keys, in bytes: dm-crypt takes that of XTS with AES-256 and that

@@ -11,6 +11,9 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/guest/volume/devmapper"
@@ -101,7 +104,8 @@ const journalSectors = 8192
 
 // format makes a new volume on a disk, of whose contents nothing remains. The header
 // comes last (seal): a guest that ends before leaves a disk that counts as empty.
-func format(id, disk string, k *keys) (_ *mapped, sectors uint64, err error) {
+// fill makes the mapped device what containers find.
+func format(id, disk string, k *keys, fill func(device string, size int64) error) (_ *mapped, sectors uint64, err error) {
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
 		return nil, 0, err
@@ -129,7 +133,7 @@ func format(id, disk string, k *keys) (_ *mapped, sectors uint64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if err := makeFilesystem(m.crypt.Path, int64(sectors)*devmapper.SectorSize); err != nil {
+	if err := fill(m.crypt.Path, int64(sectors)*devmapper.SectorSize); err != nil {
 		return nil, 0, errors.Join(err, m.remove())
 	}
 	return m, sectors, nil
@@ -187,6 +191,32 @@ func makeFilesystem(device string, size int64) error {
 	return f.Sync()
 }
 
+// wipeChunk is how much is zeroed by one request to the kernel, in bytes.
+const wipeChunk = 64 << 20
+
+// wipe writes zeros to the whole device: what was never written has no tag, and nobody
+// could read it.
+func wipe(device string, size int64) error { return wipeFrom(device, 0, size) }
+
+// wipeFrom writes zeros from an offset on.
+func wipeFrom(device string, from, size int64) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for at := from; at < size; at += wipeChunk {
+		span := [2]uint64{uint64(at), uint64(min(wipeChunk, size-at))}
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span))); errno != 0 {
+			return fmt.Errorf("wiping the volume: %w", errno)
+		}
+	}
+	return f.Sync()
+}
+
+// blkZeroOut is BLKZEROOUT of Linux's fs.h.
+const blkZeroOut = 0x127f
+
 // readHeader reads a disk's header and size, which is at least limit bytes.
 func readHeader(f *os.File, limit int64) (head []byte, size uint64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
@@ -208,7 +238,11 @@ var errSmall = errors.New("the disk is too small")
 
 // seal writes the header, which makes the disk a volume that can be opened again.
 func seal(f *os.File, h *header, k *keys) error {
-	if _, err := f.WriteAt(h.encode(k), 0); err != nil {
+	return writeHeader(f, h.encode(k))
+}
+
+func writeHeader(f *os.File, head []byte) error {
+	if _, err := f.WriteAt(head, 0); err != nil {
 		return fmt.Errorf("writing the volume's header: %w", err)
 	}
 	if err := f.Sync(); err != nil {

@@ -46,6 +46,9 @@ func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if s.isOpen(v) {
 		return false, nil
 	}
+	if v.Block {
+		return false, refuse(BlockUnsupported, v, "a process, which has no devices", "a TEE with a VM, or volumeMode Filesystem")
+	}
 	began := time.Now()
 	if !v.Kept() || len(s.files) == 0 {
 		return false, refuse(DiskMissing, v, "none", "a file that keeps the volume (a volume that ends with the pod is in memory here)")
@@ -78,6 +81,11 @@ func (s *Stores) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	return true, nil
 }
 
+// Device refuses: there are no devices.
+func (s *Stores) Device(v *podpolicy.Volume) (uint64, error) {
+	return 0, refuse(BlockUnsupported, v, "a process, which has no devices", "a TEE with a VM, or volumeMode Filesystem")
+}
+
 func (s *Stores) isOpen(v *podpolicy.Volume) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,8 +106,11 @@ func choose(v *podpolicy.Volume, files []*os.File, secret []byte) (*stored, bool
 	var why error // of the first file that is not the one
 	var empty *os.File
 	for _, f := range files {
-		h, k, err := unlock(v, f, secret)
+		h, k, size, err := unlock(v, f, secret)
 		switch {
+		case h != nil && h.disk != size: // where the places are depends on it
+			k.clear()
+			err = errKey
 		case h != nil && h.sectors != 0: // on a disk, of a machine
 			k.clear()
 			err = errForeign

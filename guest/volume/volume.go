@@ -1,6 +1,7 @@
 // Package volume opens the pod's volumes on disks that the host gives: each is
 // encrypted and authenticated block by block (dm-crypt on dm-integrity), with a key
-// that is random or the owner's, and holds an ext4 file system. SPEC.md is the format.
+// that is random or the owner's, and holds an ext4 file system or, for a block volume,
+// what its containers write to it. SPEC.md is the format.
 //
 // Invariants: what cannot be authenticated is not mounted; a disk is formatted only
 // where the policy says that it may be new, and its first blocks are empty, or where
@@ -42,6 +43,7 @@ const (
 	DiskForeign   denial.Reason = "volume-disk-foreign"   // something else is there
 	KeyMismatch   denial.Reason = "volume-key-mismatch"   // another key, name or size, or a changed header
 	Damaged       denial.Reason = "volume-damaged"        // it cannot be opened or read
+	KindMismatch  denial.Reason = "volume-kind-mismatch"  // a file system where a device belongs, or the reverse
 	KeyUnsuitable denial.Reason = "volume-key-unsuitable" // the resource is no key
 )
 
@@ -69,7 +71,11 @@ type mounted struct {
 	dm   *mapped
 	dirs []string // mount points, the first mounted first
 	kept bool     // something of it outlives the guest
+	grow []byte   // the header that says how large the disk has become; nil: it is as it was
 }
+
+// BlockUnsupported refuses a block volume where the guest has no device mapper.
+const BlockUnsupported denial.Reason = "volume-block-unsupported"
 
 // NewManager makes a Manager of no volumes.
 func NewManager(opt Options) *Manager {
@@ -83,7 +89,8 @@ const stateDir = "/run/coffer/volumes"
 // file system itself (lost+found) stays beside it.
 const dataDir = "data"
 
-// Open mounts the volume at its path and reports whether it did so just now.
+// Open mounts the volume at its path, or opens it as a device, and reports whether it did
+// so just now.
 func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if m.isOpen(v) {
 		return false, nil
@@ -109,12 +116,20 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := vol.mount(v); err != nil {
-		return false, errors.Join(damaged(v, err), vol.close())
+	if !v.Block {
+		if err := vol.mount(v); err != nil {
+			return false, errors.Join(damaged(v, err), vol.close())
+		}
+	}
+	grown := vol.grow != nil
+	if grown {
+		if err := vol.grown(v, m.opt.Log); err != nil {
+			return false, errors.Join(damaged(v, err), vol.close())
+		}
 	}
 	vol.kept = v.Kept()
 	m.open[v.Name] = vol
-	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "duration", time.Since(began))
+	m.opt.Log.Info("volume opened", "volume", v.Name, "new", fresh, "grown", grown, "duration", time.Since(began))
 	return true, nil
 }
 
@@ -135,6 +150,17 @@ func (m *Manager) Close() error {
 		delete(m.open, name)
 	}
 	return errors.Join(errs...)
+}
+
+// Device gives the device number of a block volume that is open.
+func (m *Manager) Device(v *podpolicy.Volume) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vol := m.open[v.Name]
+	if vol == nil || !v.Block {
+		return 0, fmt.Errorf("volume %s: not open as a device", v.Name)
+	}
+	return vol.dm.crypt.Number, nil
 }
 
 func (m *Manager) isOpen(v *podpolicy.Volume) bool {
@@ -231,7 +257,8 @@ func (m *Manager) kept(v *podpolicy.Volume, disks []string, secret []byte) (*mou
 		switch {
 		case vol != nil:
 			return vol, false, nil
-		case reasonOf(err) == Damaged: // it is the one, and no new volume takes its place
+		case reasonOf(err) == Damaged || errors.Is(err, errKind) || errors.Is(err, errShrunk): // it is the one, and no new volume takes its place
+			err = refusal(v, err)
 			return nil, false, err
 		case err == nil && empty == "":
 			empty = disk
@@ -254,7 +281,7 @@ func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*moun
 		return nil, err
 	}
 	defer f.Close()
-	h, k, err := unlock(v, f, secret)
+	h, k, size, err := unlock(v, f, secret)
 	if h == nil {
 		return nil, err
 	}
@@ -269,32 +296,47 @@ func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*moun
 	if err != nil {
 		return nil, damaged(v, err)
 	}
-	return &mounted{disk: disk, dm: dm}, nil
+	vol := &mounted{disk: disk, dm: dm}
+	if size > h.disk {
+		if err := vol.extend(v, f, h, k, size); err != nil {
+			return nil, errors.Join(damaged(v, err), vol.close())
+		}
+	}
+	return vol, nil
 }
 
-// unlock reads a disk's header and finds it to be the volume's; a nil header: the disk
-// is empty, and may become the volume.
-func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, error) {
+// unlock reads a disk's header and finds it to be the volume's, and the disk's size, which
+// is at least what the header says; a nil header: the disk is empty, and may become the
+// volume.
+func unlock(v *podpolicy.Volume, f *os.File, secret []byte) (*header, *keys, uint64, error) {
 	head, size, err := readHeader(f, v.SizeLimit)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	h, err := parseHeader(head)
 	if errors.Is(err, errEmpty) && v.New {
-		return nil, nil, nil
+		return nil, nil, size, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	k, err := deriveKeys(secret, h.salt, v.Name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
-	if !h.verify(head, k, size) {
+	switch {
+	case !h.verify(head, k):
+		err = errKey
+	case h.block != v.Block:
+		err = errKind
+	case size < h.disk:
+		err = fmt.Errorf("%w: %d bytes, and before %d", errShrunk, size, h.disk)
+	}
+	if err != nil {
 		k.clear()
-		return nil, nil, errKey
+		return nil, nil, 0, err
 	}
-	return h, k, nil
+	return h, k, size, nil
 }
 
 // create makes a volume on an empty disk that will be opened again.
@@ -326,14 +368,18 @@ func (m *Manager) create(v *podpolicy.Volume, disk string, secret []byte) (*moun
 
 // fresh formats a disk.
 func (m *Manager) fresh(v *podpolicy.Volume, disk string, secret []byte) (*mounted, *header, error) {
-	h := new(header)
+	h := &header{block: v.Block}
 	_, _ = rand.Read(h.salt[:]) // never fails
 	k, err := deriveKeys(secret, h.salt, v.Name)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer k.clear()
-	dm, sectors, err := format(deviceID(v), disk, k)
+	fill := makeFilesystem
+	if v.Block {
+		fill = wipe
+	}
+	dm, sectors, err := format(deviceID(v), disk, k, fill)
 	if err != nil {
 		return nil, nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
@@ -466,12 +512,17 @@ func refusal(v *podpolicy.Volume, err error) error {
 	}{
 		{errEmpty, DiskEmpty, "the volume that its key belongs to; the policy does not let a new one be made"},
 		{errForeign, DiskForeign, "a volume, or an empty disk"},
+		{errKind, KindMismatch, map[bool]string{false: "a volume with a file system", true: "a block volume"}[v.Block]},
+		{errShrunk, DiskTooSmall, "the disk as it was"},
 		{errKey, KeyMismatch, "the volume that its key belongs to"},
 		{errSmall, DiskTooSmall, fmt.Sprintf("%d bytes", max(int64(minDisk), v.SizeLimit))},
 	} {
 		if errors.Is(err, r.err) {
 			return refuse(r.reason, v, err.Error(), r.expected)
 		}
+	}
+	if _, ok := denial.As(err); ok {
+		return err
 	}
 	return fmt.Errorf("volume %s: %w", v.Name, err)
 }

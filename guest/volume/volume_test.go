@@ -34,7 +34,12 @@ func secretOf(b byte) []byte { return bytes.Repeat([]byte{b}, MinKey) }
 // sealed is the header of a volume.
 func sealed(t *testing.T, secret []byte, name string, size uint64) []byte {
 	t.Helper()
-	h := &header{disk: size, sectors: 4096}
+	return sealedAs(t, secret, name, size, false)
+}
+
+func sealedAs(t *testing.T, secret []byte, name string, size uint64, block bool) []byte {
+	t.Helper()
+	h := &header{disk: size, sectors: 4096, block: block}
 	_, _ = rand.Read(h.salt[:])
 	k, err := deriveKeys(secret, h.salt, name)
 	if err != nil {
@@ -51,7 +56,12 @@ func TestUnlock(t *testing.T) {
 	fresh.New = true
 	large := *data
 	large.SizeLimit = size + 1
+	device := *data
+	device.Block = true
+	freshDevice := device
+	freshDevice.New = true
 	good := sealed(t, secretOf(1), "data", size)
+	raw := sealedAs(t, secretOf(1), "data", size, true)
 	changed := func(at int) []byte { b := bytes.Clone(good); b[at] ^= 1; return b }
 	for _, c := range []struct {
 		name   string
@@ -66,8 +76,17 @@ func TestUnlock(t *testing.T) {
 		{"another key", data, size, sealed(t, secretOf(2), "data", size), KeyMismatch},
 		{"another key, where it may be new", &fresh, size, sealed(t, secretOf(2), "data", size), KeyMismatch},
 		{"another volume's", data, size, sealed(t, secretOf(1), "logs", size), KeyMismatch},
-		{"another disk's", data, size, sealed(t, secretOf(1), "data", size+4096), KeyMismatch},
-		{"grown", data, size + 4096, good, KeyMismatch},
+		{"shrunk", data, size, sealed(t, secretOf(1), "data", size+4096), DiskTooSmall},
+		{"shrunk, where it may be new", &fresh, size, sealed(t, secretOf(1), "data", size+4096), DiskTooSmall},
+		{"grown", data, size + 4096, good, ""},
+		{"grown, with another key", data, size + 4096, sealed(t, secretOf(2), "data", size), KeyMismatch},
+		{"a device", &device, size, raw, ""},
+		{"a device where a file system belongs", data, size, raw, KindMismatch},
+		{"a device where a file system may be new", &fresh, size, raw, KindMismatch},
+		{"a file system where a device belongs", &device, size, good, KindMismatch},
+		{"a file system where a device may be new", &freshDevice, size, good, KindMismatch},
+		{"made a device by who has no key", &device, size, changed(atKind), KeyMismatch},
+		{"of an unknown kind", data, size, changed(atKind + 1), DiskForeign},
 		{"too small for anything", data, podpolicy.MinDisk - 1, good, DiskTooSmall},
 		{"smaller than the policy says", &large, size, good, DiskTooSmall},
 		{"a file system, where it may be new", &fresh, size, append(make([]byte, 1080), 0x53, 0xef), DiskForeign},
@@ -80,9 +99,9 @@ func TestUnlock(t *testing.T) {
 		{"MAC changed", data, size, changed(atMAC), KeyMismatch},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, k, err := unlock(c.volume, disk(t, c.size, c.head), secretOf(1))
+			h, k, now, err := unlock(c.volume, disk(t, c.size, c.head), secretOf(1))
 			if c.want == "" {
-				if err != nil || h == nil || h.sectors != 4096 || len(k.crypt) != cryptKeySize {
+				if err != nil || h == nil || h.sectors != 4096 || now != uint64(c.size) || h.disk != size || len(k.crypt) != cryptKeySize {
 					t.Fatalf("%+v, %v", h, err)
 				}
 				return
@@ -93,7 +112,7 @@ func TestUnlock(t *testing.T) {
 			}
 		})
 	}
-	h, _, err := unlock(&fresh, disk(t, size, nil), secretOf(1))
+	h, _, _, err := unlock(&fresh, disk(t, size, nil), secretOf(1))
 	if h != nil || err != nil {
 		t.Errorf("an empty disk that may become the volume: %+v, %v", h, err)
 	}
@@ -147,7 +166,7 @@ func TestBySerial(t *testing.T) {
 
 func FuzzHeader(f *testing.F) {
 	f.Add(make([]byte, HeaderSize))
-	h := &header{disk: 1 << 30, sectors: 1 << 20}
+	h := &header{disk: 1 << 30, sectors: 1 << 20, block: true}
 	k, err := deriveKeys(secretOf(1), h.salt, "data")
 	if err != nil {
 		f.Fatal(err)
@@ -165,7 +184,7 @@ func FuzzHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.verify(b, k, h.disk) {
+		if h.verify(b, k) {
 			t.Fatal("a header under a key that nobody has")
 		}
 		// What is read is all there is: written again under the same MAC it is the same.
@@ -175,4 +194,14 @@ func FuzzHeader(f *testing.F) {
 			t.Fatal("a header with more in it than is read")
 		}
 	})
+}
+
+// A process has no devices.
+func TestStoresRefuseDevices(t *testing.T) {
+	s := NewStores(Options{}, []*os.File{disk(t, 64<<20, nil)})
+	v := &podpolicy.Volume{Name: "data", Kind: podpolicy.VolumeDisk, Key: "kbs:///default/volumes/data", New: true, Block: true}
+	_, err := s.Open(t.Context(), v)
+	if d, ok := denial.As(err); !ok || d.Reason != BlockUnsupported || d.Claim != "volumes[data]" {
+		t.Errorf("%v", err)
+	}
 }

@@ -29,8 +29,12 @@ var filesAlone = []string{
 	"kubernetes.io~configmap", "kubernetes.io~downward-api", "kubernetes.io~empty-dir", "kubernetes.io~projected", "kubernetes.io~secret",
 }
 
+// block is the kubelet's folder of volumes that are devices.
+const block = "volumeDevices"
+
 // addDisks gives the machine its disks: one for each of the policy's volumes that end
-// with the pod, and one for each PersistentVolume that the kubelet has mounted for it.
+// with the pod, and one for each PersistentVolume that the kubelet has mounted or
+// mapped for it.
 // Which of those is which volume's the guest finds out: the kubelet's folders do not say.
 func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, uid string) error {
 	var kept []*podpolicy.Volume
@@ -40,6 +44,11 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, uid string) error
 			continue
 		}
 		kept = append(kept, v)
+	}
+	for _, v := range kept {
+		if v.Block && c.TEE.Process() {
+			return fmt.Errorf("volume %s is a block volume, and a pod of %s is a process, which has no devices", v.Name, c.TEE)
+		}
 	}
 	var made int64
 	for _, v := range policy.Disks() {
@@ -54,7 +63,7 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, uid string) error
 	if !podUIDRE.MatchString(uid) {
 		return fmt.Errorf("the pod has volumes on disks, and its uid, which leads to them, is %.64q", uid)
 	}
-	folders, err := persistent(filepath.Join(c.KubeletDir, "pods", uid, "volumes"))
+	folders, err := persistent(filepath.Join(c.KubeletDir, "pods", uid))
 	if err != nil {
 		return fmt.Errorf("looking for the pod's PersistentVolumes: %w", err)
 	}
@@ -62,7 +71,7 @@ func (h *holder) addDisks(c *Config, policy *podpolicy.Policy, uid string) error
 		return fmt.Errorf("the pod has %d PersistentVolumes, and its policy %d volumes on such disks", len(folders), len(kept))
 	}
 	for i, folder := range folders {
-		f, path, err := openVolume(c.DirectVolumes, folder, kept)
+		f, path, err := openVolume(c, folder, kept)
 		if err != nil {
 			return fmt.Errorf("PersistentVolume %s: %w", filepath.Base(strings.TrimSuffix(folder, "/mount")), err)
 		}
@@ -80,13 +89,17 @@ func (h *holder) close() {
 	}
 }
 
-// persistent gives the folders of a pod's PersistentVolumes, in a fixed order.
-func persistent(volumes string) ([]string, error) {
-	found, err := filepath.Glob(filepath.Join(volumes, "*", "*"))
+// persistent gives the folders of a pod's PersistentVolumes, and the links to those that
+// are devices, in a fixed order.
+func persistent(pod string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(pod, "volumes", "*", "*"))
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	out, err := filepath.Glob(filepath.Join(pod, block, "*", "*"))
+	if err != nil {
+		return nil, err
+	}
 	for _, dir := range found {
 		plugin := filepath.Base(filepath.Dir(dir))
 		if slices.Contains(filesAlone, plugin) {
@@ -101,12 +114,16 @@ func persistent(volumes string) ([]string, error) {
 	return out, nil
 }
 
-// openVolume opens the disk of a PersistentVolume: the device that a direct-assigned
-// one names, else a file in it, which is made where a volume may be new. Others may
+// openVolume opens the disk of a PersistentVolume: the device that the kubelet or the
+// record of a direct-assigned one names, else a file in it, which is made where a volume may be new, and grows to
+// what the policy demands. Others may
 // have written to that file system: what is opened is a regular file in it, or nothing.
 // The path is for the launch, which opens the same file by it.
-func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
-	device, err := directDevice(direct, folder)
+func openVolume(c *Config, folder string, kept []*podpolicy.Volume) (*os.File, string, error) {
+	if filepath.Base(filepath.Dir(filepath.Dir(folder))) == block {
+		return openDevice(folder)
+	}
+	device, err := directDevice(c.DirectVolumes, folder)
 	if err != nil {
 		return nil, "", err
 	}
@@ -130,6 +147,36 @@ func openVolume(direct, folder string, kept []*podpolicy.Volume) (*os.File, stri
 	if err == nil && !fi.Mode().IsRegular() {
 		err = fmt.Errorf("%s is no regular file", volumeFile)
 	}
+	if size := largest(kept); err == nil && fi.Size() < size && !c.TEE.Process() { // which keeps its files as they are
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, f.Close())
+	}
+	return f, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
+}
+
+// largest gives the largest size that the policy demands of a volume.
+func largest(kept []*podpolicy.Volume) int64 {
+	var size int64
+	for _, v := range kept {
+		if !v.Block {
+			size = max(size, v.SizeLimit)
+		}
+	}
+	return size
+}
+
+// openDevice opens a device by the kubelet's link to it.
+func openDevice(link string) (*os.File, string, error) {
+	f, err := os.OpenFile(link, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Mode()&os.ModeType != os.ModeDevice {
+		err = fmt.Errorf("%s leads to no block device", link)
+	}
 	if err != nil {
 		return nil, "", errors.Join(err, f.Close())
 	}
@@ -141,7 +188,7 @@ func makeVolume(root *os.Root, kept []*podpolicy.Volume) (*os.File, error) {
 	var size int64
 	fresh := false
 	for _, v := range kept {
-		if v.New {
+		if v.New && !v.Block {
 			fresh, size = true, max(size, v.SizeLimit)
 		}
 	}

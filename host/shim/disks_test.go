@@ -3,6 +3,7 @@ package shim
 import (
 	"encoding/base64"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,6 +58,79 @@ func TestAddDisks(t *testing.T) {
 	}
 }
 
+// loop makes a loop device of a file.
+func loop(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := osexec.Command("losetup", "--find", "--show", file).Output()
+	if err != nil {
+		t.Fatalf("losetup: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() { _ = osexec.Command("losetup", "--detach", device).Run() })
+	return device
+}
+
+// A block volume is where the kubelet's link to it leads.
+func TestBlockVolumes(t *testing.T) {
+	c, p, annotations, volumes := node(t)
+	p.Volume("logs").Block = true
+	if err := os.RemoveAll(filepath.Join(volumes, "kubernetes.io~local-volume")); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(volumes, "..", "volumeDevices", "kubernetes.io~local-volume", "pv-2")
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	device := loop(t)
+	for to, want := range map[string]string{device: "", "/dev/null": "PersistentVolume pv-2", filepath.Join(volumes, "none"): "PersistentVolume pv-2", volumes: "PersistentVolume pv-2"} {
+		_ = os.Remove(link)
+		if err := os.Symlink(to, link); err != nil {
+			t.Fatal(err)
+		}
+		h := &holder{spec: new(launch.Spec)}
+		err := h.addDisks(c, p, annotations)
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("a link to %s: %v, want %q", to, err, want)
+			}
+		} else if err != nil || len(h.spec.Disks) != 3 {
+			t.Errorf("%+v, %v", h.spec.Disks, err)
+		} else if got, err := os.Readlink(h.spec.Disks[1].Path); err != nil || got != device {
+			t.Errorf("%s leads to %s, %v", h.spec.Disks[1].Path, got, err)
+		}
+		h.close()
+	}
+}
+
+// A volume that is to be larger gets a larger file, with what is in it; a process TEE keeps
+// its files as they are.
+func TestVolumeFileGrows(t *testing.T) {
+	for tee, want := range map[launch.TEE]int64{launch.TPMSim: 64 << 20, launch.SGXSim: 32 << 20} {
+		c, p, annotations, volumes := node(t)
+		c.TEE = tee
+		file := filepath.Join(volumes, "kubernetes.io~local-volume/pv-2", volumeFile)
+		if err := os.WriteFile(file, []byte("head"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(file, 32<<20); err != nil {
+			t.Fatal(err)
+		}
+		h := &holder{spec: new(launch.Spec)}
+		if err := h.addDisks(c, p, annotations); err != nil {
+			t.Fatal(err)
+		}
+		h.close()
+		b, err := os.ReadFile(file)
+		if err != nil || int64(len(b)) != want || string(b[:4]) != "head" {
+			t.Errorf("%s: %d bytes, %v", tee, len(b), err)
+		}
+	}
+}
+
 // Whoever can write to a PersistentVolume must not have the guest get another file of
 // the node's.
 func TestForeignVolumeFile(t *testing.T) {
@@ -96,6 +170,9 @@ func TestAddDisksRefuses(t *testing.T) {
 		},
 		"gives a pod 1 GiB": func(c *Config, p *podpolicy.Policy, _ *string, _ string) {
 			c.MaxDiskGiB, p.Volume("spool").SizeLimit = 1, 1<<30
+		},
+		"which has no devices": func(c *Config, p *podpolicy.Policy, _ *string, _ string) {
+			c.TEE, p.Volume("logs").Block = launch.SGXSim, true
 		},
 		"does not say how large": func(_ *Config, p *podpolicy.Policy, _ *string, _ string) {
 			p.Volume("data").SizeLimit = 0

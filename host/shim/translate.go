@@ -42,6 +42,7 @@ func create(policy *podpolicy.Policy, c *podpolicy.Container, s *specs.Spec, id,
 	}
 	req.OCI.Linux.Resources = resources(c, s.Linux.Resources)
 	req.OCI.Mounts = mounts(req.OCI.Mounts, policy, c, s)
+	devices(req, s.Linux)
 	req.SandboxPidns = sharesPIDs(s)
 	return req, nil
 }

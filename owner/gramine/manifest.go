@@ -210,6 +210,9 @@ func (g *generator) refuse() {
 	if c.ServiceLinks != "" {
 		g.note("variables of services: there are none, since no measurement holds the host's words")
 	}
+	if len(c.Devices) > 0 {
+		g.no("volumeDevices", "an enclave has no devices: use volumeMode Filesystem")
+	}
 	if p.Sandbox.SharePIDs {
 		g.no("share_pids", "each container is an enclave of its own: leave shareProcessNamespace out")
 	}

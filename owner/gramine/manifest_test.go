@@ -110,8 +110,11 @@ func TestEncrypted(t *testing.T) {
 // TestRefused: what no enclave keeps, each with its field.
 func TestRefused(t *testing.T) {
 	for want, change := range map[string]func(in *Input, c *podpolicy.Container){
-		"containers[app].exec:":                    func(_ *Input, c *podpolicy.Container) { c.Exec = []podpolicy.Exec{{Args: []string{"/probe"}}} },
-		"containers[app].logs:":                    func(_ *Input, c *podpolicy.Container) { c.Logs = false },
+		"containers[app].exec:": func(_ *Input, c *podpolicy.Container) { c.Exec = []podpolicy.Exec{{Args: []string{"/probe"}}} },
+		"containers[app].logs:": func(_ *Input, c *podpolicy.Container) { c.Logs = false },
+		"containers[app].volumeDevices:": func(_ *Input, c *podpolicy.Container) {
+			c.Devices = []podpolicy.Device{{Volume: "raw", Path: "/dev/xvda"}}
+		},
 		"containers[app].share_pids:":              func(in *Input, _ *podpolicy.Container) { in.Policy.Sandbox.SharePIDs = true },
 		"containers[app].sysctls:":                 func(in *Input, _ *podpolicy.Container) { in.Policy.Sandbox.Sysctls = map[string]string{"a": "b"} },
 		"containers[app].tty:":                     func(_ *Input, c *podpolicy.Container) { c.Terminal = true },

@@ -211,6 +211,7 @@ func (p *Pod) checkContainer(c Container, volumes map[string]*corev1.Volume, ps 
 		}
 	}
 	p.checkMounts(c, volumes, ps)
+	p.checkDevices(c, volumes, ps)
 }
 
 func (p *Pod) checkMounts(c Container, volumes map[string]*corev1.Volume, ps *problems) {

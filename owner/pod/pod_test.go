@@ -55,7 +55,12 @@ func TestRefusals(t *testing.T) {
 		{withContainer("securityContext: {capabilities: {add: [ROOT]}}"), "spec.containers[0].securityContext.capabilities.add[0]: \"ROOT\" is no capability"},
 		{withContainer("securityContext: {procMount: Unmasked}"), "spec.containers[0].securityContext.procMount"},
 		{withContainer("securityContext: {appArmorProfile: {type: RuntimeDefault}}"), "spec.containers[0].securityContext.appArmorProfile.type: RuntimeDefault: the guest kernel"},
-		{withContainer("volumeDevices: [{name: v, devicePath: /dev/x}]"), "spec.containers[0].volumeDevices: leaves the TEE"},
+		{withContainer("volumeDevices: [{name: v, devicePath: /dev/x}]"), "spec.containers[0].volumeDevices[0].name: there is no volume \"v\""},
+		{withContainer("volumeDevices: [{name: v, devicePath: dev/x}]"), "spec.containers[0].volumeDevices[0].devicePath: \"dev/x\" is not an absolute path"},
+		{withContainer("volumeDevices: [{name: v, devicePath: /dev/../etc}]"), "spec.containers[0].volumeDevices[0].devicePath: \"/dev/../etc\" is not an absolute path"},
+		{withContainer("volumeDevices: [{name: v, devicePath: /proc/x}]"), "spec.containers[0].volumeDevices[0].devicePath: /proc/x belongs to"},
+		{withContainer("volumeDevices: [{name: v, devicePath: /dev/x}, {name: w, devicePath: /dev/x}]"), "spec.containers[0].volumeDevices[1].devicePath: /dev/x twice"},
+		{withContainer("volumeDevices: [{name: v, devicePath: /dev/x, readOnly: true}]"), "spec.containers[0].volumeDevices[0].readOnly"},
 		{withContainer("volumeMounts: [{name: v, mountPath: /m}]"), "spec.containers[0].volumeMounts[0].name: there is no volume \"v\""},
 		{withContainer("volumeMounts: [{name: v, mountPath: /proc/x}]"), "spec.containers[0].volumeMounts[0].mountPath: /proc/x belongs to"},
 		{withContainer("volumeMounts: [{name: v, mountPath: /m, subPath: ../x}]"), "spec.containers[0].volumeMounts[0].subPath: \"../x\" leaves the volume"},
@@ -171,7 +176,7 @@ func TestAllProblemsAtOnceAndSorted(t *testing.T) {
   - {name: a, image: x, stdin: maybe}
 ` + strings.Repeat("  - {name: a, image: x}\n", 8) + `
   - {name: b, image: x, tty: maybe}
-  - {name: c, image: x, volumeDevices: [{}]}
+  - {name: c, image: x, resizePolicy: [{}]}
   volumes: [{name: v, hostPath: {path: /}}]
 `))
 	var e *Error
@@ -182,7 +187,7 @@ func TestAllProblemsAtOnceAndSorted(t *testing.T) {
 	for _, p := range e.Problems {
 		paths = append(paths, p.Path)
 	}
-	want := []string{"spec.containers[0].stdin", "spec.containers[9].tty", "spec.containers[10].volumeDevices", "spec.hostPID", "spec.volumes[0].hostPath"}
+	want := []string{"spec.containers[0].stdin", "spec.containers[9].tty", "spec.containers[10].resizePolicy", "spec.hostPID", "spec.volumes[0].hostPath"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("got %q\nwant %q", paths, want)
 	}

@@ -49,6 +49,8 @@ func checkVolumes(o *PodOptions, policy *podpolicy.Policy) error {
 		switch process := o.TEE.Process(); {
 		case process && v.Name == podpolicy.ImagesVolume:
 			return fmt.Errorf("--images-on-disk: %s keeps all of a pod in memory: leave it out, or use a TEE with a VM", o.TEE)
+		case process && v.Block:
+			return fmt.Errorf("volumeDevices of volume %s: %s is a process, which has no devices: use volumeMode Filesystem, or a TEE with a VM", v.Name, o.TEE)
 		case process && !v.Kept():
 			return fmt.Errorf("--volume-on-disk %s: %s keeps all of a pod in memory: leave it out, or use a TEE with a VM", v.Name, o.TEE)
 		case !process && v.Sealing != "":

@@ -36,3 +36,14 @@ func TestDisks(t *testing.T) {
 		}
 	}
 }
+
+// A process has no devices, and says so before it starts.
+func TestBlockVolumesOfAProcess(t *testing.T) {
+	policy := &podpolicy.Policy{Volumes: []podpolicy.Volume{{Name: "raw", Kind: podpolicy.VolumeDisk, Key: "kbs:///default/volumes/raw", Block: true}}}
+	if err := checkVolumes(&PodOptions{TEE: launch.TPMSim}, policy); err != nil {
+		t.Error(err)
+	}
+	if err := checkVolumes(&PodOptions{TEE: launch.SGXSim}, policy); err == nil || !strings.Contains(err.Error(), "volumeDevices of volume raw: sgx-sim is a process") {
+		t.Errorf("%v", err)
+	}
+}

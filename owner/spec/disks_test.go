@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,8 +54,8 @@ func TestDisksRefused(t *testing.T) {
 		"spec.volumes[2].emptyDir: ends with its pod":                   {change: func(d map[string]Disk) { d["tmp"] = Disk{Key: "kbs:///a/b/c"} }},
 		"spec.volumes[2].emptyDir.sizeLimit: missing":                   {old: "{sizeLimit: 1Gi}", with: "{}"},
 		"spec.volumes[2]: a volume on a disk is a":                      {old: "{sizeLimit: 1Gi}", with: "{medium: Memory}"},
-		"no container mounts a volume none":                             {change: func(d map[string]Disk) { d["none"] = Disk{} }},
-		"no container mounts a volume unused":                           {change: func(d map[string]Disk) { d["unused"] = Disk{Key: "kbs:///a/b/c"} }},
+		"no container has a volume none":                                {change: func(d map[string]Disk) { d["none"] = Disk{} }},
+		"no container has a volume unused":                              {change: func(d map[string]Disk) { d["unused"] = Disk{Key: "kbs:///a/b/c"} }},
 		"volumes[data].key":                                             {change: func(d map[string]Disk) { d["data"] = Disk{Key: "https://example/key"} }},
 	} {
 		o := diskOptions()
@@ -66,6 +67,69 @@ func TestDisksRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, _, err = Build(p, map[string]*ResolvedImage{"x": fakeImage()}, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+const blockPod = `apiVersion: v1
+kind: Pod
+metadata: {name: db}
+spec:
+  securityContext: {fsGroup: 7}
+  containers:
+  - name: db
+    image: x
+    volumeDevices: [{name: raw, devicePath: /dev/xvda/}, {name: old, devicePath: /srv/old}]
+  - name: beside
+    image: x
+    volumeMounts: [{name: tmp, mountPath: /tmp}]
+  volumes:
+  - {name: raw, persistentVolumeClaim: {claimName: raw}}
+  - {name: old, persistentVolumeClaim: {claimName: old, readOnly: true}}
+  - {name: tmp, emptyDir: {}}
+`
+
+func blockOptions() Options {
+	return Options{Disks: map[string]Disk{"raw": {Key: "kbs:///default/volumes/raw", New: true, Bytes: 1 << 30}, "old": {Key: "kbs:///default/volumes/old"}}}
+}
+
+// A block volume is a device of the containers that name it, as its claim says.
+func TestBlockVolumes(t *testing.T) {
+	policy, plan := build(t, blockPod, blockOptions())
+	raw, old := policy.Volume("raw"), policy.Volume("old")
+	if !raw.Block || !raw.New || raw.GID != nil || !old.Block || policy.Volume("tmp").Block {
+		t.Errorf("%+v", policy.Volumes)
+	}
+	want := []podpolicy.Device{{Volume: "raw", Path: "/dev/xvda"}, {Volume: "old", Path: "/srv/old", ReadOnly: true}}
+	if got := policy.Containers[0].Devices; !slices.Equal(got, want) || len(policy.Containers[1].Devices) != 0 {
+		t.Errorf("%+v", got)
+	}
+	req := plan.Containers[0].Create("c", "s")
+	if len(req.Devices) != 2 || req.Devices[0].ContainerPath != "/dev/xvda" || len(req.OCI.Linux.Devices) != 2 || len(plan.Containers[1].Create("d", "s").Devices) != 0 {
+		t.Errorf("%+v", req)
+	}
+}
+
+func TestBlockVolumesRefused(t *testing.T) {
+	for want, c := range map[string]struct{ old, with string }{
+		"raw is mounted, too":                      {"{name: tmp, mountPath: /tmp}", "{name: raw, mountPath: /tmp}"},
+		"tmp is no persistentVolumeClaim":          {"{name: raw, devicePath", "{name: tmp, devicePath"},
+		"raw twice":                                {"{name: old, devicePath", "{name: raw, devicePath"},
+		"where the container has /dev/shm":         {"/dev/xvda/", "/dev/shm/x"},
+		"where the container has /srv/old":         {"/dev/xvda/", "/srv/old/x"},
+		"where the container has /etc/resolv.conf": {"/srv/old", "/etc/resolv.conf"},
+		"its volume needs a key":                   {"{name: old, persistentVolumeClaim: {claimName: old, readOnly: true}}", "{name: old, persistentVolumeClaim: {claimName: old}}"},
+	} {
+		o := blockOptions()
+		if strings.Contains(want, "key") {
+			delete(o.Disks, "old")
+		}
+		p, err := pod.Parse([]byte(strings.Replace(blockPod, c.old, c.with, 1)))
+		if err == nil {
+			_, _, err = Build(p, map[string]*ResolvedImage{"x": fakeImage()}, o)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}

@@ -163,6 +163,9 @@ func (b *builder) volumes() {
 		for _, m := range c.VolumeMounts {
 			used[m.Name] = true
 		}
+		for _, d := range c.VolumeDevices {
+			used[d.Name] = true
+		}
 	}
 	var fsGroup *uint32
 	if sc := b.pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
@@ -209,7 +212,7 @@ func (b *builder) volumes() {
 	}
 	for name := range b.opts.Disks {
 		if !used[name] {
-			b.problem("spec.volumes", "no container mounts a volume %s that could be on a disk", name)
+			b.problem("spec.volumes", "no container has a volume %s that could be on a disk", name)
 		}
 	}
 	if a := b.pod.Spec.AutomountServiceAccountToken; a != nil && !*a || b.pod.Volume(accountVolume) != nil {
@@ -222,6 +225,9 @@ func (b *builder) volumes() {
 // disk puts a volume on a disk into the policy.
 func (b *builder) disk(at string, v *corev1.Volume, d Disk, out *podpolicy.Volume) bool {
 	out.Kind, out.Key, out.Sealing, out.New, out.SizeLimit = podpolicy.VolumeDisk, d.Key, d.Sealing, d.New, d.Bytes
+	if b.pod.Block(v.Name) {
+		out.Block, out.GID = true, nil // the kubelet gives a device to no group either
+	}
 	kept := out.Kept()
 	switch e := v.EmptyDir; {
 	case v.PersistentVolumeClaim != nil && !kept:
@@ -293,6 +299,7 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 		out.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
 	}
 	b.mounts(c, cfg, &out)
+	out.Devices = b.devices(c)
 	return out
 }
 

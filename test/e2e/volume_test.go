@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// volumePod writes to a volume that lasts and to one that ends with it. Its first life
-// ends when somebody ends it.
+// volumePod writes to a volume that lasts, to one that ends with it and to a device. It
+// finds out which of the guest's devices it can open. Its first life ends when somebody
+// ends it.
 const volumePod = `apiVersion: v1
 kind: Pod
 metadata: {name: keeper}
@@ -24,6 +25,9 @@ spec:
     volumeMounts:
     - {name: data, mountPath: /data}
     - {name: scratch, mountPath: /scratch}
+    volumeDevices:
+    - {name: raw, devicePath: /dev/raw}
+    securityContext: {capabilities: {add: [MKNOD]}}
     command:
     - sh
     - -c
@@ -31,47 +35,74 @@ spec:
       grep -q ' /data ext4 .*nosuid' /proc/mounts && grep -q ' /scratch ext4 ' /proc/mounts || exit 3
       ls -A /scratch | grep . && exit 4
       echo "plaintext-of-scratch" >/scratch/mark
+      major=$(printf %d 0x$(stat -c %t /dev/raw)); opened=0
+      for i in 0 1 2 3 4 5 6 7; do
+        mknod /dev/try$i b $major $i
+        if dd if=/dev/try$i of=/dev/null bs=4k count=1 2>/dev/null; then opened=$((opened + 1)); fi
+      done
+      echo "devices: $opened"
+      echo "size: $(df -m /data | awk 'END {print $2}') $(dd if=/dev/raw bs=1M 2>/dev/null | wc -c)"
+      echo "read: $(dd if=/dev/raw bs=1M skip=3 2>/dev/null | tr -d '\0')"
       if [ -f /data/mark ]; then
         echo "found: $(cat /data/mark), $(ls -A /data | wc -l) files"
         if cat /data/big >/dev/null; then echo "all of it"; else echo "not all of it"; fi
+        if [ ! -f /data/second ]; then
+          dd if=/dev/zero of=/data/more bs=1M count=45 conv=fsync 2>/dev/null && echo "room for more"
+          rm /data/more
+        fi
+        if (echo x | dd of=/dev/raw) 2>/dev/null; then echo "writable"; else echo "read-only"; fi
         echo second >/data/second
         exit 0
       fi
       echo "plaintext-of-data" >/data/mark
       dd if=/dev/urandom of=/data/big bs=1M count=16 2>/dev/null
+      echo plaintext-of-raw | dd of=/dev/raw bs=1M seek=5 conv=fsync 2>/dev/null || exit 5
       sync
       echo written
       exec sleep 1000
   volumes:
   - {name: data, persistentVolumeClaim: {claimName: data}}
+  - {name: raw, persistentVolumeClaim: {claimName: raw}}
   - {name: scratch, emptyDir: {sizeLimit: 48Mi}}
 `
 
 // volume is a pod with a volume that lasts.
 type volume struct {
 	home, file, disk, seal string
+	raw                    string // the disk of a block volume
 }
 
 const (
 	volumeKey  = "default/volumes/data"
 	volumeSize = 64 << 20
+	rawSize    = 32 << 20
+	grownSize  = 96 << 20
 )
 
 // newVolume seals volumePod and makes an empty disk.
 func newVolume(t *testing.T, flags ...string) *volume {
 	t.Helper()
 	home := shared.newHome(t)
-	v := &volume{home: home, disk: filepath.Join(home, "data.disk")}
-	flags = append([]string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}, flags...)
-	v.file, v.seal = shared.seal(t, home, volumePod, flags...)
+	v := &volume{home: home, disk: filepath.Join(home, "data.disk"), raw: filepath.Join(home, "raw.disk")}
+	v.file, v.seal = shared.seal(t, home, volumePod, append(volumeFlags(), flags...)...)
 	v.putKey(t, "put")
-	if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(v.disk, volumeSize); err != nil {
-		t.Fatal(err)
-	}
+	emptyDisk(t, v.disk, volumeSize)
+	emptyDisk(t, v.raw, rawSize)
 	return v
+}
+
+func volumeFlags() []string {
+	return []string{"--volume-key", "data=kbs:///" + volumeKey, "--volume-key", "raw=kbs:///" + volumeKey, "--volume-on-disk", "scratch", "--images-on-disk", "64Mi"}
+}
+
+func emptyDisk(t *testing.T, path string, size int64) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // putKey makes a key for the volume, the first ("put") or another one ("rotate").
@@ -88,6 +119,9 @@ func (v *volume) putKey(t *testing.T, how string) {
 
 func (v *volume) run(t *testing.T, flags ...string) *pod {
 	t.Helper()
+	if v.raw != "" {
+		flags = append(flags, "--volume", "raw="+v.raw)
+	}
 	return shared.run(t, v.home, append([]string{"--volume", "data=" + v.disk, v.file}, flags...)...)
 }
 
@@ -95,7 +129,7 @@ func (v *volume) run(t *testing.T, flags ...string) *pod {
 // again; then what a host may do to it in between.
 func TestVolumeThatLasts(t *testing.T) {
 	t.Parallel()
-	v := newVolume(t, "--volume-new", "data")
+	v := newVolume(t, "--volume-new", "data", "--volume-new", "raw")
 	p := v.run(t)
 	tr := track(t, p.cmd.Process.Pid)
 	p.waitOutput("written\n")
@@ -106,6 +140,12 @@ func TestVolumeThatLasts(t *testing.T) {
 		t.Errorf("a second guest on the same disk: exit code %d\n%s", code, second.stderr())
 	}
 	noPlaintext(t, v.disk)
+	noPlaintext(t, v.raw)
+	contains(t, "the first life", p.stdout(), "devices: 1\nsize: ", "\nread: \n")
+	files, raw := sizes(t, p.stdout())
+	if files < 50 || files > 60 || raw < 25<<20 || raw > 31<<20 {
+		t.Errorf("a file system of %d MiB, a device of %d bytes", files, raw)
+	}
 	scratch := openDisks(t, tr.pids("qemu"), "/var/tmp/")
 	if len(scratch) != 2 { // the volume's, and the images'
 
@@ -117,11 +157,20 @@ func TestVolumeThatLasts(t *testing.T) {
 	killAll(t, tr, "qemu")
 	p.wait()
 
+	// Both disks grow.
+	for disk, size := range map[string]int64{v.disk: grownSize, v.raw: rawSize + 8<<20} {
+		if err := os.Truncate(disk, size); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p = v.run(t)
 	if code := p.wait(); code != 0 {
 		t.Fatalf("the second life: exit code %d\n%s", code, p.stderr())
 	}
-	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n")
+	contains(t, "the second life", p.stdout(), "found: plaintext-of-data, 2 files\n", "all of it\n", "devices: 1\n", "read: plaintext-of-raw\n", "room for more\n", "writable\n")
+	if f, r := sizes(t, p.stdout()); f < files+28 || r < raw+7<<20 {
+		t.Errorf("of %d MiB and %d bytes the volumes grew to %d and %d", files, raw, f, r)
+	}
 
 	// One bit in each block of the middle, where the large file is.
 	flip(t, v.disk, 16<<20, 20<<20)
@@ -131,7 +180,20 @@ func TestVolumeThatLasts(t *testing.T) {
 	}
 	contains(t, "with a changed file", p.stdout(), "found: plaintext-of-data, 3 files\n", "not all of it\n")
 
-	if os.Getenv("COFFER_E2E_FULL") == "1" { // a superblock that is gone, and one that is changed
+	if os.Getenv("COFFER_E2E_FULL") == "1" {
+		v.otherKind(t)
+		v.readOnly(t)
+		// A disk that has shrunk, a superblock that is gone, and one that is changed.
+		if err := os.Truncate(v.disk, volumeSize); err != nil {
+			t.Fatal(err)
+		}
+		p = v.run(t)
+		if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-disk-too-small") {
+			t.Errorf("on a disk that has shrunk: exit code %d\n%s", code, p.stderr())
+		}
+		if err := os.Truncate(v.disk, grownSize); err != nil {
+			t.Fatal(err)
+		}
 		saved, err := os.ReadFile(v.disk)
 		if err != nil {
 			t.Fatal(err)
@@ -157,6 +219,41 @@ func TestVolumeThatLasts(t *testing.T) {
 	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-key-mismatch") {
 		t.Errorf("with another key: exit code %d\n%s", code, p.stderr())
 	}
+}
+
+// otherKind runs the pod with a file system where it has a device.
+func (v *volume) otherKind(t *testing.T) {
+	t.Helper()
+	o := *v
+	mounted := strings.Replace(volumePod, "    volumeDevices:\n    - {name: raw, devicePath: /dev/raw}\n", "    - {name: raw, mountPath: /raw}\n", 1)
+	o.file, o.seal = shared.seal(t, v.home, mounted, volumeFlags()...)
+	shared.must(t, v.home, "secret", "bind", volumeKey, "--for", o.seal)
+	p := o.run(t)
+	if code := p.wait(); code != 123 || !strings.Contains(p.stderr(), "volume-kind-mismatch") {
+		t.Errorf("a file system in the place of a device: exit code %d\n%s", code, p.stderr())
+	}
+}
+
+// readOnly runs the pod with a claim that is read-only, as a user who is not root.
+func (v *volume) readOnly(t *testing.T) {
+	t.Helper()
+	o := *v
+	text := strings.NewReplacer("{claimName: raw}", "{claimName: raw, readOnly: true}", "securityContext: {", "securityContext: {runAsUser: 1000, ").Replace(volumePod)
+	o.file, o.seal = shared.seal(t, v.home, text, volumeFlags()...)
+	shared.must(t, v.home, "secret", "bind", volumeKey, "--for", o.seal)
+	p := o.run(t)
+	p.wait()
+	contains(t, "a read-only device of another user", p.stdout(), "read: plaintext-of-raw\n", "read-only\n")
+}
+
+// sizes reads what the pod says of its file system (MiB) and its device (bytes).
+func sizes(t *testing.T, out string) (files, device int) {
+	t.Helper()
+	_, rest, _ := strings.Cut(out, "size: ")
+	if _, err := fmt.Sscan(rest, &files, &device); err != nil {
+		t.Fatalf("%v in %q", err, out)
+	}
+	return files, device
 }
 
 // TestVolumeThatMustExist: a host that takes an empty disk gets no new volume.
@@ -296,12 +393,7 @@ func TestSealedStorage(t *testing.T) {
 			if c.key {
 				v.putKey(t, "put")
 			}
-			if err := os.WriteFile(v.disk, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(v.disk, volumeSize); err != nil {
-				t.Fatal(err)
-			}
+			emptyDisk(t, v.disk, volumeSize)
 			life := func(want string) {
 				t.Helper()
 				p := v.run(t, "--tee", "sgx-sim")

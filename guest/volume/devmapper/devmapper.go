@@ -32,8 +32,9 @@ type Target struct {
 
 // Device is a mapped device.
 type Device struct {
-	Path string // "/dev/dm-0"
-	name string
+	Path   string // "/dev/dm-0"
+	Number uint64 // major and minor, as in a stat's rdev
+	name   string
 }
 
 // Create makes the device of that name. What fails leaves none behind.
@@ -42,7 +43,7 @@ func Create(name string, t Target) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making device %s: %w", name, err)
 	}
-	d := &Device{Path: filepath.Join("/dev", fmt.Sprintf("dm-%d", unix.Minor(h.Dev))), name: name}
+	d := &Device{Path: filepath.Join("/dev", fmt.Sprintf("dm-%d", unix.Minor(h.Dev))), Number: h.Dev, name: name}
 	table := encode(t)
 	defer clear(table)
 	if _, err = call(unix.DM_TABLE_LOAD, name, unix.DM_SECURE_DATA_FLAG, table); err == nil {

@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -65,12 +66,33 @@ func layoutOf(size int64) (layout, error) {
 	l := layout{blocks: uint32(size / BlockSize)}
 	l.inodes = min(maxInodes, (l.blocks/(bytesPerInode/BlockSize)+inodesPerBlock-1)/inodesPerBlock*inodesPerBlock)
 	l.tableBlocks = l.inodes / inodesPerBlock
-	if tail := l.blocks % blocksPerGroup; l.blocks > blocksPerGroup && tail != 0 && tail < 2+l.tableBlocks+leastGroup {
-		l.blocks -= tail
+	l.divide()
+	if last := l.groups - 1; last > 0 && l.length(last) < l.used(last)+leastGroup {
+		l.blocks = l.start(last)
+		l.divide()
 	}
+	return l, nil
+}
+
+// divide divides the blocks into groups.
+func (l *layout) divide() {
 	l.groups = (l.blocks + blocksPerGroup - 1) / blocksPerGroup
 	l.descBlocks = (l.groups*descSize + BlockSize - 1) / BlockSize
-	return l, nil
+}
+
+// backup reports whether a group begins with the superblock, or a copy of it, and all
+// descriptors (sparse_super): the first, the second, and the powers of 3, 5 and 7.
+func backup(group uint32) bool {
+	for _, base := range []uint32{3, 5, 7} {
+		n := uint64(base)
+		for n < uint64(group) {
+			n *= uint64(base)
+		}
+		if n == uint64(group) {
+			return true
+		}
+	}
+	return group <= 1
 }
 
 // start is a group's first block, and length how many it has.
@@ -81,11 +103,9 @@ func (l layout) length(group uint32) uint32 {
 }
 
 // tables is where a group's block bitmap is; its inode bitmap and inodes follow.
-// The first group has the superblock and all descriptors before them, no other one
-// has copies (sparse_super2).
 func (l layout) tables(group uint32) uint32 {
-	if group == 0 {
-		return 1 + l.descBlocks
+	if backup(group) {
+		return l.start(group) + 1 + l.descBlocks
 	}
 	return l.start(group)
 }
@@ -98,7 +118,7 @@ func (l layout) used(group uint32) uint32 {
 	if group == 0 {
 		return l.root() + 2 + journalBlocks
 	}
-	return 2 + l.tableBlocks
+	return l.tables(group) - l.start(group) + 2 + l.tableBlocks
 }
 
 // Format makes an empty file system of size bytes on w. What it does not write is
@@ -139,9 +159,9 @@ var le = binary.LittleEndian
 
 // Features, by their names in Linux.
 const (
-	compat   = 0x4 | 0x8 | 0x20 | 0x200       // has_journal, ext_attr, dir_index, sparse_super2
-	incompat = 0x2 | 0x40                     // filetype, extent
-	roCompat = 0x2 | 0x8 | 0x10 | 0x20 | 0x40 // large_file, huge_file, uninit_bg, dir_nlink, extra_isize
+	compat   = 0x4 | 0x8 | 0x20                     // has_journal, ext_attr, dir_index
+	incompat = 0x2 | 0x40                           // filetype, extent
+	roCompat = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 // sparse_super, large_file, huge_file, uninit_bg, dir_nlink, extra_isize
 )
 
 // extraIsize is what an inode has beyond the old 128 bytes.
@@ -177,6 +197,12 @@ func (f *formatter) superblock() {
 	copy(s[236:], f.opt.Seed[:])
 	s[252] = 1 // half MD4
 	f.write(0, b)
+	for g := uint32(1); g < f.groups; g++ {
+		if backup(g) {
+			le.PutUint16(s[90:], uint16(g))
+			f.write(f.start(g), append(slices.Clone(s[:1024]), make([]byte, BlockSize-1024)...))
+		}
+	}
 }
 
 // Flags of a group's descriptor.
@@ -208,7 +234,11 @@ func (f *formatter) descriptors() {
 		c = crc16(c, le.AppendUint32(nil, g))
 		le.PutUint16(d[30:], crc16(c, d[:30]))
 	}
-	f.write(1, b)
+	for g := range f.groups {
+		if backup(g) {
+			f.write(f.start(g)+1, b)
+		}
+	}
 }
 
 // crc16 is the checksum of descriptors: polynomial 0x8005, least bit first.

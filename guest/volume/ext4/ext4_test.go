@@ -21,7 +21,7 @@ func TestE2fsckIsContent(t *testing.T) {
 	const group = blocksPerGroup * BlockSize
 	for _, size := range []int64{
 		MinSize, MinSize + 4095, 100 << 20, group - BlockSize, group, group + BlockSize, group + 513*BlockSize,
-		group + (514+leastGroup)*BlockSize, 2 * group, 3*group - 4096, 10 << 30, 300<<30 + 12345,
+		group + (514+leastGroup)*BlockSize, 2 * group, 3*group - 4096, 3*group + 520*BlockSize, 3*group + (516+leastGroup)*BlockSize, 10 << 30, 300<<30 + 12345,
 	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			p := filepath.Join(t.TempDir(), "fs")
