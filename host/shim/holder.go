@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/cdi"
 	"github.com/cofferproject/coffer/host/hostcheck"
 	"github.com/cofferproject/coffer/host/libos"
 	"github.com/cofferproject/coffer/host/podnet"
@@ -24,7 +25,9 @@ type holder struct {
 	platform *platform.Platform // nil: a process
 	netns    string             // the pod's, which a process runs in
 	files    []*os.File         // behind the paths of spec.Disks
-	process  string             // the one of the sandbox's that stands for it
+	// deviceNames are the devices that the pod's annotations name.
+	deviceNames []cdi.Name
+	process     string // the one of the sandbox's that stands for it
 }
 
 // newHolder says what to launch for a pod of that size.

@@ -23,6 +23,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/host/cdi"
 	"github.com/cofferproject/coffer/host/podnet"
 	"github.com/cofferproject/coffer/host/sandbox"
 )
@@ -43,6 +44,9 @@ type pod struct {
 	vm     sandbox.Sandbox
 	pid    uint32
 	log    *slog.Logger
+	// devices are those that the VM was started with.
+	devices     cdi.Devices
+	deviceNames []cdi.Name // what the pod's annotations call them
 
 	client *ttrpc.Client
 	agent  agentpb.AgentServiceService
@@ -118,13 +122,19 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	h.spec.Initdata = document
 	defer h.close()
+	if err := h.addDevices(c, document, s.Annotations); err != nil {
+		return nil, err
+	}
 	if err := h.addDisks(c, policy, s.Annotations); err != nil {
 		return nil, err
 	}
 	if err := h.spec.Validate(); err != nil {
 		return nil, err
 	}
-	p := &pod{id: id, config: c, policy: policy, log: log, copied: map[string]bool{}}
+	p := &pod{
+		id: id, config: c, policy: policy, log: log, copied: map[string]bool{},
+		devices: cdi.Devices{PCI: h.spec.HostDevices, Simulated: h.spec.SimDevices}, deviceNames: h.deviceNames,
+	}
 	if p.dir, err = makeRunDir(c.RunDir, id); err != nil {
 		return nil, err
 	}

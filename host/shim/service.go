@@ -234,6 +234,9 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 			c.termination = f
 		}
 	}
+	if err := p.checkDevices(spec); err != nil {
+		return err
+	}
 	if err := p.copyVolumes(ctx, c.policy, spec); err != nil {
 		return err
 	}

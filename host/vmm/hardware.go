@@ -33,8 +33,6 @@ func checkHardware(spec *launch.Spec) error {
 		return fmt.Errorf("launch spec: cpu_model: %.64q is no name of a model", spec.CPUModel)
 	case spec.Initdata != nil && spec.TEE.BindSize() == 0:
 		return fmt.Errorf("launch spec: initdata: a launch of %s binds none, so that the host could put any other in its place", spec.TEE)
-	case len(spec.HostDevices) > 0:
-		return errors.New("launch spec: host_devices: this driver has their command line and does not open them yet")
 	case p != nil && !spec.TEE.SEVFamily():
 		return fmt.Errorf("launch spec: snp: %s takes none of it", spec.TEE)
 	case p != nil && p.VMM != "" && p.VMM != "qemu":
@@ -66,7 +64,7 @@ func policyFits(t launch.TEE, policy uint64) bool {
 // hardwareMachine checks that the host has all that the TEE needs.
 func (d *Driver) hardwareMachine(ctx context.Context, spec *launch.Spec) (Machine, error) {
 	h := hostcheck.This(d.platform.QEMU.Path, d.opt.QuoteSocket)
-	needs := hostcheck.Needs{Firmware: spec.TEEFirmware.Path, HostDevices: len(spec.HostDevices) > 0}
+	needs := hostcheck.Needs{Firmware: spec.TEEFirmware.Path, HostDevices: spec.HostDevices}
 	if err := h.Inspect(ctx, spec.TEE, needs).Err(); err != nil {
 		return Machine{}, err
 	}
@@ -97,15 +95,54 @@ func (in *inputs) hardwareDevices(spec *launch.Spec, quoteSocket string, uid int
 	if spec.TEE == launch.TDX {
 		in.paths.Hardware.QuoteSocket = quoteSocket
 	}
-	if !spec.TEE.SEVFamily() {
+	if spec.TEE.SEVFamily() {
+		f, err := openDeviceFor("/dev/sev", uid)
+		if err != nil {
+			return err
+		}
+		in.paths.Hardware.SEV = in.path(f)
+	}
+	return in.hostDevices(spec.HostDevices, hostcheck.This("", "").VFIODevice)
+}
+
+const iommuDevice = "/dev/iommu"
+
+// hostDevices opens PCI devices, of which nodeOf gives the VFIO devices. The
+// descriptors are all that QEMU gets: it needs no right to the nodes.
+func (in *inputs) hostDevices(addresses []string, nodeOf func(string) (string, error)) error {
+	if len(addresses) == 0 {
 		return nil
 	}
-	f, err := openDeviceFor("/dev/sev", uid)
+	iommu, err := os.OpenFile(iommuDevice, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("giving the VM host devices: %w", err)
 	}
-	in.paths.Hardware.SEV = in.path(f)
+	in.paths.Hardware.IOMMU = in.add(iommu)
+	for _, a := range addresses {
+		node, err := nodeOf(a)
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		f, err := os.OpenFile(node, os.O_RDWR, 0)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("another VM has it: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		in.paths.Hardware.Devices = append(in.paths.Hardware.Devices, in.add(f))
+	}
 	return nil
+}
+
+// lockedMiB is how much memory QEMU may lock: devices reach all of the guest's, and
+// room for the firmware's and for what they have of their own.
+func lockedMiB(spec *launch.Spec) int {
+	const beside = 1024
+	if len(spec.HostDevices) == 0 {
+		return 0
+	}
+	return spec.MemoryMiB + beside
 }
 
 // openDeviceFor opens a character device so that a process under uid can open it

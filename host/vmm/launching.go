@@ -146,6 +146,7 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 		Files:        in.files,
 		UID:          uid,
 		BindLowPorts: lowPorts(l.spec.Publish),
+		LockMiB:      lockedMiB(l.spec),
 		Output:       w,
 	})
 	_ = w.Close()
