@@ -71,3 +71,32 @@ func (h *Host) VFIODevice(address string) (string, error) {
 	}
 	return "/dev/vfio/devices/" + entries[0].Name(), nil
 }
+
+// DeviceMiB gives how much of the address space above 4 GiB a PCI device takes, in
+// MiB: its 64-bit memory regions, all together.
+func (h *Host) DeviceMiB(address string) (int, error) {
+	b, err := h.read("sys/bus/pci/devices/"+filepath.Base(address)+"/resource", maxSysfs)
+	if err != nil {
+		return 0, err
+	}
+	const regions, memory64 = 6, 0x00100000 // IORESOURCE_MEM_64
+	var sum uint64
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		var first, last, flags uint64
+		if _, err := fmt.Sscanf(line, "0x%x 0x%x 0x%x", &first, &last, &flags); err != nil || last < first {
+			return 0, fmt.Errorf("the memory regions of %s: %.80q is none", address, line)
+		}
+		if flags&memory64 != 0 {
+			sum += last - first + 1
+		}
+		if n++; n == regions {
+			break
+		}
+	}
+	const most = 1 << 46 // bytes: more than a guest's addresses have
+	if sum > most {
+		return 0, fmt.Errorf("the memory regions of %s: %d bytes", address, sum)
+	}
+	return int((sum + 1<<20 - 1) >> 20), nil
+}

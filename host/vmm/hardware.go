@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"golang.org/x/sys/unix"
@@ -102,28 +103,32 @@ func (in *inputs) hardwareDevices(spec *launch.Spec, quoteSocket string, uid int
 		}
 		in.paths.Hardware.SEV = in.path(f)
 	}
-	return in.hostDevices(spec.HostDevices, hostcheck.This("", "").VFIODevice)
+	return in.hostDevices(spec.HostDevices, hostcheck.This("", ""))
 }
 
 const iommuDevice = "/dev/iommu"
 
-// hostDevices opens PCI devices, of which nodeOf gives the VFIO devices. The
-// descriptors are all that QEMU gets: it needs no right to the nodes.
-func (in *inputs) hostDevices(addresses []string, nodeOf func(string) (string, error)) error {
+// hostDevices opens PCI devices of the host. The descriptors are all that QEMU gets:
+// it needs no right to the nodes.
+func (in *inputs) hostDevices(addresses []string, h *hostcheck.Host) error {
 	if len(addresses) == 0 {
 		return nil
 	}
-	iommu, err := os.OpenFile(iommuDevice, os.O_RDWR, 0)
+	iommu, err := os.OpenFile(filepath.Join(h.Root, iommuDevice), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("giving the VM host devices: %w", err)
 	}
 	in.paths.Hardware.IOMMU = in.add(iommu)
 	for _, a := range addresses {
-		node, err := nodeOf(a)
+		mib, err := h.DeviceMiB(a)
 		if err != nil {
 			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
 		}
-		f, err := os.OpenFile(node, os.O_RDWR, 0)
+		node, err := h.VFIODevice(a)
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		f, err := os.OpenFile(filepath.Join(h.Root, node), os.O_RDWR, 0)
 		if errors.Is(err, unix.EBUSY) {
 			err = fmt.Errorf("another VM has it: %w", err)
 		}
@@ -131,6 +136,7 @@ func (in *inputs) hostDevices(addresses []string, nodeOf func(string) (string, e
 			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
 		}
 		in.paths.Hardware.Devices = append(in.paths.Hardware.Devices, in.add(f))
+		in.paths.Hardware.DevicesMiB = append(in.paths.Hardware.DevicesMiB, mib)
 	}
 	return nil
 }
