@@ -18,7 +18,6 @@ func (h *Host) hostDevice(r *Report, address string) {
 	c := Check{ID: "host-device-vfio", What: "VFIO has the device " + address, Fix: fix + "; the kernel needs CONFIG_VFIO_DEVICE_CDEV (Linux 6.6 or newer)"}
 	path, err := h.VFIODevice(address)
 	if err == nil {
-		path, err = strings.TrimPrefix(path, "/"), nil
 		_, err = os.Stat(h.path(path))
 	}
 	if err != nil {
@@ -26,7 +25,7 @@ func (h *Host) hostDevice(r *Report, address string) {
 		r.add(c)
 		return
 	}
-	c.OK, c.Found = true, "/"+path
+	c.OK, c.Found = true, path
 	r.add(c)
 	r.add(h.groupOf(address, fix))
 }
