@@ -40,8 +40,6 @@ func checkHardware(spec *launch.Spec) error {
 		return fmt.Errorf("launch spec: snp: vmm: %.20q is not who launches here", p.VMM)
 	case p != nil && p.Features != 0 && (p.Features != launch.SNPActive || spec.TEE != launch.SNP):
 		return fmt.Errorf("launch spec: snp: features %#x: QEMU launches %s with its default alone", p.Features, spec.TEE)
-	case p != nil && len(p.DHCert) > 0:
-		return errors.New("launch spec: snp: dh_cert: this driver has the command line of a launch secret and does not hand one over yet")
 	case spec.TEE.SEVFamily() && !policyFits(spec.TEE, spec.PolicyOf()):
 		return fmt.Errorf("launch spec: snp: policy %#x is none of %s", spec.PolicyOf(), spec.TEE)
 	}
@@ -85,6 +83,9 @@ func (in *inputs) hardware(spec *launch.Spec) error {
 			return err
 		}
 		in.paths.Hardware.Firmware = in.path(f)
+	}
+	if err := in.ownerFiles(spec.SNP); err != nil {
+		return err
 	}
 	var err error
 	in.paths.Hardware.Bind, err = Bind(spec)

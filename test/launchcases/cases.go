@@ -102,7 +102,7 @@ func Cases() []Case {
 		{Name: "se", Spec: launch.Spec{TEE: launch.SE, Image: launch.File{Path: "image"}, VCPUs: 2, MemoryMiB: 1024}},
 		{Name: "sev", Digest: "5634bbeeb51ba26dcc02c9994b161aca7cfc9d173112363098c90d4ed6337de3", Spec: spec(launch.SEV, 1, 512, nil)},
 		{Name: "sev-es-secret", Digest: "22bc65a55065eed24c4001ce4e37367c6ed7cb61c8076d8f98f85e05eafc0486", Spec: spec(launch.SEVES, 2, 512, func(s *launch.Spec) {
-			s.SNP = &launch.SNPParams{DHCert: []byte("certificate"), Session: []byte("session")}
+			s.SNP = &launch.SNPParams{DHCert: make([]byte, launch.SEVDHCertSize), Session: make([]byte, launch.SEVSessionSize), SecretService: "https://owner.example:8443"}
 		})},
 	}
 }
