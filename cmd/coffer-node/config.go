@@ -26,6 +26,7 @@ type nodeConfig struct {
 	snapshotter, snapshotterSocket, root string
 	memory, cpu                          string // overhead
 	aliases                              bool
+	podResources                         string      // socket of the kubelet's
 	devices                              cdi.Allowed // that pods of the classes with devices may be given
 }
 
@@ -106,6 +107,7 @@ func configMain(args []string, stdout io.Writer) error {
 		c.devices = append(c.devices, s)
 		return c.devices.Check()
 	})
+	fs.StringVar(&c.podResources, "pod-resources", "", "with --device: socket of the kubelet's PodResources API (/var/lib/kubelet/pod-resources/kubelet.sock); pods then get the devices that the kubelet has given them, and no others")
 	fs.StringVar(&c.platform, "platform", "/var/lib/coffer/guest/platform.json", "platform.json of coffer guest build; process TEEs have none")
 	fs.StringVar(&c.bin, "bin", "", "folder of Coffer's programs (default: the shim's own)")
 	fs.StringVar(&c.cache, "cache", "", "folder for what can be made again (default /var/cache/coffer)")
@@ -168,8 +170,11 @@ func (c *nodeConfig) check() error {
 	if len(c.devices) > 0 && !slices.ContainsFunc(c.tees, shim.TakesDevices) {
 		return fmt.Errorf("--device: pods of %v are given none: name a TEE whose pods are (snp, tdx, hardware), or a simulated VM", c.tees)
 	}
+	if c.podResources != "" && len(c.devices) == 0 {
+		return errors.New("--pod-resources: it is for classes with devices: name some with --device")
+	}
 	for _, p := range []struct{ flag, path string }{
-		{"platform", c.platform}, {"bin", c.bin}, {"cache", c.cache}, {"etc", c.etc}, {"snapshotter-socket", c.snapshotterSocket}, {"snapshotter-root", c.root},
+		{"platform", c.platform}, {"bin", c.bin}, {"cache", c.cache}, {"etc", c.etc}, {"snapshotter-socket", c.snapshotterSocket}, {"snapshotter-root", c.root}, {"pod-resources", c.podResources},
 	} {
 		if p.path != "" && (!filepath.IsAbs(p.path) || strings.ContainsFunc(p.path, func(r rune) bool { return r < ' ' || r == 0x7F })) {
 			return fmt.Errorf("--%s: %q is no absolute path", p.flag, p.path)
@@ -220,6 +225,9 @@ func (c *nodeConfig) handler(k class) (string, error) {
 	fmt.Fprintf(&b, "tee = %q\n", string(k.tee))
 	if k.devices {
 		fmt.Fprintf(&b, "devices = [%s]\n", quoted(c.devices))
+		if c.podResources != "" {
+			fmt.Fprintf(&b, "pod_resources = %q\n", c.podResources)
+		}
 	}
 	if !k.tee.Process() {
 		fmt.Fprintf(&b, "platform = %q\n", c.platform)

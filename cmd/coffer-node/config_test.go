@@ -106,7 +106,7 @@ func TestConfig(t *testing.T) {
 // TestConfigWithDevices: each TEE whose pods may be given devices has a further class,
 // and only that one's handler takes the annotations that name them.
 func TestConfigWithDevices(t *testing.T) {
-	dir, out := config(t, "--tee", "snp", "--tee", "tdx", "--tee", "hardware", "--tee", "snp-sim", "--tee", "tpm-sim", "--tee", "sgx-sim", "--device", "nvidia.com/pgpu", "--device", "amd.com/gpu=0", "--aliases", "--platform", "/p.json")
+	dir, out := config(t, "--tee", "snp", "--tee", "tdx", "--tee", "hardware", "--tee", "snp-sim", "--tee", "tpm-sim", "--tee", "sgx-sim", "--device", "nvidia.com/pgpu", "--device", "amd.com/gpu=0", "--pod-resources", "/k.sock", "--aliases", "--platform", "/p.json")
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -117,7 +117,7 @@ func TestConfigWithDevices(t *testing.T) {
 	containerd, classes := read("containerd.toml"), read("runtimeclasses.yaml")
 	for _, name := range []string{"coffer-snp-gpu", "coffer-tdx-gpu", "coffer-gpu", "coffer-snp-sim-gpu"} {
 		h, err := shim.ParseConfig([]byte(read(name + ".toml")))
-		if err != nil || !slices.Equal(h.Devices, []string{"nvidia.com/pgpu", "amd.com/gpu=0"}) {
+		if err != nil || !slices.Equal(h.Devices, []string{"nvidia.com/pgpu", "amd.com/gpu=0"}) || h.PodResources != "/k.sock" {
 			t.Errorf("%s: %+v, %v", name, h, err)
 		}
 		_, table, _ := strings.Cut(containerd, "runtimes."+name+"]")
@@ -134,7 +134,7 @@ func TestConfigWithDevices(t *testing.T) {
 			t.Errorf("no class %s: %s", alias, classes)
 		}
 	}
-	if h, err := shim.ParseConfig([]byte(read("coffer-snp.toml"))); err != nil || len(h.Devices) > 0 || strings.Count(containerd, "cdi.k8s.io") != 8 {
+	if h, err := shim.ParseConfig([]byte(read("coffer-snp.toml"))); err != nil || len(h.Devices) > 0 || h.PodResources != "" || strings.Count(containerd, "cdi.k8s.io") != 8 {
 		t.Errorf("%+v, %v, %s", h, err, containerd)
 	}
 	if strings.Contains(out, "coffer-tpm-sim-gpu") || strings.Contains(out, "coffer-process-sim-gpu") {
@@ -159,6 +159,8 @@ func TestConfigIsRefused(t *testing.T) {
 		"no plugin's name":         {"--tee", "tpm-sim", "--snapshotter", "a]\nb"},
 		"--overhead-memory":        {"--tee", "tpm-sim", "--overhead-memory", "1}\nkind: Pod"},
 		"--etc":                    {"--tee", "tpm-sim", "--etc", "/a\nb"},
+		"--pod-resources: it":      {"--tee", "snp", "--pod-resources", "/k.sock"},
+		"--pod-resources: \"k":     {"--tee", "snp", "--device", "a/b", "--pod-resources", "k.sock"},
 		"are given none":           {"--tee", "tpm-sim", "--device", "nvidia.com/pgpu"},
 		"vendor/class":             {"--tee", "snp", "--device", "pgpu"},
 		"--output text or json":    {"--tee", "tpm-sim", "--output", "xml"},

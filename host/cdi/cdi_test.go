@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -92,6 +93,8 @@ kind: nvidia.com/pgpu
 containerEdits:
   deviceNodes: [{path: /dev/vfio/vfio}]
   hooks: [{hookName: createContainer, path: /bin/false}]
+  mounts: [{hostPath: /usr/lib/x, containerPath: /lib/x, options: [ro]}]
+  env: [C=d]
 devices:
 - name: "0"
   containerEdits: {deviceNodes: [{path: /dev/vfio/devices/vfio0}], env: [A=b]}
@@ -133,9 +136,14 @@ func TestResolve(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := r.Resolve(asked); err != nil || !reflect.DeepEqual(*got, want) {
+		got, err := r.Resolve(asked)
+		if err != nil || !slices.Equal(got.PCI, want.PCI) || !slices.Equal(got.Simulated, want.Simulated) {
 			t.Errorf("%s: %+v, %v", names, got, err)
 		}
+	}
+	n := Name{"nvidia.com", "pgpu", "0"}
+	if got, err := r.Resolve([]Name{n}); err != nil || !slices.Equal(got.Env, []string{"A=b", "C=d"}) || !slices.Equal(got.Mounts, []Mount{{"/usr/lib/x", "/lib/x"}}) {
+		t.Errorf("what a runtime adds on the node: %+v, %v", got, err)
 	}
 	for name, want := range map[string]Reason{
 		"nvidia.com/pgpu=9": Unknown, "nvidia.com/gpu=0": Unknown, "amd.com/gpu=twice": Ambiguous, "nvidia.com/pgpu=driver": NotVFIO, "nvidia.com/pgpu=nothing": NotVFIO,
@@ -149,7 +157,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %s", name, got, err, want)
 		}
 	}
-	n, _ := ParseName("nvidia.com/pgpu=9")
+	n.Device = "9"
 	if _, err := r.Resolve([]Name{n}); !strings.Contains(err.Error(), "junk.yaml: cdiVersion") {
 		t.Errorf("the file that is no specification is not named: %v", err)
 	}

@@ -24,6 +24,11 @@ type Devices struct {
 	PCI []string
 	// Simulated are kinds of devices that coffer-simhw plays, by wire name.
 	Simulated []string
+	// Env ("NAME=value") and Mounts are what the specifications add to containers on
+	// the node: a runtime there has put them into the bundle, and they are no part of
+	// the pod.
+	Env    []string
+	Mounts []Mount
 }
 
 // Resolve finds the devices with these names.
@@ -51,7 +56,9 @@ func (r *Resolver) Resolve(names []Name) (*Devices, error) {
 			return nil, &Error{Unknown, n.String(), detail}
 		case d.file == ambiguous:
 			return nil, &Error{Ambiguous, n.String(), "two CDI specifications of one folder have it"}
-		case d.simulated != "":
+		}
+		out.Env, out.Mounts = append(out.Env, d.env...), append(out.Mounts, d.mounts...)
+		if d.simulated != "" {
 			if !slices.Contains(out.Simulated, d.simulated) {
 				out.Simulated = append(out.Simulated, d.simulated)
 			}

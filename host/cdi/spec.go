@@ -21,7 +21,7 @@ const (
 	maxNodes   = 64      // device nodes of a device
 )
 
-// spec is a specification, without what is of containers on the node alone.
+// spec is a specification, without hooks and the like.
 type spec struct {
 	Version string `yaml:"cdiVersion"`
 	Kind    string `yaml:"kind"`
@@ -38,6 +38,15 @@ type edits struct {
 		Path     string `yaml:"path"`
 		HostPath string `yaml:"hostPath"`
 	} `yaml:"deviceNodes"`
+	// What a runtime on the node adds to a container, and no guest is to see.
+	Env    []string `yaml:"env"`
+	Mounts []Mount  `yaml:"mounts"`
+}
+
+// Mount is one that a specification adds to containers on the node.
+type Mount struct {
+	Source      string `yaml:"hostPath"`
+	Destination string `yaml:"containerPath"`
 }
 
 func (e *edits) paths() []string {
@@ -56,6 +65,8 @@ func (e *edits) paths() []string {
 type device struct {
 	nodes     []string // on the host
 	simulated string   // kind, by wire name; "": none
+	env       []string
+	mounts    []Mount
 	file      string
 }
 
@@ -134,7 +145,7 @@ func readDir(dir string) (known map[Name]device, bad []error, err error) {
 	}
 	known = map[Name]device{}
 	for _, e := range entries {
-		if !slices.Contains([]string{".json", ".yaml"}, filepath.Ext(e.Name())) {
+		if !slices.Contains([]string{".json", ".yaml"}, filepath.Ext(e.Name())) || !e.Type().IsRegular() && e.Type()&fs.ModeSymlink == 0 {
 			continue
 		}
 		file := filepath.Join(dir, e.Name())
@@ -147,7 +158,10 @@ func readDir(dir string) (known map[Name]device, bad []error, err error) {
 		for i := range s.Devices {
 			d := &s.Devices[i]
 			n := Name{kind.Vendor, kind.Class, d.Name}
-			found := device{append(d.Edits.paths(), s.Edits.paths()...), d.Annotations[AnnotationSimulated], file}
+			found := device{
+				nodes: append(d.Edits.paths(), s.Edits.paths()...), simulated: d.Annotations[AnnotationSimulated],
+				env: slices.Concat(d.Edits.Env, s.Edits.Env), mounts: slices.Concat(d.Edits.Mounts, s.Edits.Mounts), file: file,
+			}
 			if _, twice := known[n]; twice {
 				found = device{file: ambiguous}
 			}

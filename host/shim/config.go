@@ -54,7 +54,11 @@ type Config struct {
 	// are the folders of CDI specifications; empty: cdi.DefaultDirs.
 	Devices cdi.Allowed `toml:"devices"`
 	CDIDirs []string    `toml:"cdi_dirs"`
-	root    string      // where /sys is: "" is "/"
+	// PodResources is the socket of the kubelet's PodResources API: then a pod has the
+	// devices that the kubelet has given it, and its annotations name no others; "":
+	// annotations alone say them.
+	PodResources string `toml:"pod_resources"`
+	root         string // where /sys is: "" is "/"
 	// MaxDiskGiB bounds the disks that are made for a pod, all together; 0: no bound.
 	MaxDiskGiB int `toml:"max_disk_gib"`
 }
@@ -108,7 +112,7 @@ func ParseConfig(b []byte) (*Config, error) {
 	if err := c.checkDevices(); err != nil {
 		return nil, err
 	}
-	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
+	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"pod_resources", c.PodResources}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
 		}

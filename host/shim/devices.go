@@ -2,6 +2,7 @@ package shim
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/api/podpolicy"
 	"github.com/cofferproject/coffer/host/cdi"
+	"github.com/cofferproject/coffer/host/podresources"
 )
 
 // devicesOf finds the devices with these names, of those that the handler's file allows.
@@ -29,10 +32,15 @@ func (c *Config) resolver() *cdi.Resolver {
 
 // addDevices plugs the devices that the pod's annotations name into its VM: a device
 // that comes later would come into a TEE that has attested already.
-func (h *holder) addDevices(c *Config, document []byte, annotations map[string]string) error {
+func (h *holder) addDevices(ctx context.Context, c *Config, document []byte, annotations map[string]string) error {
 	var err error
 	if h.deviceNames, err = cdi.Requested(annotations); err != nil {
 		return err
+	}
+	if c.PodResources != "" {
+		if h.deviceNames, err = given(ctx, c.PodResources, annotations, h.deviceNames); err != nil {
+			return err
+		}
 	}
 	d, err := devicesOf(c, h.deviceNames)
 	if err != nil {
@@ -41,7 +49,7 @@ func (h *holder) addDevices(c *Config, document []byte, annotations map[string]s
 	if err := fits(h.spec.TEE, d); err != nil {
 		return err
 	}
-	h.spec.HostDevices, h.spec.SimDevices = d.PCI, d.Simulated
+	h.spec.HostDevices, h.spec.SimDevices, h.devices = d.PCI, d.Simulated, *d
 	doc, err := initdata.Parse(document)
 	if err != nil {
 		return fmt.Errorf("annotation %s: %w", initdata.AnnotationKey, err)
@@ -52,9 +60,39 @@ func (h *holder) addDevices(c *Config, document []byte, annotations map[string]s
 	}
 	if len(want) > 0 && len(d.PCI)+len(d.Simulated) == 0 {
 		return &cdi.Error{Reason: cdi.Missing, Detail: fmt.Sprintf(
-			"the pod is sealed to attest with a device (%s) and is given none: name one in an annotation %s..., and take a class and a node that have it", strings.Join(want, ", "), cdi.AnnotationPrefix)}
+			"the pod is sealed to attest with a device (%s) and is given none: name one in an annotation %s... (or in resources.limits, where the class asks the kubelet), and take a class and a node that have it", strings.Join(want, ", "), cdi.AnnotationPrefix)}
 	}
 	return nil
+}
+
+// given are the devices that the kubelet has given the pod. One that an annotation
+// names beside them is another pod's, or will be.
+func given(ctx context.Context, socket string, annotations map[string]string, named []cdi.Name) ([]cdi.Name, error) {
+	pod, namespace := annotations[criPod], annotations[criNamespace]
+	if pod == "" {
+		pod, namespace = annotations[crioPod], annotations[crioNamespace]
+	}
+	texts, err := podresources.Of(ctx, socket, namespace, pod)
+	if err != nil {
+		return nil, err
+	}
+	var out []cdi.Name
+	for _, s := range texts {
+		n, err := cdi.ParseName(s)
+		if err != nil {
+			return nil, fmt.Errorf("what the kubelet has given the pod: %w", err)
+		}
+		out = append(out, n)
+	}
+	for _, n := range named {
+		if !slices.Contains(out, n) {
+			return nil, &cdi.Error{Reason: cdi.NotAllowed, Name: n.String(), Detail: "an annotation names it, and the kubelet has not given it to the pod: ask for it in resources.limits"}
+		}
+	}
+	if len(out) > cdi.MaxNames {
+		return nil, &cdi.Error{Reason: cdi.TooMany, Detail: fmt.Sprintf("more than %d devices", cdi.MaxNames)}
+	}
+	return out, nil
 }
 
 // fits refuses devices that a VM of the TEE cannot have.
@@ -66,6 +104,25 @@ func fits(tee launch.TEE, d *cdi.Devices) error {
 		return &cdi.Error{Reason: cdi.WrongTEE, Name: d.Simulated[0], Detail: fmt.Sprintf("it is simulated, and a pod of %s has no simulated device", tee)}
 	}
 	return nil
+}
+
+// withoutEdits takes off a bundle what the node's runtime has put there for the pod's
+// devices, by their CDI specifications: variables and mounts that mean something on the
+// node alone. What the pod is sealed with stays.
+func (p *pod) withoutEdits(c *podpolicy.Container, s *specs.Spec) {
+	sealed := func(name string) bool {
+		return slices.ContainsFunc(c.Env, func(e podpolicy.EnvVar) bool { return e.Name == name })
+	}
+	if s.Process != nil {
+		s.Process.Env = slices.DeleteFunc(s.Process.Env, func(kv string) bool {
+			name, _, _ := strings.Cut(kv, "=")
+			return slices.Contains(p.devices.Env, kv) && !sealed(name)
+		})
+	}
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
+		return slices.Contains(p.devices.Mounts, cdi.Mount{Source: m.Source, Destination: m.Destination}) &&
+			!slices.ContainsFunc(c.Mounts, func(own podpolicy.Mount) bool { return own.Destination == m.Destination })
+	})
 }
 
 // checkDevices refuses a container that was given a device which its VM has not: it

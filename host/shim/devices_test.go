@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
@@ -30,7 +33,8 @@ func gpuNode(t *testing.T, tee launch.TEE) *Config {
 	text := `{"cdiVersion": "0.6.0", "kind": "nvidia.com/pgpu", "devices": [
 {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/vfio/devices/vfio0"}]}},
 {"name": "1", "containerEdits": {"deviceNodes": [{"path": "/dev/vfio/devices/vfio1"}]}},
-{"name": "played", "annotations": {"coffer.simulated-device": "nvidia"}}]}`
+{"name": "played", "annotations": {"coffer.simulated-device": "nvidia"},
+ "containerEdits": {"env": ["NVIDIA_VISIBLE_DEVICES=void", "SEALED=too"], "mounts": [{"hostPath": "/usr/lib/x", "containerPath": "/lib/x"}, {"hostPath": "/srv/data", "containerPath": "/data"}]}}]}`
 	if err := os.WriteFile(filepath.Join(root, "gpu.json"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +94,7 @@ func TestDevicesOfAPod(t *testing.T) {
 				c.change(cfg)
 			}
 			h := &holder{spec: &launch.Spec{TEE: c.tee}}
-			err := h.addDevices(cfg, document(c.tee, c.demands), c.annotations)
+			err := h.addDevices(t.Context(), cfg, document(c.tee, c.demands), c.annotations)
 			if because(err) != c.reason || (err != nil) != (c.reason != "") {
 				t.Fatalf("%v, want %q", err, c.reason)
 			}
@@ -155,5 +159,98 @@ func TestDevicesConfig(t *testing.T) {
 		if want == "" && (err != nil || len(c.Devices) == 0) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", body, err, want)
 		}
+	}
+}
+
+// kubelet serves a PodResources API that gives the pod default/gpu these devices.
+func kubelet(t *testing.T, ids ...string) string {
+	t.Helper()
+	field := func(n protowire.Number, v []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, n, protowire.BytesType), v)
+	}
+	devices := field(1, []byte("nvidia.com/pgpu"))
+	for _, id := range ids {
+		devices = append(devices, field(2, []byte(id))...)
+	}
+	answer := field(1, slices.Concat(field(1, []byte("gpu")), field(2, []byte("default")), field(3, field(2, devices))))
+	socket := filepath.Join(t.TempDir(), "kubelet.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer(grpc.ForceServerCodec(bytesCodec{}))
+	srv.RegisterService(&grpc.ServiceDesc{ServiceName: "v1.PodResourcesLister", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{
+		StreamName: "List", ServerStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+			var asked []byte
+			return errors.Join(s.RecvMsg(&asked), s.SendMsg(answer))
+		},
+	}}}, nil)
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
+	return socket
+}
+
+type bytesCodec struct{}
+
+func (bytesCodec) Name() string                    { return "proto" }
+func (bytesCodec) Marshal(v any) ([]byte, error)   { return v.([]byte), nil }
+func (bytesCodec) Unmarshal(b []byte, v any) error { *v.(*[]byte) = slices.Clone(b); return nil }
+
+// TestDevicesOfTheKubelet: where the class asks the kubelet, a pod has what it was
+// given, and no annotation gets it another pod's.
+func TestDevicesOfTheKubelet(t *testing.T) {
+	for _, c := range []struct {
+		name, pod, annotation string
+		host                  []string
+		reason                cdi.Reason
+	}{
+		{"as given", "gpu", "", []string{"0000:e5:00.0"}, ""},
+		{"and named", "gpu", "nvidia.com/pgpu=1", []string{"0000:e5:00.0"}, ""},
+		{"another pod's", "gpu", "nvidia.com/pgpu=0", nil, cdi.NotAllowed},
+		{"given nothing", "other", "", nil, ""},
+		{"given nothing, and it names one", "other", "nvidia.com/pgpu=1", nil, cdi.NotAllowed},
+	} {
+		cfg := gpuNode(t, launch.SNP)
+		cfg.PodResources = kubelet(t, "1")
+		annotations := map[string]string{criPod: c.pod, criNamespace: "default"}
+		if c.annotation != "" {
+			annotations["cdi.k8s.io/x"] = c.annotation
+		}
+		h := &holder{spec: &launch.Spec{TEE: launch.SNP}}
+		if err := h.addDevices(t.Context(), cfg, document(launch.SNP, ""), annotations); because(err) != c.reason || (err != nil) != (c.reason != "") {
+			t.Errorf("%s: %v, want %q", c.name, err, c.reason)
+		}
+		if !slices.Equal(h.spec.HostDevices, c.host) {
+			t.Errorf("%s: %v are plugged", c.name, h.spec.HostDevices)
+		}
+	}
+	cfg := gpuNode(t, launch.SNP)
+	cfg.PodResources = filepath.Join(t.TempDir(), "none.sock")
+	h := &holder{spec: &launch.Spec{TEE: launch.SNP}}
+	if err := h.addDevices(t.Context(), cfg, document(launch.SNP, ""), map[string]string{criPod: "gpu"}); err == nil || !strings.Contains(err.Error(), "none.sock") {
+		t.Errorf("the kubelet does not answer: %v", err)
+	}
+}
+
+// TestWhatTheNodeAddsForADevice: variables and mounts of CDI specifications are taken
+// off, exactly these, and not what the pod is sealed with.
+func TestWhatTheNodeAddsForADevice(t *testing.T) {
+	cfg := gpuNode(t, launch.SNPSim)
+	h := &holder{spec: &launch.Spec{TEE: launch.SNPSim}}
+	if err := h.addDevices(t.Context(), cfg, document(launch.SNPSim, ""), map[string]string{"cdi.k8s.io/x": "nvidia.com/pgpu=played"}); err != nil {
+		t.Fatal(err)
+	}
+	p := &pod{config: cfg, devices: h.devices, deviceNames: h.deviceNames}
+	c := &podpolicy.Container{Name: "main", Env: []podpolicy.EnvVar{{Name: "SEALED"}}, Mounts: []podpolicy.Mount{{Volume: "data", Destination: "/data"}}}
+	s := &specs.Spec{
+		Process: &specs.Process{Env: []string{"A=1", "NVIDIA_VISIBLE_DEVICES=void", "NVIDIA_VISIBLE_DEVICES=all", "SEALED=too"}},
+		Mounts:  []specs.Mount{{Source: "/usr/lib/x", Destination: "/lib/x"}, {Source: "/other", Destination: "/lib/x"}, {Source: "/srv/data", Destination: "/data"}},
+	}
+	p.withoutEdits(c, s)
+	if want := []string{"A=1", "NVIDIA_VISIBLE_DEVICES=all", "SEALED=too"}; !slices.Equal(s.Process.Env, want) {
+		t.Errorf("variables %q, want %q", s.Process.Env, want)
+	}
+	if len(s.Mounts) != 2 || s.Mounts[0].Source != "/other" || s.Mounts[1].Destination != "/data" {
+		t.Errorf("mounts %+v", s.Mounts)
 	}
 }

@@ -21,13 +21,13 @@ import (
 
 // holder is what a handler's pods are held by: a virtual machine, or a process.
 type holder struct {
-	spec     *launch.Spec
-	platform *platform.Platform // nil: a process
-	netns    string             // the pod's, which a process runs in
-	files    []*os.File         // behind the paths of spec.Disks
-	// deviceNames are the devices that the pod's annotations name.
-	deviceNames []cdi.Name
-	process     string // the one of the sandbox's that stands for it
+	spec        *launch.Spec
+	platform    *platform.Platform // nil: a process
+	netns       string             // the pod's, which a process runs in
+	files       []*os.File         // behind the paths of spec.Disks
+	devices     cdi.Devices        // that the VM is started with
+	deviceNames []cdi.Name         // what annotations or the kubelet call them
+	process     string             // the one of the sandbox's that stands for it
 }
 
 // newHolder says what to launch for a pod of that size.

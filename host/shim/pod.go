@@ -46,7 +46,7 @@ type pod struct {
 	log    *slog.Logger
 	// devices are those that the VM was started with.
 	devices     cdi.Devices
-	deviceNames []cdi.Name // what the pod's annotations call them
+	deviceNames []cdi.Name // what annotations or the kubelet call them
 
 	client *ttrpc.Client
 	agent  agentpb.AgentServiceService
@@ -122,7 +122,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	h.spec.Initdata = document
 	defer h.close()
-	if err := h.addDevices(c, document, s.Annotations); err != nil {
+	if err := h.addDevices(ctx, c, document, s.Annotations); err != nil {
 		return nil, err
 	}
 	if err := h.addDisks(c, policy, s.Annotations); err != nil {
@@ -133,7 +133,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *specs.Spec, log *sl
 	}
 	p := &pod{
 		id: id, config: c, policy: policy, log: log, copied: map[string]bool{},
-		devices: cdi.Devices{PCI: h.spec.HostDevices, Simulated: h.spec.SimDevices}, deviceNames: h.deviceNames,
+		devices: h.devices, deviceNames: h.deviceNames,
 	}
 	if p.dir, err = makeRunDir(c.RunDir, id); err != nil {
 		return nil, err

@@ -16,6 +16,8 @@ const (
 	criType        = "io.kubernetes.cri.container-type"
 	criSandbox     = "io.kubernetes.cri.sandbox-id"
 	criName        = "io.kubernetes.cri.container-name"
+	criPod         = "io.kubernetes.cri.sandbox-name"
+	criNamespace   = "io.kubernetes.cri.sandbox-namespace"
 	criMemory      = "io.kubernetes.cri.sandbox-memory"
 	criCPUQuota    = "io.kubernetes.cri.sandbox-cpu-quota"
 	criCPUPeriod   = "io.kubernetes.cri.sandbox-cpu-period"
@@ -23,6 +25,8 @@ const (
 	crioSandbox    = "io.kubernetes.cri-o.SandboxID"
 	crioName       = "io.kubernetes.cri-o.ContainerName"
 	crioLegacyName = "io.kubernetes.container.name" // set by CRI-O's older releases
+	crioPod        = "io.kubernetes.pod.name"
+	crioNamespace  = "io.kubernetes.pod.namespace"
 	typeSandbox    = "sandbox"
 	typeContainer  = "container"
 	maxSpec        = 16 << 20
