@@ -215,3 +215,30 @@ func TestOwnersFiles(t *testing.T) {
 		t.Errorf("%+v", in.paths.Hardware)
 	}
 }
+
+// TestQEMUKnowsTheSecretsCommands asks a real QEMU, without SEV: it knows the commands
+// and their arguments, and says so of one that it does not know.
+func TestQEMUKnowsTheSecretsCommands(t *testing.T) {
+	q := askQEMU(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for command, c := range map[string]struct {
+		arguments any
+		says      string
+	}{
+		"query-sev-launch-measure": {nil, "SEV launch measurement is not available"},
+		"sev-inject-launch-secret": {map[string][]byte{"packet-header": make([]byte, 52), "secret": make([]byte, 16)}, "SEV not enabled"},
+	} {
+		_, err := q.c.Execute(ctx, command, c.arguments)
+		var refused *qmp.Error
+		if !errors.As(err, &refused) || refused.Class != "GenericError" || !strings.Contains(refused.Desc, c.says) {
+			t.Errorf("%s: %v, want %q", command, err, c.says)
+		}
+		if _, err = q.c.Execute(ctx, command, map[string]string{"no-such-argument": "x"}); err == nil || strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s takes anything: %v", command, err)
+		}
+	}
+	if _, err := launchMeasurement(ctx, q.c); err == nil || !strings.Contains(err.Error(), "state") {
+		t.Errorf("a machine without SEV: %v", err)
+	}
+}

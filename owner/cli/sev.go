@@ -128,9 +128,10 @@ type sevAnswer struct {
 	session string
 	digests []string
 	entries []string
+	floor   string
 
 	keys  *sev.Keys
-	sums  [][]byte
+	want  sev.Expected
 	table []byte
 }
 
@@ -138,6 +139,7 @@ func (a *sevAnswer) flags(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&a.session, "session", "", "`folder` of coffer sev session")
 	fl.StringArrayVar(&a.digests, "digest", nil, "launch digest that may have the secret, in hex, by coffer measure sev or sev-es (repeatable)")
+	fl.StringVar(&a.floor, "min-firmware", "", "oldest firmware of the secure processor that may have the secret: API version and build, such as 0.24.15 (default 0.17.0)")
 	fl.StringArrayVar(&a.entries, "entry", nil, "`GUID=FILE`: a secret of the guest's table, such as 736869e5-84f0-4973-92ec-06879ce3da0b=disk.key (repeatable)")
 }
 
@@ -155,7 +157,13 @@ func (a *sevAnswer) load(stdin io.Reader) error {
 		if err != nil || len(b) != 32 {
 			return Exit(ExitUsage, fmt.Errorf("--digest %.80q: not 64 hex digits", d))
 		}
-		a.sums = append(a.sums, b)
+		a.want.Digests = append(a.want.Digests, b)
+	}
+	if a.floor != "" {
+		f := &a.want.Floor
+		if n, err := fmt.Sscanf(a.floor, "%d.%d.%d", &f.Major, &f.Minor, &f.Build); n != 3 || err != nil || a.floor != fmt.Sprintf("%d.%d.%d", f.Major, f.Minor, f.Build) {
+			return Exit(ExitUsage, fmt.Errorf("--min-firmware %.40q: not of the form 0.24.15", a.floor))
+		}
 	}
 	name := filepath.Join(a.session, sevKeysFile)
 	b, err := readFile(name, stdin, maxSEVFile)
@@ -226,5 +234,5 @@ func (a *sevAnswer) answer(b []byte) (*launch.SEVSecret, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.keys.Packet(m, a.sums, a.table)
+	return a.keys.Packet(m, &a.want, a.table)
 }

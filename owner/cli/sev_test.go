@@ -105,6 +105,8 @@ func TestSEVSecret(t *testing.T) {
 		"no GUID":                        {ExitInput, append(secret, "--measurement", good, "--entry", "x="+chain)},
 		"not GUID=FILE":                  {ExitUsage, append(secret, "--measurement", good, "--entry", guid)},
 		"not 64 hex digits":              {ExitUsage, append(secret, "--measurement", good, "--digest", "5634bb")},
+		"older than 0.24.16":             {ExitInput, append(secret, "--measurement", good, "--min-firmware", "0.24.16")},
+		"not of the form":                {ExitUsage, append(secret, "--measurement", good, "--min-firmware", "0.24")},
 		"--digest is missing":            {ExitUsage, []string{"sev", "secret", "--measurement", good, "--session", session, "--entry", entry}},
 		"no such file":                   {ExitInput, append(secret, "--measurement", good, "--session", dir)},
 		"file exists":                    {ExitInput, args},

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/launch"
@@ -23,11 +24,24 @@ const (
 // session.
 var ErrMeasurement = errors.New("the launch measurement is not that of an expected launch")
 
+// Firmware is a version of a secure processor's.
+type Firmware struct{ Major, Minor, Build uint8 }
+
+// oldest is the first whose packets are made as here.
+var oldest = Firmware{0, 17, 0}
+
+// Expected is what a launch must be to get the secret.
+type Expected struct {
+	Digests [][]byte // launch digests, any of them
+	// Floor is the oldest firmware of the secure processor; zero: 0.17, the oldest that
+	// there is a packet for.
+	Floor Firmware
+}
+
 // Packet checks a launch's measurement and makes the packet that carries the secret
-// into that launch alone. Digests are the launch digests that the owner expects, any of
-// them.
-func (k *Keys) Packet(m *launch.SEVMeasurement, digests [][]byte, table []byte) (*launch.SEVSecret, error) {
-	if err := k.verify(m, digests); err != nil {
+// into that launch alone.
+func (k *Keys) Packet(m *launch.SEVMeasurement, want *Expected, table []byte) (*launch.SEVSecret, error) {
+	if err := k.verify(m, want); err != nil {
 		return nil, err
 	}
 	if len(table) == 0 || len(table)%KeySize != 0 || len(table) > maxTable {
@@ -38,22 +52,26 @@ func (k *Keys) Packet(m *launch.SEVMeasurement, digests [][]byte, table []byte) 
 	return k.packet(m, table, iv), nil
 }
 
-func (k *Keys) verify(m *launch.SEVMeasurement, digests [][]byte) error {
+func (k *Keys) verify(m *launch.SEVMeasurement, want *Expected) error {
 	if err := m.Check(); err != nil {
 		return err
 	}
-	if m.APIMajor == 0 && m.APIMinor < 17 {
-		return fmt.Errorf("sev measurement: API %d.%d of the platform is older than 0.17: update its SEV firmware", m.APIMajor, m.APIMinor)
+	// By the host's word, which the MAC below bears out.
+	has := []uint8{m.APIMajor, m.APIMinor, m.Build}
+	for _, f := range []Firmware{oldest, want.Floor} {
+		if slices.Compare(has, []uint8{f.Major, f.Minor, f.Build}) < 0 {
+			return fmt.Errorf("sev measurement: the platform's firmware %d.%d.%d is older than %d.%d.%d: update it", m.APIMajor, m.APIMinor, m.Build, f.Major, f.Minor, f.Build)
+		}
 	}
-	if len(digests) == 0 {
+	if len(want.Digests) == 0 {
 		return errors.New("sev measurement: no launch digest is expected: coffer measure computes them")
 	}
-	for _, d := range digests {
+	for _, d := range want.Digests {
 		if len(d) != digestSize {
 			return fmt.Errorf("sev measurement: an expected launch digest has %d bytes, not %d", len(d), digestSize)
 		}
-		want := mac(k.TIK[:], []byte{4, m.APIMajor, m.APIMinor, m.Build}, binary.LittleEndian.AppendUint32(nil, k.Policy), d, m.Nonce)
-		if hmac.Equal(want, m.Measure) {
+		sum := mac(k.TIK[:], []byte{4, m.APIMajor, m.APIMinor, m.Build}, binary.LittleEndian.AppendUint32(nil, k.Policy), d, m.Nonce)
+		if hmac.Equal(sum, m.Measure) {
 			return nil
 		}
 	}

@@ -30,17 +30,18 @@ type Session struct {
 	Blob   []byte // SessionSize
 }
 
-// noDebug is the bit of a SEV policy that keeps the host from reading the guest.
-const noDebug = 1
+// closed are the bits of a SEV policy without which the host could read the guest:
+// no debugging, and no other guest with the same key.
+const closed = 1<<0 | 1<<1
 
-// NewSession makes keys and wraps them for a platform. A policy that lets the host
-// debug the guest is refused: it would read the secret.
+// NewSession makes keys and wraps them for a platform. A policy under which the host
+// could read the secret is refused.
 func NewSession(p *Platform, policy uint32) (*Keys, *Session, error) {
 	if p == nil || p.pdh == nil {
 		return nil, nil, errors.New("sev session: no verified platform")
 	}
-	if policy&noDebug == 0 {
-		return nil, nil, fmt.Errorf("sev session: policy %#x lets the host debug the guest: set bit 0", policy)
+	if policy&closed != closed {
+		return nil, nil, fmt.Errorf("sev session: policy %#x lets the host debug the guest, or start another one with its key: set bits 0 and 1", policy)
 	}
 	own, err := ecdh.P384().GenerateKey(rand.Reader)
 	if err != nil {

@@ -54,11 +54,11 @@ func TestOutsideVectors(t *testing.T) {
 		Measure: unhex(t, "6faab2daae389bcd3405a05d6cafe33c0414f7bedd0bae19ba5f38b7fd1664ea"), Nonce: unhex(t, "4fbe0bedbad6c86ae8f68971d103e554"),
 	}
 	digest := unhex(t, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855") // of nothing
-	if err := k.verify(m, [][]byte{digest}); err != nil {
+	if err := k.verify(m, &Expected{Digests: [][]byte{digest}}); err != nil {
 		t.Error(err)
 	}
 	m.Build++
-	if err := k.verify(m, [][]byte{digest}); !errors.Is(err, ErrMeasurement) {
+	if err := k.verify(m, &Expected{Digests: [][]byte{digest}}); !errors.Is(err, ErrMeasurement) {
 		t.Errorf("another build: %v", err)
 	}
 }
@@ -121,6 +121,7 @@ func TestSecretReachesTheLaunch(t *testing.T) {
 		t.Fatal(err)
 	}
 	digest := bytes.Repeat([]byte{7}, 32)
+	want := Expected{Digests: [][]byte{digest}}
 	measure := func(digest []byte) *launch.SEVMeasurement {
 		t.Helper()
 		m, nonce, err := p.Measure(digest)
@@ -134,7 +135,7 @@ func TestSecretReachesTheLaunch(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := measure(digest)
-	packet, err := keys.Packet(first, [][]byte{bytes.Repeat([]byte{8}, 32), digest}, table)
+	packet, err := keys.Packet(first, &Expected{Digests: [][]byte{bytes.Repeat([]byte{8}, 32), digest}, Floor: Firmware{0, 24, 15}}, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,33 +156,40 @@ func TestSecretReachesTheLaunch(t *testing.T) {
 	if _, err := p.Inject(packet.Header, packet.Secret); !errors.Is(err, fakesev.ErrPacket) {
 		t.Errorf("another launch takes it: %v", err)
 	}
-	if _, err := keys.Packet(measure(bytes.Repeat([]byte{9}, 32)), [][]byte{digest}, table); !errors.Is(err, ErrMeasurement) {
+	if _, err := keys.Packet(measure(bytes.Repeat([]byte{9}, 32)), &want, table); !errors.Is(err, ErrMeasurement) {
 		t.Errorf("another digest: %v", err)
 	}
 	other, _, err := NewSession(platform, policy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Packet(first, [][]byte{digest}, table); !errors.Is(err, ErrMeasurement) {
+	if _, err := other.Packet(first, &want, table); !errors.Is(err, ErrMeasurement) {
 		t.Errorf("another session: %v", err)
 	}
-	for want, m := range map[string]*launch.SEVMeasurement{
+	for says, m := range map[string]*launch.SEVMeasurement{
 		"older than 0.17": {APIMinor: 16, Measure: first.Measure, Nonce: first.Nonce}, "not 32 and 16": {APIMinor: 24, Measure: first.Measure}, "measure and nonce": nil,
 	} {
-		if _, err := keys.Packet(m, [][]byte{digest}, table); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %q", err, want)
+		if _, err := keys.Packet(m, &want, table); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
 		}
 	}
-	if _, err := keys.Packet(first, nil, table); err == nil || errors.Is(err, ErrMeasurement) {
+	if _, err := keys.Packet(first, &Expected{}, table); err == nil || errors.Is(err, ErrMeasurement) {
 		t.Errorf("no digest is expected: %v", err)
 	}
 	for _, n := range []int{0, 15, maxTable + 16} {
-		if _, err := keys.Packet(first, [][]byte{digest}, make([]byte, n)); err == nil {
+		if _, err := keys.Packet(first, &want, make([]byte, n)); err == nil {
 			t.Errorf("a secret of %d bytes", n)
 		}
 	}
-	if _, _, err := NewSession(platform, 0x3e); err == nil || !strings.Contains(err.Error(), "debug") {
-		t.Errorf("a policy with debugging: %v", err)
+	for _, f := range []Firmware{{0, 24, 16}, {0, 25, 0}, {1, 0, 0}} {
+		if _, err := keys.Packet(first, &Expected{Digests: want.Digests, Floor: f}, table); err == nil || !strings.Contains(err.Error(), "0.24.15 is older than") {
+			t.Errorf("firmware older than %+v: %v", f, err)
+		}
+	}
+	for _, open := range []uint32{0x3e, 0x3d, 0} {
+		if _, _, err := NewSession(platform, open); err == nil || !strings.Contains(err.Error(), "set bits 0 and 1") {
+			t.Errorf("policy %#x: %v", open, err)
+		}
 	}
 	if _, _, err := NewSession(&Platform{}, policy); err == nil {
 		t.Error("a platform that nobody has verified")
