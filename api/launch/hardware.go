@@ -42,7 +42,6 @@ const MaxHostDevices = 8
 const (
 	idBlockSize = 96
 	idAuthSize  = 4096
-	maxSEVBlob  = 64 << 10
 )
 
 // PolicyOf gives the guest policy that a launch of the SEV family has.
@@ -75,14 +74,10 @@ func (s *Spec) validateSEV() error {
 		return fmt.Errorf("launch spec: snp: id_block: %s takes none", s.TEE)
 	case len(p.IDBlock) > 0 && (len(p.IDBlock) != idBlockSize || len(p.IDAuth) != idAuthSize):
 		return fmt.Errorf("launch spec: snp: id_block of %d bytes and id_auth of %d, not %d and %d", len(p.IDBlock), len(p.IDAuth), idBlockSize, idAuthSize)
-	case (len(p.DHCert) > 0) != (len(p.Session) > 0):
-		return errors.New("launch spec: snp: dh_cert and session: both or none")
 	case len(p.DHCert) > 0 && s.TEE != SEV && s.TEE != SEVES:
 		return fmt.Errorf("launch spec: snp: dh_cert: %s takes no launch secret", s.TEE)
-	case len(p.DHCert) > maxSEVBlob || len(p.Session) > maxSEVBlob:
-		return fmt.Errorf("launch spec: snp: dh_cert or session: more than %d bytes", maxSEVBlob)
 	}
-	return nil
+	return p.checkSEVSecret()
 }
 
 func (s *Spec) validateHostDevices() error {

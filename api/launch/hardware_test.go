@@ -26,15 +26,23 @@ func TestValidateHardware(t *testing.T) {
 		"both or none":        {SNP, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block} }},
 		"id_block: sev takes": {SEV, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block, IDAuth: auth} }},
 		"id_block of 95":      {SNP, func(s *Spec) { s.SNP = &SNPParams{IDBlock: block[1:], IDAuth: auth} }},
-		"dh_cert and session": {SEV, func(s *Spec) { s.SNP = &SNPParams{Session: []byte("s")} }},
+		"all or none": {SEV, func(s *Spec) {
+			s.SNP = &SNPParams{Session: make([]byte, SEVSessionSize), DHCert: make([]byte, SEVDHCertSize)}
+		}},
+		"secret_service: all": {SEV, func(s *Spec) { s.SNP = &SNPParams{SecretService: "https://owner.example"} }},
 		"no launch secret":    {SNP, func(s *Spec) { s.SNP = &SNPParams{Session: []byte("s"), DHCert: []byte("c")} }},
-		"more than 65536":     {SEVES, func(s *Spec) { s.SNP = &SNPParams{Session: make([]byte, 1<<17), DHCert: []byte("c")} }},
-		"sev takes none":      {SEV, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
-		"tpm-sim takes none":  {TPMSim, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
-		"cca takes none":      {CCA, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
-		"comes twice":         {SNP, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0", "0000:65:00.0"} }},
-		"no PCI address":      {TDX, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0,x-vga=on"} }},
-		"9, at most 8":        {TDX, func(s *Spec) { s.HostDevices = make([]string, 9) }},
+		"not 2084 and 128": {SEVES, func(s *Spec) {
+			s.SNP = &SNPParams{Session: make([]byte, 1<<17), DHCert: []byte("c"), SecretService: "https://o"}
+		}},
+		"no URL of HTTP": {SEVES, func(s *Spec) {
+			s.SNP = &SNPParams{Session: make([]byte, SEVSessionSize), DHCert: make([]byte, SEVDHCertSize), SecretService: "file:///etc/passwd"}
+		}},
+		"sev takes none":     {SEV, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"tpm-sim takes none": {TPMSim, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"cca takes none":     {CCA, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0"} }},
+		"comes twice":        {SNP, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0", "0000:65:00.0"} }},
+		"no PCI address":     {TDX, func(s *Spec) { s.HostDevices = []string{"0000:65:00.0,x-vga=on"} }},
+		"9, at most 8":       {TDX, func(s *Spec) { s.HostDevices = make([]string, 9) }},
 	} {
 		s := good(c.tee)
 		c.change(&s)

@@ -187,9 +187,11 @@ type SNPParams struct {
 	IDBlock []byte `json:"id_block,omitempty"`
 	IDAuth  []byte `json:"id_auth,omitempty"`
 	// DHCert and Session are the owner's certificate and session blob (SEV and
-	// SEV-ES): with them the launch can be handed a secret. Both or none.
-	DHCert  []byte `json:"dh_cert,omitempty"`
-	Session []byte `json:"session,omitempty"`
+	// SEV-ES), and SecretService the URL at which the owner answers the launch's
+	// measurement (SEVMeasurement) with a secret (SEVSecret). All or none.
+	DHCert        []byte `json:"dh_cert,omitempty"`
+	Session       []byte `json:"session,omitempty"`
+	SecretService string `json:"secret_service,omitempty"`
 }
 
 // SGXParams are launch parameters of SGX.

@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/host/cdi"
 	"github.com/cofferproject/coffer/host/shim"
 )
 
@@ -25,6 +27,8 @@ type nodeConfig struct {
 	memory, cpu                          string // overhead
 	sandboxer                            string
 	aliases                              bool
+	podResources                         string      // socket of the kubelet's
+	devices                              cdi.Allowed // that pods of the classes with devices may be given
 }
 
 // class is one RuntimeClass with its handler.
@@ -33,6 +37,8 @@ type class struct {
 	tee  launch.TEE
 	// alias is a published name of other installers for the same purpose; "": none.
 	alias string
+	// devices says that its pods may be given devices.
+	devices bool
 }
 
 // classOf names a TEE's class. What is simulated says so in its name.
@@ -49,6 +55,28 @@ func classOf(tee launch.TEE) class {
 		c.alias = "kata-qemu-coco-dev"
 	}
 	return c
+}
+
+// withDevices names the class of k's TEE whose pods may be given devices.
+func (k class) withDevices() class {
+	k.name, k.alias, k.devices = k.name+"-gpu", "", true
+	if k.tee == launch.SNP || k.tee == launch.TDX {
+		k.alias = "kata-qemu-nvidia-gpu-" + string(k.tee)
+	}
+	return k
+}
+
+// classes are those that the flags ask for.
+func (c *nodeConfig) classes() []class {
+	var out []class
+	for _, tee := range c.tees {
+		k := classOf(tee)
+		out = append(out, k)
+		if len(c.devices) > 0 && shim.TakesDevices(tee) {
+			out = append(out, k.withDevices())
+		}
+	}
+	return out
 }
 
 // written is one file of the answer.
@@ -76,6 +104,11 @@ func configMain(args []string, stdout io.Writer) error {
 		c.tees = append(c.tees, launch.TEE(s))
 		return nil
 	})
+	fs.Func("device", "CDI kind of device (nvidia.com/pgpu), or a single one (nvidia.com/pgpu=0), that pods may be given: makes a further class coffer-TEE-gpu of each TEE that takes devices; may be repeated", func(s string) error {
+		c.devices = append(c.devices, s)
+		return c.devices.Check()
+	})
+	fs.StringVar(&c.podResources, "pod-resources", "", "with --device: socket of the kubelet's PodResources API (/var/lib/kubelet/pod-resources/kubelet.sock); pods then get the devices that the kubelet has given them, and no others")
 	fs.StringVar(&c.platform, "platform", "/var/lib/coffer/guest/platform.json", "platform.json of coffer guest build; process TEEs have none")
 	fs.StringVar(&c.bin, "bin", "", "folder of Coffer's programs (default: the shim's own)")
 	fs.StringVar(&c.cache, "cache", "", "folder for what can be made again (default /var/cache/coffer)")
@@ -86,7 +119,7 @@ func configMain(args []string, stdout io.Writer) error {
 	fs.StringVar(&c.memory, "overhead-memory", "", "memory of a pod beyond its containers' (default 512Mi, for a process 256Mi)")
 	fs.StringVar(&c.cpu, "overhead-cpu", "", "processors of a pod beyond its containers' (default 250m, for a process 100m)")
 	fs.StringVar(&c.sandboxer, "sandboxer", sandboxers[0], "how containerd has pods made: podsandbox, by a sandbox's task, or shim, by the sandbox API (containerd 2.x)")
-	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-snp, kata-qemu-tdx, kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
+	fs.BoolVar(&c.aliases, "aliases", false, "RuntimeClasses too with the names that other installers give (kata-qemu-snp, kata-qemu-tdx, kata-qemu-nvidia-gpu-snp, kata-qemu-nvidia-gpu-tdx, kata-qemu-coco-dev, enclave-cc), so that manifests need not change")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -139,8 +172,14 @@ func (c *nodeConfig) check() error {
 	if len(c.tees) == 0 {
 		return fmt.Errorf("--tee is missing: %s (what the node has), or which of %v", shim.Hardware, shim.Launched)
 	}
+	if len(c.devices) > 0 && !slices.ContainsFunc(c.tees, shim.TakesDevices) {
+		return fmt.Errorf("--device: pods of %v are given none: name a TEE whose pods are (snp, tdx, hardware), or a simulated VM", c.tees)
+	}
+	if c.podResources != "" && len(c.devices) == 0 {
+		return errors.New("--pod-resources: it is for classes with devices: name some with --device")
+	}
 	for _, p := range []struct{ flag, path string }{
-		{"platform", c.platform}, {"bin", c.bin}, {"cache", c.cache}, {"etc", c.etc}, {"snapshotter-socket", c.snapshotterSocket}, {"snapshotter-root", c.root},
+		{"platform", c.platform}, {"bin", c.bin}, {"cache", c.cache}, {"etc", c.etc}, {"snapshotter-socket", c.snapshotterSocket}, {"snapshotter-root", c.root}, {"pod-resources", c.podResources},
 	} {
 		if p.path != "" && (!filepath.IsAbs(p.path) || strings.ContainsFunc(p.path, func(r rune) bool { return r < ' ' || r == 0x7F })) {
 			return fmt.Errorf("--%s: %q is no absolute path", p.flag, p.path)
@@ -172,12 +211,11 @@ func (c *nodeConfig) files() ([]written, error) {
 		containerd.WriteString("\n[plugins.'io.containerd.cri.v1.images']\n  disable_snapshot_annotations = false\n")
 	}
 	out := []written{{File: "containerd.toml", For: "containerd's configuration, to be imported by its own file (imports = [...])"}, {File: "runtimeclasses.yaml", For: "kubectl apply -f"}}
-	for _, tee := range c.tees {
-		k := classOf(tee)
+	for _, k := range c.classes() {
 		file := k.name + ".toml"
-		handler, err := c.handler(tee)
+		handler, err := c.handler(k)
 		if err != nil {
-			return nil, fmt.Errorf("--tee %s: %w", tee, err)
+			return nil, fmt.Errorf("--tee %s: %w", k.tee, err)
 		}
 		out = append(out, written{file, "the handler " + k.name, handler})
 		c.runtime(&containerd, k, filepath.Join(c.etc, file))
@@ -190,10 +228,16 @@ func (c *nodeConfig) files() ([]written, error) {
 	return out, nil
 }
 
-func (c *nodeConfig) handler(tee launch.TEE) (string, error) {
+func (c *nodeConfig) handler(k class) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "tee = %q\n", string(tee))
-	if !tee.Process() {
+	fmt.Fprintf(&b, "tee = %q\n", string(k.tee))
+	if k.devices {
+		fmt.Fprintf(&b, "devices = [%s]\n", quoted(c.devices))
+		if c.podResources != "" {
+			fmt.Fprintf(&b, "pod_resources = %q\n", c.podResources)
+		}
+	}
+	if !k.tee.Process() {
 		fmt.Fprintf(&b, "platform = %q\n", c.platform)
 	}
 	for key, path := range map[string]string{"bin": c.bin, "cache": c.cache} {
@@ -205,9 +249,23 @@ func (c *nodeConfig) handler(tee launch.TEE) (string, error) {
 	return b.String(), err
 }
 
+// quoted gives names as the elements of a list in TOML.
+func quoted(names []string) string {
+	var out []string
+	for _, n := range names {
+		out = append(out, strconv.Quote(n))
+	}
+	return strings.Join(out, ", ")
+}
+
 func (c *nodeConfig) runtime(b *strings.Builder, k class, file string) {
 	const runtimes = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes."
-	fmt.Fprintf(b, "\n[%s%s]\n  runtime_type = \"io.containerd.coffer.v2\"\n  pod_annotations = [\"io.katacontainers.*\"]\n  privileged_without_host_devices = true\n", runtimes, k.name)
+	annotations := "  pod_annotations = [\"io.katacontainers.*\"]\n"
+	if k.devices {
+		const names = cdi.AnnotationPrefix + "*"
+		annotations = "  pod_annotations = [" + quoted([]string{"io.katacontainers.*", names}) + "]\n  container_annotations = [" + quoted([]string{names}) + "]\n"
+	}
+	fmt.Fprintf(b, "\n[%s%s]\n  runtime_type = \"io.containerd.coffer.v2\"\n%s  privileged_without_host_devices = true\n", runtimes, k.name, annotations)
 	if c.snapshotter != "" {
 		fmt.Fprintf(b, "  snapshotter = %q\n", c.snapshotter)
 	}

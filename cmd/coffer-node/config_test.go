@@ -114,6 +114,45 @@ func TestConfigForTheSandboxAPI(t *testing.T) {
 	}
 }
 
+// TestConfigWithDevices: each TEE whose pods may be given devices has a further class,
+// and only that one's handler takes the annotations that name them.
+func TestConfigWithDevices(t *testing.T) {
+	dir, out := config(t, "--tee", "snp", "--tee", "tdx", "--tee", "hardware", "--tee", "snp-sim", "--tee", "tpm-sim", "--tee", "sgx-sim", "--device", "nvidia.com/pgpu", "--device", "amd.com/gpu=0", "--pod-resources", "/k.sock", "--aliases", "--platform", "/p.json")
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	containerd, classes := read("containerd.toml"), read("runtimeclasses.yaml")
+	for _, name := range []string{"coffer-snp-gpu", "coffer-tdx-gpu", "coffer-gpu", "coffer-snp-sim-gpu"} {
+		h, err := shim.ParseConfig([]byte(read(name + ".toml")))
+		if err != nil || !slices.Equal(h.Devices, []string{"nvidia.com/pgpu", "amd.com/gpu=0"}) || h.PodResources != "/k.sock" {
+			t.Errorf("%s: %+v, %v", name, h, err)
+		}
+		_, table, _ := strings.Cut(containerd, "runtimes."+name+"]")
+		table, _, _ = strings.Cut(table, "\n[")
+		if !strings.Contains(table, `pod_annotations = ["io.katacontainers.*", "cdi.k8s.io/*"]`) || !strings.Contains(table, `container_annotations = ["cdi.k8s.io/*"]`) {
+			t.Errorf("%s: %s", name, table)
+		}
+		if !strings.Contains(classes, "metadata: {name: "+name+"}\nhandler: "+name+"\n") {
+			t.Errorf("no class %s: %s", name, classes)
+		}
+	}
+	for alias, handler := range map[string]string{"kata-qemu-nvidia-gpu-snp": "coffer-snp-gpu", "kata-qemu-nvidia-gpu-tdx": "coffer-tdx-gpu", "kata-qemu-snp": "coffer-snp"} {
+		if !strings.Contains(classes, "metadata: {name: "+alias+"}\nhandler: "+handler+"\n") {
+			t.Errorf("no class %s: %s", alias, classes)
+		}
+	}
+	if h, err := shim.ParseConfig([]byte(read("coffer-snp.toml"))); err != nil || len(h.Devices) > 0 || h.PodResources != "" || strings.Count(containerd, "cdi.k8s.io") != 8 {
+		t.Errorf("%+v, %v, %s", h, err, containerd)
+	}
+	if strings.Contains(out, "coffer-tpm-sim-gpu") || strings.Contains(out, "coffer-process-sim-gpu") {
+		t.Errorf("a class whose pods are given none: %s", out)
+	}
+}
+
 func TestConfigWithoutSnapshotter(t *testing.T) {
 	dir, _ := config(t, "--tee", "tpm-sim", "--snapshotter", "")
 	b, err := os.ReadFile(filepath.Join(dir, "containerd.toml"))
@@ -132,6 +171,10 @@ func TestConfigIsRefused(t *testing.T) {
 		"--sandboxer":              {"--tee", "tpm-sim", "--sandboxer", "pod"},
 		"--overhead-memory":        {"--tee", "tpm-sim", "--overhead-memory", "1}\nkind: Pod"},
 		"--etc":                    {"--tee", "tpm-sim", "--etc", "/a\nb"},
+		"--pod-resources: it":      {"--tee", "snp", "--pod-resources", "/k.sock"},
+		"--pod-resources: \"k":     {"--tee", "snp", "--device", "a/b", "--pod-resources", "k.sock"},
+		"are given none":           {"--tee", "tpm-sim", "--device", "nvidia.com/pgpu"},
+		"vendor/class":             {"--tee", "snp", "--device", "pgpu"},
 		"--output text or json":    {"--tee", "tpm-sim", "--output", "xml"},
 		"config takes no argument": {"--tee", "tpm-sim", "more"},
 	} {

@@ -27,8 +27,19 @@ func doctorMain(args []string, out io.Writer) error {
 	tee := fs.String("tee", "", "this TEE alone")
 	path := fs.String("platform", "", "platform.json of coffer guest build (default: the one in the cache)")
 	quotes := fs.String("quote-socket", vmm.DefaultQuoteSocket, "tdx: socket of the quote generation service")
+	var devices []string
+	fs.Func("host-device", "with --tee: PCI address of a device that its pods are to be given, such as 0000:65:00.0; may be repeated", func(s string) error {
+		if !launch.ValidPCIAddress(s) {
+			return fmt.Errorf("%.40q is no PCI address (0000:65:00.0)", s)
+		}
+		devices = append(devices, s)
+		return nil
+	})
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if len(devices) > 0 && !launch.TEE(*tee).TakesHostDevices() {
+		return errors.New("--host-device: with --tee snp or tdx, whose pods are given devices")
 	}
 	if fs.NArg() != 0 || *output != "text" && *output != "json" {
 		return errors.New("doctor takes no arguments, and --output text or json")
@@ -44,7 +55,7 @@ func doctorMain(args []string, out io.Writer) error {
 	firmware := func(t launch.TEE) string { return p.TEEFirmware[t.Firmware()].Path }
 	var reports []*hostcheck.Report
 	if t := launch.TEE(*tee); t != "" {
-		reports = append(reports, h.Inspect(context.Background(), t, hostcheck.Needs{Firmware: firmware(t)}))
+		reports = append(reports, h.Inspect(context.Background(), t, hostcheck.Needs{Firmware: firmware(t), HostDevices: devices}))
 	} else {
 		reports = h.All(context.Background(), firmware)
 	}

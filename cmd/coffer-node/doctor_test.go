@@ -33,7 +33,11 @@ func TestDoctor(t *testing.T) {
 	if err := doctorMain([]string{"--tee", "tdx"}, &out); !errors.Is(err, errNoTEE) || !strings.HasPrefix(out.String(), "tdx: not here\n") {
 		t.Errorf("%v: %s", err, out.String())
 	}
-	for _, args := range [][]string{{"x"}, {"--output", "xml"}, {"--tee", "tpm-sim"}, {"--platform", "/nonexistent"}} {
+	out.Reset()
+	if err := doctorMain([]string{"--tee", "snp", "--host-device", "ffff:ff:1f.7"}, &out); !errors.Is(err, errNoTEE) || !strings.Contains(out.String(), "MISS the device ffff:ff:1f.7 is there") {
+		t.Errorf("a device that is nowhere: %v: %s", err, out.String())
+	}
+	for _, args := range [][]string{{"--tee", "snp", "--host-device", "65:00.0"}, {"--host-device", "0000:65:00.0"}, {"--tee", "cca", "--host-device", "0000:65:00.0"}, {"x"}, {"--output", "xml"}, {"--tee", "tpm-sim"}, {"--platform", "/nonexistent"}} {
 		out.Reset()
 		if err := doctorMain(args, &out); err == nil || errors.Is(err, errNoTEE) || out.Len() > 0 {
 			t.Errorf("%v: %v, %s", args, err, out.String())

@@ -16,6 +16,7 @@ import (
 	"github.com/cofferproject/coffer/host/libos"
 	"github.com/cofferproject/coffer/host/node"
 	"github.com/cofferproject/coffer/host/sandbox"
+	"github.com/cofferproject/coffer/host/sevowner"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/vmm"
 )
@@ -49,7 +50,7 @@ func sandboxMain(args []string) error {
 			return nil, err
 		}
 		return vmm.New(p, vmm.Options{
-			CacheDir: cache, Supervisor: supervisor, Parent: parent, BootTimeout: *boot, SimHW: simHW,
+			CacheDir: cache, Supervisor: supervisor, Parent: parent, BootTimeout: *boot, SimHW: simHW, AskOwner: sevowner.Ask,
 		})
 	})
 	if errors.Is(err, node.ErrFailed) {

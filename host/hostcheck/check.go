@@ -57,8 +57,9 @@ func (r *Report) Err() error {
 type Needs struct {
 	// Firmware that the launch starts from; "": that of no launch, which is missing
 	// for a TEE that has firmware.
-	Firmware    string
-	HostDevices bool
+	Firmware string
+	// HostDevices are PCI addresses of devices that the VM is given.
+	HostDevices []string
 }
 
 // architecture is the machine that a TEE is a part of.
@@ -118,8 +119,11 @@ func (h *Host) Inspect(ctx context.Context, tee launch.TEE, needs Needs) *Report
 		r.add(h.firmware(tee, needs.Firmware))
 	}
 	h.qemu(ctx, r, tee, machine)
-	if needs.HostDevices {
+	if len(needs.HostDevices) > 0 {
 		r.add(h.exists("iommufd", "host devices can be given to a VM by descriptor", "dev/iommu", "load the module iommufd (Linux 6.6 or newer) and turn the IOMMU on"))
+	}
+	for _, a := range needs.HostDevices {
+		h.hostDevice(r, a)
 	}
 	r.Ready = r.First() == nil
 	return r

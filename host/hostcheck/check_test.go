@@ -57,6 +57,7 @@ func newMachine(t *testing.T, arch string) *machine {
 	} {
 		m.write(name, content)
 	}
+	m.gpu()
 	if err := os.MkdirAll(m.path("var/run/aesmd"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +70,29 @@ func newMachine(t *testing.T, arch string) *machine {
 		t.Cleanup(func() { _ = l.Close() })
 	}
 	return m
+}
+
+const gpu, gpuSound = "0000:65:00.0", "0000:65:00.1"
+
+// gpu adds a GPU that VFIO has, with its sound function and the port above it in one group.
+func (m *machine) gpu() {
+	m.t.Helper()
+	const devices = "sys/bus/pci/devices/"
+	for address, driver := range map[string]string{gpu: "vfio-pci", gpuSound: "vfio-pci", "0000:64:01.0": "pcieport"} {
+		m.write(devices+address+"/class", "0x030000\n")
+		m.link("../../../bus/pci/drivers/"+driver, devices+address+"/driver")
+		m.write("sys/kernel/iommu_groups/7/devices/"+address+"/x", "")
+		m.link("../../../../kernel/iommu_groups/7", devices+address+"/iommu_group")
+	}
+	m.write(devices+gpu+"/vfio-dev/vfio3/dev", "237:3\n")
+	m.write("dev/vfio/devices/vfio3", "")
+}
+
+func (m *machine) link(to, name string) {
+	m.t.Helper()
+	if err := os.Symlink(to, m.path(name)); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *machine) write(name, content string) {
@@ -94,7 +118,7 @@ func archOf(t launch.TEE) string { a, _ := architecture(t); return a }
 func TestReady(t *testing.T) {
 	fw := filepath.Join(vectors.Dir(t, "measure"), "ovmf_AmdSev_suffix.bin")
 	for _, tee := range TEEs() {
-		r := newMachine(t, archOf(tee)).Inspect(t.Context(), tee, Needs{Firmware: fw, HostDevices: true})
+		r := newMachine(t, archOf(tee)).Inspect(t.Context(), tee, Needs{Firmware: fw, HostDevices: []string{gpu}})
 		if err := r.Err(); err != nil || !r.Ready || len(r.Checks) < 5 {
 			t.Errorf("%s: %v, %+v", tee, err, r.Checks)
 		}
@@ -142,6 +166,17 @@ func TestMissing(t *testing.T) {
 		{launch.SNP, "qemu-object", "10.1.0", good, func(m *machine) { m.qemu.Objects = []string{"sev-guest"} }},
 		{launch.SNP, "qemu", "exec format", good, func(m *machine) { m.qemuErr = errors.New("exec format error") }},
 		{launch.SNP, "iommufd", "missing", good, func(m *machine) { m.remove("dev/iommu") }},
+		{launch.SNP, "host-device", "missing", good, func(m *machine) { m.remove("sys/bus/pci/devices/" + gpu) }},
+		{launch.SNP, "host-device-vfio", "driver is vfio-pci", good, func(m *machine) { m.remove("dev/vfio/devices/vfio3") }},
+		{launch.TDX, "host-device-vfio", "driver is nvidia", good, func(m *machine) {
+			m.remove("sys/bus/pci/devices/" + gpu + "/vfio-dev")
+			m.remove("sys/bus/pci/devices/" + gpu + "/driver")
+			m.link("../drivers/nvidia", "sys/bus/pci/devices/"+gpu+"/driver")
+		}},
+		{launch.TDX, "host-device-group", gpuSound + " has snd_hda_intel", good, func(m *machine) {
+			m.remove("sys/bus/pci/devices/" + gpuSound + "/driver")
+			m.link("../drivers/snd_hda_intel", "sys/bus/pci/devices/"+gpuSound+"/driver")
+		}},
 		{launch.SEVES, "kvm-vm-type", "capability 235", good, func(m *machine) { m.vmTypes = 1 << vmTypeSEV }},
 		{launch.TDX, "kvm-parameter", "missing", good, func(m *machine) { m.remove("sys/module/kvm_intel") }},
 		{launch.TDX, "cpu-flag", "cpuinfo", good, func(m *machine) { m.write("proc/cpuinfo", "") }},
@@ -176,7 +211,7 @@ func TestMissing(t *testing.T) {
 		t.Run(string(c.tee)+"-"+c.id, func(t *testing.T) {
 			m := newMachine(t, archOf(c.tee))
 			c.spoil(m)
-			r := m.Inspect(t.Context(), c.tee, Needs{Firmware: c.firmware, HostDevices: true})
+			r := m.Inspect(t.Context(), c.tee, Needs{Firmware: c.firmware, HostDevices: []string{gpu}})
 			var failed []string
 			for _, k := range r.Checks {
 				if !k.OK {

@@ -10,6 +10,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/host/cdi"
 )
 
 // maxConfig is the largest configuration, in bytes.
@@ -48,6 +49,16 @@ type Config struct {
 	// the scheduler does not see them; 0: no bound.
 	MaxMemoryMiB int `toml:"max_memory_mib"`
 	MaxVCPUs     int `toml:"max_vcpus"`
+	// Devices are the devices by CDI name that its pods may be given: kinds
+	// ("nvidia.com/pgpu") and single ones ("nvidia.com/pgpu=0"); empty: none. CDIDirs
+	// are the folders of CDI specifications; empty: cdi.DefaultDirs.
+	Devices cdi.Allowed `toml:"devices"`
+	CDIDirs []string    `toml:"cdi_dirs"`
+	// PodResources is the socket of the kubelet's PodResources API: then a pod has the
+	// devices that the kubelet has given it, and its annotations name no others; "":
+	// annotations alone say them.
+	PodResources string `toml:"pod_resources"`
+	root         string // where /sys is: "" is "/"
 	// MaxDiskGiB bounds the disks that are made for a pod, all together; 0: no bound.
 	MaxDiskGiB int `toml:"max_disk_gib"`
 }
@@ -98,7 +109,10 @@ func ParseConfig(b []byte) (*Config, error) {
 	case c.MemoryMiB < 0 || c.VCPUs < 0 || c.VCPUs > launch.MaxVCPUs || c.MaxMemoryMiB < 0 || c.MaxVCPUs < 0 || c.MaxDiskGiB < 0:
 		return nil, errors.New("memory_mib, vcpus, max_memory_mib, max_vcpus or max_disk_gib: out of range")
 	}
-	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
+	if err := c.checkDevices(); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct{ key, path string }{{"bin", c.Bin}, {"cache", c.Cache}, {"run_dir", c.RunDir}, {"pod_resources", c.PodResources}, {"kubelet_dir", c.KubeletDir}, {"direct_volumes", c.DirectVolumes}} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
 		}
@@ -128,4 +142,26 @@ func ParseConfig(b []byte) (*Config, error) {
 		c.Bin = filepath.Dir(self)
 	}
 	return c, nil
+}
+
+// checkDevices refuses a list of devices that no pod of the handler could be given.
+func (c *Config) checkDevices() error {
+	if len(c.Devices) > 0 && !TakesDevices(c.TEE) {
+		return fmt.Errorf("devices: a pod of %s is given none", c.TEE)
+	}
+	if err := c.Devices.Check(); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	for _, d := range c.CDIDirs {
+		if !filepath.IsAbs(d) {
+			return fmt.Errorf("cdi_dirs: %q is no absolute path", d)
+		}
+	}
+	return nil
+}
+
+// TakesDevices reports whether pods of a TEE can be given devices: the node's, or
+// simulated ones beside a simulated TEE.
+func TakesDevices(tee launch.TEE) bool {
+	return tee == Hardware || tee.TakesHostDevices() || tee.Played()
 }

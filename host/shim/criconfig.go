@@ -16,6 +16,8 @@ const criConfigType = "runtime.v1.PodSandboxConfig"
 // bring all of the CRI for these few fields.
 type criConfig struct {
 	uid          string
+	name         string
+	namespace    string
 	dns          *criDNS // nil: the node's
 	annotations  map[string]string
 	cgroupParent string
@@ -29,7 +31,7 @@ type criDNS struct{ servers, searches, options []string }
 func parseCRIConfig(b []byte) (*criConfig, error) {
 	c := &criConfig{annotations: map[string]string{}}
 	err := message{
-		1: text(map[protowire.Number]*string{2: &c.uid}),
+		1: text(map[protowire.Number]*string{1: &c.name, 2: &c.uid, 3: &c.namespace}),
 		4: func(v []byte) error {
 			c.dns = new(criDNS)
 			return message{1: list(&c.dns.servers), 2: list(&c.dns.searches), 3: list(&c.dns.options)}.read(v)

@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/cdi"
 	"github.com/cofferproject/coffer/host/hostcheck"
 	"github.com/cofferproject/coffer/host/libos"
 	"github.com/cofferproject/coffer/host/podnet"
@@ -20,11 +21,13 @@ import (
 
 // holder is what a handler's pods are held by: a virtual machine, or a process.
 type holder struct {
-	spec     *launch.Spec
-	platform *platform.Platform // nil: a process
-	netns    string             // the pod's, which a process runs in
-	files    []*os.File         // behind the paths of spec.Disks
-	process  string             // the one of the sandbox's that stands for it
+	spec        *launch.Spec
+	platform    *platform.Platform // nil: a process
+	netns       string             // the pod's, which a process runs in
+	files       []*os.File         // behind the paths of spec.Disks
+	devices     cdi.Devices        // that the VM is started with
+	deviceNames []cdi.Name         // what annotations or the kubelet call them
+	process     string             // the one of the sandbox's that stands for it
 }
 
 // newHolder says what to launch for a pod of that size.

@@ -22,6 +22,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/podpolicy"
+	"github.com/cofferproject/coffer/host/cdi"
 	"github.com/cofferproject/coffer/host/podnet"
 	"github.com/cofferproject/coffer/host/sandbox"
 )
@@ -42,6 +43,9 @@ type pod struct {
 	vm     sandbox.Sandbox
 	pid    uint32
 	log    *slog.Logger
+	// devices are those that the VM was started with.
+	devices     cdi.Devices
+	deviceNames []cdi.Name // what annotations or the kubelet call them
 
 	client *ttrpc.Client
 	agent  agentpb.AgentServiceService
@@ -117,13 +121,19 @@ func launchPod(ctx context.Context, id string, c *Config, s *podSpec, log *slog.
 	}
 	h.spec.Initdata = document
 	defer h.close()
+	if err := h.addDevices(ctx, c, document, s); err != nil {
+		return nil, err
+	}
 	if err := h.addDisks(c, policy, s.uid); err != nil {
 		return nil, err
 	}
 	if err := h.spec.Validate(); err != nil {
 		return nil, err
 	}
-	p := &pod{id: id, config: c, policy: policy, log: log, copied: map[string]bool{}}
+	p := &pod{
+		id: id, config: c, policy: policy, log: log, copied: map[string]bool{},
+		devices: h.devices, deviceNames: h.deviceNames,
+	}
 	if p.dir, err = makeRunDir(c.RunDir, id); err != nil {
 		return nil, err
 	}

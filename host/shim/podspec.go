@@ -15,8 +15,10 @@ import (
 type podSpec struct {
 	annotations map[string]string
 	uid         string // the kubelet's; "": not said
-	netns       string // path of the network namespace; "": none
-	cgroup      string // OCI cgroups path; "": none
+	// name and namespace are those of the pod's object; "": not said.
+	name, namespace string
+	netns           string // path of the network namespace; "": none
+	cgroup          string // OCI cgroups path; "": none
 	// resolv is the text of the pod's resolv.conf; where it is empty, resolvFile has it.
 	resolv, resolvFile string
 	limits             podLimits
@@ -47,7 +49,7 @@ func ofBundle(s *specs.Spec) (*podSpec, error) {
 	if byCRIO(s.Annotations) {
 		return p, p.ofCRIO()
 	}
-	p.uid = s.Annotations[criUID]
+	p.uid, p.name, p.namespace = s.Annotations[criUID], s.Annotations[criPod], s.Annotations[criNamespace]
 	for key, to := range map[string]*int64{criMemory: &p.limits.memory, criCPUQuota: &p.limits.cpuQuota, criCPUPeriod: &p.limits.cpuPeriod} {
 		n, err := number(s.Annotations, key)
 		if err != nil {
@@ -58,10 +60,11 @@ func ofBundle(s *specs.Spec) (*podSpec, error) {
 	return p, nil
 }
 
-// ofCRIO reads what CRI-O says of a pod. The uid leads to the pod's volumes, so it is the
-// kubelet's label: CRI-O writes a pod's own annotations over all but those.
+// ofCRIO reads what CRI-O says of a pod. The uid leads to the pod's volumes, and the name
+// to its devices, so they are the kubelet's labels: CRI-O writes a pod's own annotations
+// over all but those.
 func (p *podSpec) ofCRIO() error {
-	p.uid = p.annotations[crioUID]
+	p.uid, p.name, p.namespace = p.annotations[crioUID], p.annotations[crioPod], p.annotations[crioNamespace]
 	text := p.annotations[crioResources]
 	if text == "" {
 		return nil
@@ -81,7 +84,7 @@ func (p *podSpec) ofCRIO() error {
 // ofConfig reads the CRI's configuration of a pod. Names are made of it as containerd
 // makes them for a sandbox with a bundle.
 func ofConfig(c *criConfig, id, netns string) *podSpec {
-	p := &podSpec{annotations: c.annotations, uid: c.uid, netns: netns, limits: c.limits, resolvFile: "/etc/resolv.conf"}
+	p := &podSpec{annotations: c.annotations, uid: c.uid, name: c.name, namespace: c.namespace, netns: netns, limits: c.limits, resolvFile: "/etc/resolv.conf"}
 	switch base := path.Base(c.cgroupParent); {
 	case c.cgroupParent == "":
 	case strings.HasSuffix(base, ".slice"):

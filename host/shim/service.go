@@ -247,6 +247,10 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 			c.termination = f
 		}
 	}
+	if err := p.checkDevices(spec); err != nil {
+		return err
+	}
+	p.withoutEdits(c.policy, spec)
 	if err := p.copyVolumes(ctx, c.policy, spec); err != nil {
 		return err
 	}

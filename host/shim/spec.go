@@ -16,6 +16,8 @@ const (
 	criType       = "io.kubernetes.cri.container-type"
 	criSandbox    = "io.kubernetes.cri.sandbox-id"
 	criUID        = "io.kubernetes.cri.sandbox-uid"
+	criPod        = "io.kubernetes.cri.sandbox-name"
+	criNamespace  = "io.kubernetes.cri.sandbox-namespace"
 	criName       = "io.kubernetes.cri.container-name"
 	criMemory     = "io.kubernetes.cri.sandbox-memory"
 	criCPUQuota   = "io.kubernetes.cri.sandbox-cpu-quota"
@@ -23,7 +25,9 @@ const (
 	crioType      = "io.kubernetes.cri-o.ContainerType"
 	crioSandbox   = "io.kubernetes.cri-o.SandboxID"
 	crioMetadata  = "io.kubernetes.cri-o.Metadata"          // JSON of the CRI's ContainerMetadata
-	crioUID       = "io.kubernetes.pod.uid"                 // the kubelet's label
+	crioUID       = "io.kubernetes.pod.uid"                 // the kubelet's label, as the next two
+	crioPod       = "io.kubernetes.pod.name"                //
+	crioNamespace = "io.kubernetes.pod.namespace"           //
 	crioResources = "io.kubernetes.cri-o.PodLinuxResources" // JSON of the CRI's LinuxContainerResources
 	typeSandbox   = "sandbox"
 	typeContainer = "container"

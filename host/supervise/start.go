@@ -25,10 +25,13 @@ type Command struct {
 	UID   int        // uid and gid to run under; 0: the caller's own
 	// BindLowPorts leaves the one capability that ports below 1024 take.
 	BindLowPorts bool
-	Output       *os.File // standard output and error
-	Stdout       *os.File // standard output, where it is another than Output
-	Namespaces   uintptr  // CLONE_NEW* flags: namespaces to start in
-	Env          []string // beyond the customary
+	// LockMiB is how much memory it may lock, for devices that reach it; 0: what this
+	// process may.
+	LockMiB    int
+	Output     *os.File // standard output and error
+	Stdout     *os.File // standard output, where it is another than Output
+	Namespaces uintptr  // CLONE_NEW* flags: namespaces to start in
+	Env        []string // beyond the customary
 }
 
 const capNetBindService = 10
@@ -74,10 +77,29 @@ func Start(c *Command) (*exec.Cmd, error) {
 	if err := noInheritance(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
 	}
-	if err := onForker(cmd.Start); err != nil {
+	if err := onForker(func() error { return startLocking(cmd, c.LockMiB) }); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
 	}
 	return cmd, nil
+}
+
+// startLocking starts cmd with another limit of locked memory than this process has.
+// Limits are inherited and Go sets none in between, so this process has it meanwhile;
+// whoever raises it stands in one queue (onForker).
+func startLocking(cmd *exec.Cmd, mib int) (err error) {
+	if mib == 0 {
+		return cmd.Start()
+	}
+	var old unix.Rlimit
+	want := uint64(mib) << 20
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+		return fmt.Errorf("limit of locked memory: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: want, Max: max(want, old.Max)}); err != nil {
+		return fmt.Errorf("limit of locked memory of %d MiB: %w", mib, err)
+	}
+	defer func() { err = errors.Join(err, unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old)) }()
+	return cmd.Start()
 }
 
 // noCoreDumps applies to this process and, by inheritance, to all it starts.

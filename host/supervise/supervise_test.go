@@ -361,3 +361,35 @@ func TestStartConfines(t *testing.T) {
 		}
 	}
 }
+
+// TestLockedMemory: a process that devices reach into may lock more than its parent,
+// which has its own limit again afterwards.
+func TestLockedMemory(t *testing.T) {
+	limit := func() syscall.Rlimit {
+		var l syscall.Rlimit
+		const memlock = 8 // RLIMIT_MEMLOCK
+		if err := syscall.Getrlimit(memlock, &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	before := limit()
+	const mib = 3
+	out, err := os.CreateTemp(t.TempDir(), "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Start(&Command{Path: "/bin/sh", Args: []string{"-c", "ulimit -l"}, LockMiB: mib, Output: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(out.Name()); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(mib<<10) {
+		t.Errorf("it may lock %q KiB (%v)", b, err)
+	}
+	if after := limit(); after != before {
+		t.Errorf("this process may lock %+v, before %+v", after, before)
+	}
+}

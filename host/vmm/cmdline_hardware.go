@@ -20,6 +20,8 @@ type HardwarePaths struct {
 	Bind    []byte
 	IOMMU   int   // descriptor of /dev/iommu; 0: no host devices
 	Devices []int // descriptors of VFIO devices, in the order of Spec.HostDevices
+	// DevicesMiB are the devices' memory regions in MiB, in that order.
+	DevicesMiB []int
 }
 
 // HostCPU is what the host's processor says of itself.
@@ -168,9 +170,26 @@ func tdxGuard(p HardwarePaths) string {
 	return string(b)
 }
 
-// mmioWindowMiB is room for the memory of one device and its alignment; the
-// firmware looks for it above the guest's own memory.
+// mmioWindowMiB is room for the memory of one device and its alignment, the least that
+// is given: the firmware looks for it above the guest's own memory.
 const mmioWindowMiB = 256 << 10
+
+// mmioWindow gives the room for all devices in MiB, a power of two. Regions are aligned
+// by their own sizes, powers of two each, so that a device's fit into the next one.
+func mmioWindow(devicesMiB []int) int {
+	room := func(mib int) int {
+		n := mmioWindowMiB
+		for n < mib {
+			n *= 2
+		}
+		return n
+	}
+	sum := 0
+	for _, d := range devicesMiB {
+		sum += room(d)
+	}
+	return room(sum)
+}
 
 // hostDevices are cold-plugged, each below a root port of its own, with no ROM that
 // the firmware would run.
@@ -179,11 +198,7 @@ func (a *args) hostDevices(paths Paths) {
 	if len(p.Devices) == 0 {
 		return
 	}
-	window := mmioWindowMiB
-	for window < mmioWindowMiB*len(p.Devices) {
-		window *= 2
-	}
-	a.add("-fw_cfg", fmt.Sprintf("name=opt/ovmf/X-PciMmio64Mb,string=%d", window))
+	a.add("-fw_cfg", fmt.Sprintf("name=opt/ovmf/X-PciMmio64Mb,string=%d", mmioWindow(p.DevicesMiB)))
 	a.add("-object", fmt.Sprintf("iommufd,id=iommu,fd=%d", p.IOMMU))
 	for i, fd := range p.Devices {
 		a.add("-device", fmt.Sprintf("pcie-root-port,id=port%d,bus=pcie.0,chassis=%d,addr=0x%x", i, i+1, firstPortSlot+i))

@@ -39,6 +39,8 @@ type Options struct {
 	// QuoteSocket is where the host's quote generation service listens (TDX); "":
 	// DefaultQuoteSocket.
 	QuoteSocket string
+	// AskOwner gets launch secrets (SEV, SEV-ES); nil: launches with one are refused.
+	AskOwner AskOwner
 }
 
 // Network is a guest's network made of tap interfaces, for one launch: the driver
@@ -158,6 +160,9 @@ func (d *Driver) check(spec *launch.Spec) error {
 		if spec.TEE.Hardware() {
 			if err := checkHardware(spec); err != nil {
 				return err
+			}
+			if spec.SNP != nil && spec.SNP.SecretService != "" && d.opt.AskOwner == nil {
+				return errors.New("launch spec: snp: secret_service: this launcher asks no owner for secrets; coffer-node sandbox does")
 			}
 			break
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"golang.org/x/sys/unix"
@@ -33,16 +34,12 @@ func checkHardware(spec *launch.Spec) error {
 		return fmt.Errorf("launch spec: cpu_model: %.64q is no name of a model", spec.CPUModel)
 	case spec.Initdata != nil && spec.TEE.BindSize() == 0:
 		return fmt.Errorf("launch spec: initdata: a launch of %s binds none, so that the host could put any other in its place", spec.TEE)
-	case len(spec.HostDevices) > 0:
-		return errors.New("launch spec: host_devices: this driver has their command line and does not open them yet")
 	case p != nil && !spec.TEE.SEVFamily():
 		return fmt.Errorf("launch spec: snp: %s takes none of it", spec.TEE)
 	case p != nil && p.VMM != "" && p.VMM != "qemu":
 		return fmt.Errorf("launch spec: snp: vmm: %.20q is not who launches here", p.VMM)
 	case p != nil && p.Features != 0 && (p.Features != launch.SNPActive || spec.TEE != launch.SNP):
 		return fmt.Errorf("launch spec: snp: features %#x: QEMU launches %s with its default alone", p.Features, spec.TEE)
-	case p != nil && len(p.DHCert) > 0:
-		return errors.New("launch spec: snp: dh_cert: this driver has the command line of a launch secret and does not hand one over yet")
 	case spec.TEE.SEVFamily() && !policyFits(spec.TEE, spec.PolicyOf()):
 		return fmt.Errorf("launch spec: snp: policy %#x is none of %s", spec.PolicyOf(), spec.TEE)
 	}
@@ -66,7 +63,7 @@ func policyFits(t launch.TEE, policy uint64) bool {
 // hardwareMachine checks that the host has all that the TEE needs.
 func (d *Driver) hardwareMachine(ctx context.Context, spec *launch.Spec) (Machine, error) {
 	h := hostcheck.This(d.platform.QEMU.Path, d.opt.QuoteSocket)
-	needs := hostcheck.Needs{Firmware: spec.TEEFirmware.Path, HostDevices: len(spec.HostDevices) > 0}
+	needs := hostcheck.Needs{Firmware: spec.TEEFirmware.Path, HostDevices: spec.HostDevices}
 	if err := h.Inspect(ctx, spec.TEE, needs).Err(); err != nil {
 		return Machine{}, err
 	}
@@ -87,6 +84,9 @@ func (in *inputs) hardware(spec *launch.Spec) error {
 		}
 		in.paths.Hardware.Firmware = in.path(f)
 	}
+	if err := in.ownerFiles(spec.SNP); err != nil {
+		return err
+	}
 	var err error
 	in.paths.Hardware.Bind, err = Bind(spec)
 	return err
@@ -97,15 +97,59 @@ func (in *inputs) hardwareDevices(spec *launch.Spec, quoteSocket string, uid int
 	if spec.TEE == launch.TDX {
 		in.paths.Hardware.QuoteSocket = quoteSocket
 	}
-	if !spec.TEE.SEVFamily() {
+	if spec.TEE.SEVFamily() {
+		f, err := openDeviceFor("/dev/sev", uid)
+		if err != nil {
+			return err
+		}
+		in.paths.Hardware.SEV = in.path(f)
+	}
+	return in.hostDevices(spec.HostDevices, hostcheck.This("", ""))
+}
+
+const iommuDevice = "/dev/iommu"
+
+// hostDevices opens PCI devices of the host. The descriptors are all that QEMU gets:
+// it needs no right to the nodes.
+func (in *inputs) hostDevices(addresses []string, h *hostcheck.Host) error {
+	if len(addresses) == 0 {
 		return nil
 	}
-	f, err := openDeviceFor("/dev/sev", uid)
+	iommu, err := os.OpenFile(filepath.Join(h.Root, iommuDevice), os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("giving the VM host devices: %w", err)
 	}
-	in.paths.Hardware.SEV = in.path(f)
+	in.paths.Hardware.IOMMU = in.add(iommu)
+	for _, a := range addresses {
+		mib, err := h.DeviceMiB(a)
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		node, err := h.VFIODevice(a)
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		f, err := os.OpenFile(filepath.Join(h.Root, node), os.O_RDWR, 0)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("another VM has it: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
+		}
+		in.paths.Hardware.Devices = append(in.paths.Hardware.Devices, in.add(f))
+		in.paths.Hardware.DevicesMiB = append(in.paths.Hardware.DevicesMiB, mib)
+	}
 	return nil
+}
+
+// lockedMiB is how much memory QEMU may lock: devices reach all of the guest's, and
+// room for the firmware's and for what they have of their own.
+func lockedMiB(spec *launch.Spec) int {
+	const beside = 1024
+	if len(spec.HostDevices) == 0 {
+		return 0
+	}
+	return spec.MemoryMiB + beside
 }
 
 // openDeviceFor opens a character device so that a process under uid can open it

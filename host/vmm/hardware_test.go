@@ -53,6 +53,7 @@ func hardwareLine(t *testing.T, s *launch.Spec) []string {
 	for i := range s.HostDevices {
 		p.Hardware.IOMMU = 23
 		p.Hardware.Devices = append(p.Hardware.Devices, 24+i)
+		p.Hardware.DevicesMiB = append(p.Hardware.DevicesMiB, 128<<10+32)
 	}
 	return CommandLine(&platform.Platform{QEMU: platform.QEMU{ArgsPrefix: []string{"-L", "/a", "-L", "/b"}}}, hardwareHost, s, p)
 }

@@ -81,6 +81,12 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 	if err := l.greet(ctx, vm, qmpConn); err != nil {
 		return nil, err
 	}
+	if p := l.spec.SNP; p != nil && p.SecretService != "" {
+		l.progress("asking the owner for the launch secret: " + p.SecretService)
+		if err := handSecret(ctx, vm.qmp, p, l.driver.opt.AskOwner); err != nil {
+			return nil, err
+		}
+	}
 	if played {
 		l.progress(fmt.Sprintf("measuring the running machine as %s hardware would (simulated: it protects nothing)", l.spec.TEE.Wire()))
 		if err := l.startSimHW(ctx, vm, deviceUID, port, monitor, pre.teeFirmware); err != nil {
@@ -146,6 +152,7 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 		Files:        in.files,
 		UID:          uid,
 		BindLowPorts: lowPorts(l.spec.Publish),
+		LockMiB:      lockedMiB(l.spec),
 		Output:       w,
 	})
 	_ = w.Close()

@@ -35,7 +35,7 @@ Exit codes: docs/exit-codes.md.`,
 		NewRunCommand(), NewSealCommand(), NewPsCommand(), NewLogsCommand(), NewExecCommand(), NewStopCommand(),
 		NewGuestCommand(), NewMeasureCommand(), NewImageCommand(), NewSecretCommand(), NewExplainCommand(),
 		NewVerifyCommand(), NewNamespaceCommand(), NewReferenceValuesCommand(), NewPolicyCommand(), NewResourcePolicyCommand(), NewAuditCommand(), NewCollateralCommand(), NewRootCommand(), NewAnchorCommand(),
-		NewCredentialCommand(), NewTokenKeyCommand(), NewIdentityCommand(), NewSGXCommand(),
+		NewCredentialCommand(), NewTokenKeyCommand(), NewIdentityCommand(), NewSGXCommand(), NewSEVCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Exit(ExitUsage, err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

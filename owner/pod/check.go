@@ -304,7 +304,11 @@ func (p *Pod) checkResources(c Container, ps *problems) {
 			case corev1.ResourceEphemeralStorage:
 				ps.note(at, "the guest has no disk: all storage is the VM's memory")
 			default:
-				ps.add(at, "only cpu and memory: %s is a device of the node", name)
+				if !strings.Contains(string(name), "/") {
+					ps.add(at, "only cpu, memory and devices of the node (vendor/name)")
+					break
+				}
+				ps.onCluster(at, "a device of the node: a kubelet gives it, and coffer run has none (--sim-device simulates one)")
 			}
 			if q.Sign() < 0 {
 				ps.add(at, "negative")

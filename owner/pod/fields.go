@@ -167,7 +167,7 @@ var Fields = []Field{
 	{"spec.containers[].envFrom[].secretRef.name", Supported, ""},
 	{"spec.containers[].envFrom[].secretRef.optional", Supported, ""},
 	{"spec.containers[].resources", Supported, ""},
-	{"spec.containers[].resources.limits", Supported, "cpu and memory: cgroup limits and the VM's size"},
+	{"spec.containers[].resources.limits", Supported, "cpu and memory: cgroup limits and the VM's size; on a cluster also devices of the node, which attest if they are sealed to"},
 	{"spec.containers[].resources.requests", Supported, "cpu and memory: CPU shares and the VM's size"},
 	{"spec.containers[].resources.claims", Refused, "devices of the node"},
 	{"spec.containers[].resizePolicy", Refused, kubelet},

@@ -68,7 +68,7 @@ func TestRefusals(t *testing.T) {
 		{withContainer("volumeMounts: [{name: v, mountPath: /m, mountPropagation: Bidirectional}]"), "spec.containers[0].volumeMounts[0].mountPropagation"},
 		{withContainer("ports: [{containerPort: 80, protocol: SCTP}]"), "spec.containers[0].ports[0].protocol"},
 		{withContainer("ports: [{containerPort: 99999}]"), "spec.containers[0].ports[0].containerPort"},
-		{withContainer("resources: {limits: {nvidia.com/gpu: 1}}"), "spec.containers[0].resources.limits[nvidia.com/gpu]: only cpu and memory"},
+		{withContainer("resources: {limits: {hugepages-2Mi: 1Mi}}"), "spec.containers[0].resources.limits[hugepages-2Mi]: only cpu, memory and devices"},
 		{withContainer("resources: {limits: {memory: 1Mi}, requests: {memory: 2Mi}}"), "spec.containers[0].resources.requests[memory]: more than the limit 1Mi"},
 		{withContainer("env: [{name: A, value: 5}]"), "spec.containers[0].env[0].value: a number where a string (quote it) belongs"},
 		{withContainer("env: [{name: A, value: yes}]"), "spec.containers[0].env[0].value: true or false where a string (quote it) belongs"},
@@ -139,6 +139,7 @@ func TestWhatOnlyAClusterDoes(t *testing.T) {
     - {name: UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     ports: [{containerPort: 80, hostPort: 8080}]
+    resources: {limits: {nvidia.com/pgpu: 1, cpu: 1}}
     livenessProbe: {exec: {command: [alive, now]}, periodSeconds: 5}
     readinessProbe: {exec: {command: [alive, now]}}
     startupProbe: {httpGet: {path: /, port: 80}}
@@ -154,7 +155,7 @@ func TestWhatOnlyAClusterDoes(t *testing.T) {
 	slices.Sort(paths)
 	want := []string{
 		"spec.activeDeadlineSeconds", "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath", "spec.containers[0].env[1].valueFrom.fieldRef.fieldPath", "spec.containers[0].lifecycle", "spec.containers[0].livenessProbe", "spec.containers[0].ports[0].hostPort",
-		"spec.containers[0].readinessProbe", "spec.containers[0].startupProbe", "spec.dnsConfig", "spec.initContainers[0].restartPolicy",
+		"spec.containers[0].readinessProbe", "spec.containers[0].resources.limits[nvidia.com/pgpu]", "spec.containers[0].startupProbe", "spec.dnsConfig", "spec.initContainers[0].restartPolicy",
 		"spec.initContainers[0].startupProbe",
 	}
 	if !slices.Equal(paths, want) {

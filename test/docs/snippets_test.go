@@ -109,7 +109,7 @@ var planned = map[string]bool{"doctor": true}
 
 // groups have commands below them.
 var groups = map[string]bool{
-	"image": true, "secret": true, "guest": true, "namespace": true, "reference-values": true, "policy": true, "resource-policy": true, "audit": true, "collateral": true, "root": true, "anchor": true, "credential": true, "token-key": true, "identity": true, "sgx": true,
+	"image": true, "secret": true, "guest": true, "namespace": true, "reference-values": true, "policy": true, "resource-policy": true, "audit": true, "collateral": true, "root": true, "anchor": true, "credential": true, "token-key": true, "identity": true, "sgx": true, "sev": true,
 }
 
 func checkCommand(t *testing.T, file, exe string, words []string, help map[string]string) {

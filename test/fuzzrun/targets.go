@@ -28,6 +28,8 @@ var trusted = map[string]string{
 	"api/refvalue/corim.FuzzParse":                     "the administrator's manifests",
 	"api/refvalue.FuzzParseSigned":                     "the administrator's bundles",
 	"api/resource.FuzzParse":                           "the owner's own references",
+	"host/cdi.FuzzParse":                               "the node's administrator and device plug-ins",
+	"host/podresources.FuzzDecode":                     "the node's kubelet",
 	"host/snapshot.FuzzFailedLayer":                    "containerd's events",
 	"api/libos.FuzzParse":                              "the launcher's own processes",
 	"host/supervise.FuzzRecord":                        "the launcher's own files",

@@ -31,6 +31,21 @@ mark sandbox
 start() { local n=$1; shift; "$@" > $B/logs/$n.log 2>&1 < /dev/null & echo "$n $!" >> $RUN/pids; }
 waitfor() { local t=$1; shift; for i in $(seq $((t*10))); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done; mark "TIMEOUT $*"; return 1; }
 BIN=${BIN:-$B/bin}; export PATH=$COFFER_BIN:$BIN:$B/bin:$PATH
+# what a device plug-in would leave: TestDevices has a simulated device, and one that is not there
+mkdir -p /run/cdi
+cat > /run/cdi/gpu.yaml <<X
+cdiVersion: "0.7.0"
+kind: gpu.coffer.example/nvidia
+devices:
+- {name: "0", annotations: {coffer.simulated-device: nvidia}, containerEdits: {env: [NVIDIA_VISIBLE_DEVICES=void]}}
+- {name: vfio, containerEdits: {deviceNodes: [{path: /dev/vfio/devices/vfio99999}]}}
+X
+cat > /run/cdi/plugin.yaml <<X
+cdiVersion: "0.7.0"
+kind: plugin.coffer.example/gpu
+devices:
+- {name: "0", annotations: {coffer.simulated-device: nvidia}, containerEdits: {env: [NVIDIA_VISIBLE_DEVICES=void]}}
+X
 # --- containerd
 mkdir -p $RUN/cni/net.d /run/containerd
 cat > $RUN/cni/net.d/10-bridge.conflist <<X
@@ -48,8 +63,13 @@ if [ -n "$SNAPSHOTTER" ]; then
   start snapshotter $COFFER_BIN/coffer-node snapshotter --name $SNAPSHOTTER --root $RUN/snapshotter
 fi
 # what a user's node gets: handlers, RuntimeClasses, the snapshotter's plugin
-$COFFER_BIN/coffer-node config --out $RUN/coffer $(printf -- ' --tee %s' tpm-sim snp-sim tdx-sim cca-sim sgx-sim hardware) --platform "$COFFER_PLATFORM" \
+$COFFER_BIN/coffer-node config --out $RUN/coffer $(printf -- ' --tee %s' tpm-sim snp-sim tdx-sim cca-sim sgx-sim hardware) --device gpu.coffer.example/nvidia --platform "$COFFER_PLATFORM" \
   --cache "$COFFER_CACHE_DIR" --snapshotter "$SNAPSHOTTER" --snapshotter-root $RUN/snapshotter --aliases > $B/logs/config.log 2>&1 || { cat $B/logs/config.log; exit 1; }
+# the same for a class that asks the kubelet: devices of TestDevicePlugin
+sed -e 's#^devices = .*#devices = ["plugin.coffer.example/gpu"]\npod_resources = "/var/lib/kubelet/pod-resources/kubelet.sock"#' $RUN/coffer/coffer-snp-sim-gpu.toml > $RUN/coffer/coffer-snp-sim-plugin.toml
+grep -q pod_resources $RUN/coffer/coffer-snp-sim-plugin.toml || exit 1
+awk '/runtimes.coffer-snp-sim-gpu\]/{p=1} /^$/{p=0} p' $RUN/coffer/containerd.toml | sed 's/coffer-snp-sim-gpu/coffer-snp-sim-plugin/' > $RUN/plugin.toml
+{ echo; cat $RUN/plugin.toml; } >> $RUN/coffer/containerd.toml
 cat > $RUN/containerd.toml <<X
 version = 3
 imports = ["$RUN/coffer/containerd.toml"]

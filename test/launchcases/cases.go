@@ -8,6 +8,7 @@
 package launchcases
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -85,16 +86,23 @@ func Cases() []Case {
 		{Name: "snp-gpu", Digest: "1ae5e40cd6a905978ba8f94e33d27bf4e862707cae487b1d253eb99a90658e7fcde10f9491b68eb284c797d9d534df80", Spec: spec(launch.SNP, 8, 32768, func(s *launch.Spec) {
 			s.CPUModel, s.HostDevices = "EPYC-Genoa-v2", []string{"0000:65:00.0", "0000:e5:00.0"}
 		})},
+		{Name: "snp-gpus", Digest: "f66db16014c0a616a4dea064a8353d7e8b106061d0be9edffb49f36e1df7fa48641d7986c9478f5b0be8f6d9e12b914d", Spec: spec(launch.SNP, 16, 32768, func(s *launch.Spec) {
+			s.CPUModel, s.HostDevices = "EPYC-Genoa-v2", nil
+			for i := range launch.MaxHostDevices {
+				s.HostDevices = append(s.HostDevices, fmt.Sprintf("0000:%x1:00.0", i))
+			}
+		})},
 		{Name: "snp-bare", Digest: "bb1c88a1d17e657ce06837ef227bb6182e121885447e5056c87481bab4398a75fed12fe6ec82112baf7e19ac9764d28f", Spec: spec(launch.SNP, 1, 256, func(s *launch.Spec) {
 			s.Initrd, s.Initdata, s.CPUModel = launch.File{}, nil, ""
 		})},
 		{Name: "tdx", Spec: spec(launch.TDX, 2, 512, nil)},
 		{Name: "tdx-gpu", Spec: spec(launch.TDX, 2, 4096, func(s *launch.Spec) { s.HostDevices = []string{"0000:65:00.0"} })},
+		{Name: "tdx-gpus", Spec: spec(launch.TDX, 4, 8192, func(s *launch.Spec) { s.HostDevices = []string{"0000:65:00.0", "0000:65:00.1", "0001:17:00.0"} })},
 		{Name: "cca", Spec: spec(launch.CCA, 2, 1024, nil)},
 		{Name: "se", Spec: launch.Spec{TEE: launch.SE, Image: launch.File{Path: "image"}, VCPUs: 2, MemoryMiB: 1024}},
 		{Name: "sev", Digest: "5634bbeeb51ba26dcc02c9994b161aca7cfc9d173112363098c90d4ed6337de3", Spec: spec(launch.SEV, 1, 512, nil)},
 		{Name: "sev-es-secret", Digest: "22bc65a55065eed24c4001ce4e37367c6ed7cb61c8076d8f98f85e05eafc0486", Spec: spec(launch.SEVES, 2, 512, func(s *launch.Spec) {
-			s.SNP = &launch.SNPParams{DHCert: []byte("certificate"), Session: []byte("session")}
+			s.SNP = &launch.SNPParams{DHCert: make([]byte, launch.SEVDHCertSize), Session: make([]byte, launch.SEVSessionSize), SecretService: "https://owner.example:8443"}
 		})},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -34,6 +35,10 @@ func paths(t *testing.T, s *launch.Spec) vmm.Paths {
 	if s.Initdata != nil {
 		p.Initdata = 9
 	}
+	for i := range s.HostDevices {
+		p.Hardware.IOMMU = 23
+		p.Hardware.Devices, p.Hardware.DevicesMiB = append(p.Hardware.Devices, 24+i), append(p.Hardware.DevicesMiB, 128<<10)
+	}
 	if s.SNP != nil && s.SNP.DHCert != nil {
 		p.Hardware.DHCert, p.Hardware.Session = "/dev/fd/21", "/dev/fd/22"
 	}
@@ -47,6 +52,7 @@ type line struct {
 	options map[string]string // those that come once
 	guard   map[string]string // properties of the object that stands for the TEE
 	bind    []byte
+	devices int // of the host, each below a port of its own
 }
 
 func read(t *testing.T, args []string) line {
@@ -58,6 +64,9 @@ func read(t *testing.T, args []string) line {
 		}
 		v := args[i+1]
 		l.options[args[i]] = v
+		if args[i] == "-device" && strings.HasPrefix(v, "vfio-pci,") && strings.Contains(v, fmt.Sprintf(",bus=port%d,", l.devices)) {
+			l.devices++
+		}
 		if args[i] == "-object" && (strings.Contains(v, "-guest,") || strings.HasPrefix(v, "{")) {
 			l.guard = properties(t, v)
 		}
@@ -157,6 +166,9 @@ func TestNoDrift(t *testing.T) {
 			}
 			if !reflect.DeepEqual(got, &want) {
 				t.Errorf("the command line launches\n%+v, the spec says\n%+v", got, &want)
+			}
+			if l.devices != len(s.HostDevices) {
+				t.Errorf("%d host devices, the spec has %d", l.devices, len(s.HostDevices))
 			}
 			checkBind(t, s, l.bind)
 			if !s.TEE.SEVFamily() {
