@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 )
 
@@ -20,6 +21,9 @@ const (
 	// MaxFile bounds the file, in bytes.
 	MaxFile = 1 << 20
 	tailLen = 4 << 10 // of Tail
+
+	few    = 512 // bytes
+	gather = 10 * time.Millisecond
 )
 
 // Console is one sandbox's.
@@ -39,9 +43,26 @@ func Capture(r io.ReadCloser, file *os.File) *Console {
 		defer close(c.done)
 		defer file.Close()
 		defer r.Close()
-		_, _ = io.Copy(c, r)
+		c.follow(r)
 	}()
 	return c
+}
+
+// follow takes what comes until the end. A machine's serial port gives byte by byte, and
+// a read for each of them is most of what a launch would cost: after a few bytes it lets
+// more of them gather.
+func (c *Console) follow(r io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		_, _ = c.Write(buf[:n])
+		if err != nil {
+			return
+		}
+		if n < few {
+			time.Sleep(gather)
+		}
+	}
 }
 
 // Write never fails: a full disk must not stop the guest.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
+	"github.com/cofferproject/coffer/host/filedigest"
 )
 
 const maxProgram = 512 << 20
@@ -18,14 +19,14 @@ const maxProgram = 512 << 20
 // makeBundle writes what the runtime starts from: the configuration, and a root file
 // system of the agent and empty folders. The files are copies, so that what is
 // measured and run cannot change with what they were copied from.
-func makeBundle(dir string, spec *launch.Spec) error {
+func makeBundle(dir string, spec *launch.Spec, digests filedigest.Cache) error {
 	rootfs := filepath.Join(dir, contract.RootFS)
 	for _, f := range append([]string{""}, contract.Folders...) {
 		if err := os.MkdirAll(filepath.Join(rootfs, f), 0o755); err != nil {
 			return fmt.Errorf("making the root file system: %w", err)
 		}
 	}
-	if err := copyProgram(filepath.Join(rootfs, contract.Agent), spec.Initrd); err != nil {
+	if err := copyProgram(filepath.Join(rootfs, contract.Agent), spec.Initrd, digests); err != nil {
 		return fmt.Errorf("making the root file system: %w", err)
 	}
 	config, err := contract.Config(spec)
@@ -38,12 +39,26 @@ func makeBundle(dir string, spec *launch.Spec) error {
 	return nil
 }
 
-func copyProgram(to string, from launch.File) (err error) {
+// copyProgram copies from a file whose digest is right before the copy and after it.
+func copyProgram(to string, from launch.File, digests filedigest.Cache) (err error) {
 	src, err := os.Open(from.Path)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	check := func() error {
+		if from.SHA256 == "" {
+			return nil
+		}
+		got, err := digests.SHA256(src, maxProgram)
+		if err == nil && got != from.SHA256 {
+			err = fmt.Errorf("%s has SHA-256 %s, the launch spec says %s", from.Path, got, from.SHA256)
+		}
+		return err
+	}
+	if err := check(); err != nil {
+		return err
+	}
 	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o755)
 	if err != nil {
 		return err
@@ -56,17 +71,7 @@ func copyProgram(to string, from launch.File) (err error) {
 	if n > maxProgram {
 		return fmt.Errorf("%s is longer than %d bytes", from.Path, maxProgram)
 	}
-	if from.SHA256 == "" {
-		return nil
-	}
-	if _, err := dst.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	got, err := contract.Digest(dst, maxProgram)
-	if err == nil && got != from.SHA256 {
-		err = fmt.Errorf("%s has SHA-256 %s, the launch spec says %s", from.Path, got, from.SHA256)
-	}
-	return err
+	return check()
 }
 
 // memoryFile gives an unnamed file in memory that nobody can change any more.

@@ -63,7 +63,7 @@ func TestRefusedLaunches(t *testing.T) {
 
 func TestBundle(t *testing.T) {
 	s, dir := testSpec(t), t.TempDir()
-	if err := makeBundle(dir, s); err != nil {
+	if err := makeBundle(dir, s, ""); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, contract.RootFS, contract.Agent))
@@ -71,7 +71,7 @@ func TestBundle(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	s.Initrd.SHA256 = strings.Repeat("0", 64)
-	if err := makeBundle(t.TempDir(), s); err == nil || !strings.Contains(err.Error(), "the launch spec says") {
+	if err := makeBundle(t.TempDir(), s, ""); err == nil || !strings.Contains(err.Error(), "the launch spec says") {
 		t.Errorf("another agent than was asked for: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	contract "github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/host/console"
+	"github.com/cofferproject/coffer/host/filedigest"
 	"github.com/cofferproject/coffer/host/simhw"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/vmm"
@@ -64,7 +65,7 @@ func (l *launching) run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(bundle, 0o700); err != nil {
 		return fmt.Errorf("making the bundle: %w", err)
 	}
-	if err := makeBundle(bundle, l.spec); err != nil {
+	if err := makeBundle(bundle, l.spec, filedigest.In(l.driver.opt.CacheDir)); err != nil {
 		return err
 	}
 	l.progress(fmt.Sprintf("starting a library OS: gVisor, %d MiB, %d CPUs", l.spec.MemoryMiB, l.spec.VCPUs))

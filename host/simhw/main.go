@@ -13,6 +13,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/simhw"
+	"github.com/cofferproject/coffer/host/filedigest"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/vmm/qmp"
 )
@@ -167,7 +168,7 @@ func measured(ctx context.Context, c *Config) (*Inputs, error) {
 		if err := os.NewFile(FDQMP, "qmp").Close(); err != nil { // there is no monitor
 			return nil, fmt.Errorf("reading the running process: %w", err)
 		}
-		in, err := readProcess(ctx, c.PID, os.NewFile(FDFirmware, "initdata"))
+		in, err := readProcess(ctx, c.PID, filedigest.In(c.CADir), os.NewFile(FDFirmware, "initdata"))
 		if err != nil {
 			return nil, fmt.Errorf("reading the running process: %w", err)
 		}

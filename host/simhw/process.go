@@ -16,6 +16,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/libos"
+	"github.com/cofferproject/coffer/host/filedigest"
 )
 
 // Limits of what is read of a process TEE.
@@ -31,7 +32,7 @@ const becomeWait = 5 * time.Second
 // readProcess learns from the running runtime what an enclave's hardware would have
 // measured of it: its program and arguments as the kernel has them, and the bundle
 // that the arguments name. doc is the file that it was given as initdata.
-func readProcess(ctx context.Context, pid int, doc *os.File) (*Inputs, error) {
+func readProcess(ctx context.Context, pid int, digests filedigest.Cache, doc *os.File) (*Inputs, error) {
 	plain, err := readInitdata(doc)
 	if err != nil {
 		return nil, err
@@ -42,7 +43,12 @@ func readProcess(ctx context.Context, pid int, doc *os.File) (*Inputs, error) {
 		return nil, err
 	}
 	m := &libos.Manifest{Flags: r.Flags}
-	if m.Runtime, err = fileDigest(os.Open(proc + "/exe")); err != nil {
+	program, err := os.Open(proc + "/exe")
+	if err != nil {
+		return nil, fmt.Errorf("its program: %w", err)
+	}
+	defer program.Close()
+	if m.Runtime, err = digests.SHA256(program, maxProgram); err != nil {
 		return nil, fmt.Errorf("its program: %w", err)
 	}
 	bundle, err := os.OpenRoot(r.Bundle)
@@ -121,10 +127,7 @@ func agentDigest(bundle *os.Root) (string, error) {
 			return "", fmt.Errorf("%s is not empty", e.Name())
 		}
 	}
-	return fileDigest(bundle.Open(filepath.Join(libos.RootFS, libos.Agent)))
-}
-
-func fileDigest(f *os.File, err error) (string, error) {
+	f, err := bundle.Open(filepath.Join(libos.RootFS, libos.Agent))
 	if err != nil {
 		return "", err
 	}

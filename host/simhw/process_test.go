@@ -73,7 +73,7 @@ func TestReadProcessOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in, err := readProcess(t.Context(), os.Getpid(), empty); err == nil || !strings.Contains(err.Error(), "arguments") {
+	if in, err := readProcess(t.Context(), os.Getpid(), "", empty); err == nil || !strings.Contains(err.Error(), "arguments") {
 		t.Errorf("%+v, %v", in, err)
 	}
 }

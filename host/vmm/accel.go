@@ -93,7 +93,7 @@ func probeKVM(ctx context.Context, p *platform.Platform, kernel string, major in
 		TEE: launch.None, Kernel: launch.File{Path: kernel}, VCPUs: 1, MemoryMiB: 256,
 		Cmdline: "console=ttyS0 panic=-1 cryptomgr.notests no_timer_check root=/dev/none",
 	}
-	in, err := openInputs(p, spec)
+	in, err := openInputs(p, spec, "")
 	if err != nil {
 		_ = kvm.Close()
 		return err

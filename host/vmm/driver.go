@@ -11,6 +11,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/filedigest"
 	"github.com/cofferproject/coffer/host/sandbox"
 	"github.com/cofferproject/coffer/host/supervise"
 	"github.com/cofferproject/coffer/host/swtpm"
@@ -228,9 +229,9 @@ func (l *launching) prepare(ctx context.Context, tpmUID int) (*prepared, error) 
 	)
 	go func() {
 		var err error
-		p.in, err = openInputs(d.platform, l.spec)
+		p.in, err = openInputs(d.platform, l.spec, filedigest.In(d.opt.CacheDir))
 		if err == nil && l.spec.TEE.Played() {
-			p.teeFirmware, err = teeFirmware(l.spec)
+			p.teeFirmware, err = teeFirmware(l.spec, filedigest.In(d.opt.CacheDir))
 		}
 		errc <- err
 	}()

@@ -1,8 +1,6 @@
 package vmm
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -10,11 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/host/filedigest"
 )
 
 // openLaunched opens f for reading and checks its digest where one is given.
-// The digest is taken of the opened file, so that what was checked is launched.
-func openLaunched(what string, f launch.File) (*os.File, error) {
+// The digest is of the opened file, so that what was checked is launched.
+func openLaunched(digests filedigest.Cache, what string, f launch.File) (*os.File, error) {
 	fd, err := os.Open(f.Path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the %s: %w", what, err)
@@ -24,7 +23,7 @@ func openLaunched(what string, f launch.File) (*os.File, error) {
 		err = fmt.Errorf("%s is not a regular file", f.Path)
 	}
 	if err == nil && f.SHA256 != "" {
-		err = checkDigest(fd, f)
+		err = checkDigest(digests, fd, f)
 	}
 	if err == nil && fi.Mode().Perm()&0o004 == 0 {
 		// QEMU opens /dev/fd/N anew under its own uid.
@@ -37,15 +36,11 @@ func openLaunched(what string, f launch.File) (*os.File, error) {
 	return fd, nil
 }
 
-func checkDigest(fd *os.File, f launch.File) error {
-	h := sha256.New()
-	if _, err := io.Copy(h, fd); err != nil {
-		return err
+func checkDigest(digests filedigest.Cache, fd *os.File, f launch.File) error {
+	got, err := digests.SHA256(fd, launch.MaxFile)
+	if err == nil && got != f.SHA256 {
+		err = fmt.Errorf("%s has SHA-256 %s, the launch spec says %s", f.Path, got, f.SHA256)
 	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != f.SHA256 {
-		return fmt.Errorf("%s has SHA-256 %s, the launch spec says %s", f.Path, got, f.SHA256)
-	}
-	_, err := fd.Seek(0, io.SeekStart)
 	return err
 }
 
@@ -87,6 +82,28 @@ func readOnly(m *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("reopening a file in memory: %w", err)
 	}
 	return r, nil
+}
+
+// roomForBytes lets a socket hold what a serial port sends until host/console reads it
+// next: each of its bytes is a message, and takes as much of the buffer as 700 do.
+func roomForBytes(f *os.File) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = c.Control(func(fd uintptr) {
+		if serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20); serr != nil {
+			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+		}
+	})
+	if err == nil {
+		err = serr
+	}
+	if err != nil {
+		return fmt.Errorf("giving the console's socket room: %w", err)
+	}
+	return nil
 }
 
 // socketPair gives our end as a file in Go's poller, and the child's end.

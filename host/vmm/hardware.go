@@ -78,7 +78,7 @@ func (d *Driver) hardwareMachine(ctx context.Context, spec *launch.Spec) (Machin
 // hardware opens what only a TEE's launch has, and computes what it binds.
 func (in *inputs) hardware(spec *launch.Spec) error {
 	if spec.TEEFirmware.Path != "" {
-		f, err := openLaunched("TEE's firmware", spec.TEEFirmware)
+		f, err := openLaunched(in.digests, "TEE's firmware", spec.TEEFirmware)
 		if err != nil {
 			return err
 		}

@@ -116,6 +116,9 @@ func (l *launching) startQEMU(vm *VM, pre *prepared, uid int) (qmpConn, channelC
 	if con, in.paths.Console, err = socket("console"); err != nil {
 		return nil, nil, err
 	}
+	if err := roomForBytes(in.files[len(in.files)-1]); err != nil {
+		return nil, nil, err
+	}
 	if channelConn, in.paths.Channel, err = socket("agent"); err != nil {
 		return nil, nil, err
 	}

@@ -6,19 +6,21 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
+	"github.com/cofferproject/coffer/host/filedigest"
 	"github.com/cofferproject/coffer/host/supervise"
 )
 
 // inputs are the files of one launch, opened and checked, in the order in which
 // QEMU inherits them.
 type inputs struct {
-	files []*os.File
-	paths Paths
+	digests filedigest.Cache
+	files   []*os.File
+	paths   Paths
 }
 
 // openInputs opens everything that a Spec and a platform name.
-func openInputs(p *platform.Platform, spec *launch.Spec) (*inputs, error) {
-	in := new(inputs)
+func openInputs(p *platform.Platform, spec *launch.Spec, digests filedigest.Cache) (*inputs, error) {
+	in := &inputs{digests: digests}
 	if err := in.open(p, spec); err != nil {
 		in.close()
 		return nil, err
@@ -41,13 +43,13 @@ func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 	if spec.TEE.LoadsImage() {
 		what, file = "image", spec.Image
 	}
-	k, err := openLaunched(what, file)
+	k, err := openLaunched(in.digests, what, file)
 	if err != nil {
 		return err
 	}
 	in.paths.Kernel = in.path(k)
 	if spec.Initrd.Path != "" {
-		rd, err := openLaunched("initrd", spec.Initrd)
+		rd, err := openLaunched(in.digests, "initrd", spec.Initrd)
 		if err != nil {
 			return err
 		}
@@ -75,12 +77,12 @@ func (in *inputs) open(p *platform.Platform, spec *launch.Spec) error {
 }
 
 func (in *inputs) firmware(spec *launch.Spec) error {
-	code, err := openLaunched("firmware", spec.Firmware)
+	code, err := openLaunched(in.digests, "firmware", spec.Firmware)
 	if err != nil {
 		return err
 	}
 	in.paths.Code = in.add(code)
-	tmpl, err := openLaunched("firmware's variable store", spec.VarsFile)
+	tmpl, err := openLaunched(in.digests, "firmware's variable store", spec.VarsFile)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/host/filedigest"
 	"github.com/cofferproject/coffer/host/simhw"
 	"github.com/cofferproject/coffer/host/supervise"
 )
@@ -58,11 +59,11 @@ func (l *launching) simConfig(qemu, uid int) (*os.File, error) {
 
 // teeFirmware opens the firmware that the simulated TEE measures; an empty file
 // where the spec names none.
-func teeFirmware(spec *launch.Spec) (*os.File, error) {
+func teeFirmware(spec *launch.Spec, digests filedigest.Cache) (*os.File, error) {
 	if spec.TEEFirmware.Path == "" {
 		return memoryWith("no-firmware", nil)
 	}
-	return openLaunched("TEE's firmware", spec.TEEFirmware)
+	return openLaunched(digests, "TEE's firmware", spec.TEEFirmware)
 }
 
 func memoryWith(name string, content []byte) (*os.File, error) {

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,7 +29,7 @@ type config struct {
 	memory, cpus           int
 	jsonOut                string
 	keep                   bool
-	process                bool
+	process, network       bool
 	pod                    string // sealed manifest
 	dir                    string
 }
@@ -49,6 +48,7 @@ func main() {
 	flag.StringVar(&c.jsonOut, "json", "", "file for the figures as JSON")
 	flag.BoolVar(&c.keep, "keep", false, "keep the consoles and timings of all runs")
 	flag.BoolVar(&c.process, "process", false, "measure a pod in a process (sgx-sim) against the same runtime alone")
+	flag.BoolVar(&c.network, "network", false, "measure a pod's network against a plain VM's with the same devices")
 	flag.Parse()
 	if err := c.run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -70,6 +70,9 @@ func (c *config) run(w io.Writer) (err error) {
 	}
 	if c.process {
 		return c.runProcess(context.Background(), w)
+	}
+	if c.network {
+		return c.runNetwork(context.Background(), w)
 	}
 	return c.runVM(w)
 }
@@ -119,42 +122,57 @@ func (c *config) runVM(w io.Writer) error {
 
 // bareBoot gives the seconds from the request to the bare init's line.
 func (c *config) bareBoot(p *platform.Platform, i int) (float64, error) {
+	seconds, stop, err := c.plainVM(p, fmt.Sprintf("bare-%d", i), c.bareInitrd, "COFFER-BARE-INIT")
+	if err == nil {
+		stop()
+	}
+	return seconds, err
+}
+
+// plainVM boots a VM with another initrd than Coffer's, and gives the seconds from the
+// request to the line that its first process prints. stop ends it.
+func (c *config) plainVM(p *platform.Platform, name, initrd, line string, publish ...launch.PortForward) (seconds float64, stop func(), err error) {
 	spec, err := p.Spec(launch.TPMSim, platform.Sim, c.memory, c.cpus)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	spec.Initrd = launch.File{Path: c.bareInitrd}
-	dir := filepath.Join(c.dir, fmt.Sprintf("bare-%d", i))
+	spec.Initrd, spec.Publish = launch.File{Path: initrd}, publish
+	dir := c.file(name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	req, err := json.Marshal(nodeapi.Request{ID: filepath.Base(dir), RunDir: dir, Platform: c.platform, Launch: *spec})
+	req, err := json.Marshal(nodeapi.Request{ID: name, RunDir: dir, Platform: c.platform, Launch: *spec})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	cmd := c.command("coffer-node", "sandbox")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	cmd.Stdout = io.Discard
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	defer func() { _ = in.Close(); _ = cmd.Wait() }()
+	stop = func() { _ = in.Close(); _ = cmd.Wait() }
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
 	if _, err := in.Write(append(req, '\n')); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
+	var text []byte
 	for time.Since(began) < 90*time.Second {
-		b, err := os.ReadFile(filepath.Join(dir, nodeapi.ConsoleLog))
-		if err == nil && bytes.Contains(b, []byte("COFFER-BARE-INIT")) {
-			return time.Since(began).Seconds(), nil
+		if text, err = os.ReadFile(filepath.Join(dir, nodeapi.ConsoleLog)); err == nil && bytes.Contains(text, []byte(line)) {
+			return time.Since(began).Seconds(), stop, nil
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return 0, errors.New("no line of the bare init within 90 s")
+	return 0, nil, fmt.Errorf("no line %s within 90 s; the console's end: %q", line, text[max(0, len(text)-500):])
 }
 
 func median(v []float64) float64 {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ func TestHowFast(t *testing.T) {
 	var cpu, rss []float64
 	weights := map[string][]float64{}
 	idle := map[string][]float64{}
+	lines := map[string][]float64{} // class and program: MiB
 	for i := range runs {
 		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim", "coffer-process-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
@@ -43,6 +45,9 @@ func TestHowFast(t *testing.T) {
 			if i := slices.IndexFunc(holders, func(h holder) bool { return h.class == class }); i >= 0 {
 				mem, cores := k.podGroup(t, holders[i].process)
 				weights[class], idle[class] = append(weights[class], mem), append(idle[class], cores)
+				for name, mib := range k.podProcesses(t, holders[i].process) {
+					lines[class+" "+name] = append(lines[class+" "+name], mib)
+				}
 			}
 			k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
 		}
@@ -53,6 +58,9 @@ func TestHowFast(t *testing.T) {
 	}
 	for class := range weights {
 		t.Logf("%-16s pod's control group, all of it (its container sleeps): peak MiB %s; idle, thousandths of a CPU: %s", class, spread(weights[class]), spread(idle[class]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		t.Logf("%-50s MiB of PSS: %s", name, spread(lines[name]))
 	}
 	t.Logf("shim's CPU of a start, milliseconds: %s", spread(cpu))
 	t.Logf("shim's resident memory, MiB: %s", spread(rss))
@@ -79,6 +87,32 @@ func (k *kube) podGroup(t *testing.T, process string) (peak, idle float64) {
 		t.Fatalf("%q: %v", out, err)
 	}
 	return peak / (1 << 20), idle
+}
+
+// podProcesses gives what each program of the pod's control group has of memory (PSS, in
+// MiB), one that runs several times summed up. Processes that share one address space
+// have one figure and count once.
+func (k *kube) podProcesses(t *testing.T, process string) map[string]float64 {
+	t.Helper()
+	pid, err := k.pid(process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := k.must(t, "bash", "-c", `at() { dirname "$(sed -n "s/^[0-9]*:$1://p" /proc/`+pid+`/cgroup)"; }
+		d=/sys/fs/cgroup/memory$(at memory); [ -e /sys/fs/cgroup/memory ] || d=/sys/fs/cgroup$(at "")
+		find $d -name cgroup.procs -exec cat {} + | sort -un | while read p; do
+			awk -v exe="$(basename "$(readlink /proc/$p/exe)" | tr -d ' ')" '/^Pss:/ {pss=$2} /^Rss:/ {rss=$2} END {print exe, pss, rss}' /proc/$p/smaps_rollup 2>/dev/null
+		done | sort -u`)
+	found := map[string]float64{}
+	for line := range strings.Lines(out) {
+		var name string
+		var pss, rss float64
+		if _, err := fmt.Sscan(line, &name, &pss, &rss); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		found[name] += pss / 1024
+	}
+	return found
 }
 
 func spread(s []float64) string {
