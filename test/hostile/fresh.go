@@ -251,8 +251,17 @@ func changed() []Attack {
 		change("a hook", podpolicy.UnexpectedField, "Hooks", func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Hooks = &agentpb.Hooks{Prestart: []*agentpb.Hook{{Path: "/bin/sh"}}}
 		}),
-		change("a device", podpolicy.UnexpectedField, "devices", func(r *agentpb.CreateContainerRequest) {
+		change("a device", podpolicy.DeviceUnexpected, "devices[/dev/vda]", func(r *agentpb.CreateContainerRequest) {
 			r.Devices = []*agentpb.Device{{Type: "blk", VmPath: "/dev/vda", ContainerPath: "/dev/vda"}}
+		}),
+		change("a device's node", podpolicy.DeviceUnexpected, "devices[/dev/mem]", func(r *agentpb.CreateContainerRequest) {
+			r.OCI.Linux.Devices = []*agentpb.LinuxDevice{{Path: "/dev/mem", Type: "c", Major: 1, Minor: 1}}
+		}),
+		change("a rule that allows all devices", podpolicy.DeviceUnexpected, "devices", func(r *agentpb.CreateContainerRequest) {
+			if r.OCI.Linux.Resources == nil {
+				r.OCI.Linux.Resources = &agentpb.LinuxResources{}
+			}
+			r.OCI.Linux.Resources.Devices = []*agentpb.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}}
 		}),
 		change("nothing masked", podpolicy.PrivilegeMismatch, "masked_paths", func(r *agentpb.CreateContainerRequest) { r.OCI.Linux.MaskedPaths = nil }),
 		change("an id that names the agent's folder", podpolicy.BadID, "container_id", func(r *agentpb.CreateContainerRequest) { r.ContainerId = "shared" }),
