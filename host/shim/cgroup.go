@@ -43,31 +43,41 @@ func joinCgroup(root, name string, pids []int) (*cgroup, error) {
 			return c, fmt.Errorf("making the pod's control group: %w", err)
 		}
 		c.dirs = append(c.dirs, dir)
-		if err := moveAll(filepath.Join(dir, "cgroup.procs"), pids); err != nil {
-			return c, fmt.Errorf("joining the pod's control group %s: %w", dir, err)
-		}
+	}
+	if len(c.dirs) == 0 {
+		return c, nil
+	}
+	if err := moveAll(c.dirs, pids); err != nil {
+		return c, fmt.Errorf("joining the pod's control group: %w", err)
 	}
 	return c, nil
 }
 
-// moveAll puts the processes and their descendants into a group. What a process
-// starts once it is in the group is there too, so that this ends. A short-lived one may
-// have ended; where none is left, there is no TEE.
-func moveAll(procs string, pids []int) error {
+// moveAll puts the processes and their descendants into the groups. A process is asked
+// for its children once it is in all of them: what it starts from then on is there too,
+// so that this ends. A short-lived one may have ended; where none is left, there is no TEE.
+func moveAll(dirs []string, pids []int) error {
 	moved, there := map[int]bool{}, 0
 	for todo := slices.Clone(pids); len(todo) > 0; {
 		pid := todo[0]
 		if todo = todo[1:]; moved[pid] {
 			continue
 		}
-		err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0o644)
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
+		moved[pid] = true
+		ended := false
+		for _, dir := range dirs {
+			err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+			if errors.Is(err, unix.ESRCH) {
+				ended = true
+				break
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err == nil {
+		if !ended {
 			there++
 		}
-		moved[pid] = true
 		todo = append(todo, childrenOf(pid)...)
 	}
 	if there == 0 && len(pids) > 0 {
@@ -78,13 +88,14 @@ func moveAll(procs string, pids []int) error {
 
 // childrenOf lists the processes that any thread of a process has started.
 func childrenOf(pid int) []int {
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	threads, err := os.ReadDir(dir)
 	if err != nil {
-		return nil
+		return nil // it has ended
 	}
 	var out []int
-	for _, l := range lists {
-		b, err := os.ReadFile(l)
+	for _, t := range threads {
+		b, err := os.ReadFile(filepath.Join(dir, t.Name(), "children"))
 		if err != nil {
 			continue // a thread that has ended
 		}

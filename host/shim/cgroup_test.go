@@ -84,13 +84,14 @@ func TestJoinCgroup(t *testing.T) {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		}()
-		procs := filepath.Join(t.TempDir(), "cgroup.procs")
-		if err := moveAll(procs, []int{cmd.Process.Pid}); err != nil {
+		dirs := []string{t.TempDir(), t.TempDir()}
+		if err := moveAll(dirs, []int{cmd.Process.Pid}); err != nil {
 			t.Fatal(err)
 		}
-		// A plain file has what was written last.
-		if b, err := os.ReadFile(procs); err != nil || string(b) != strconv.Itoa(child) {
-			t.Errorf("%q, %v; want the child %d", b, err, child)
+		for _, dir := range dirs { // a plain file has what was written last
+			if b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs")); err != nil || string(b) != strconv.Itoa(child) {
+				t.Errorf("%q, %v; want the child %d", b, err, child)
+			}
 		}
 	})
 	t.Run("no kubelet", func(t *testing.T) {
