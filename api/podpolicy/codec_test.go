@@ -56,6 +56,7 @@ func TestParseRefuses(t *testing.T) {
 		"block, mounted":       {`{"volume":"spool","destination":"/spool"}`, `{"volume":"raw","destination":"/spool"}`, "mounts[4].volume: raw is a block volume"},
 		"device of files":      {`{"volume":"raw","path":"/dev/xvda"}`, `{"volume":"data","path":"/dev/xvda"}`, "devices[0].volume: data is no block volume"},
 		"device of nothing":    {`{"volume":"raw","path":"/dev/xvda"}`, `{"volume":"none","path":"/dev/xvda"}`, "devices[0].volume: none is no volume"},
+		"device of an admin":   {`"capabilities":["CAP_CHOWN","CAP_KILL"]`, `"capabilities":["CAP_SYS_ADMIN"]`, "devices[1].read_only: the container has CAP_SYS_ADMIN"},
 		"device twice":         {`{"volume":"ref","path":"/srv/ref"`, `{"volume":"raw","path":"/srv/ref"`, "devices[1].volume: raw twice"},
 		"device over another":  {`{"volume":"ref","path":"/srv/ref"`, `{"volume":"ref","path":"/dev/xvda/x"`, "devices[1].path: /dev/xvda/x is where"},
 		"device over /dev":     {`{"volume":"raw","path":"/dev/xvda"}`, `{"volume":"raw","path":"/dev"}`, "devices[0].path: /dev may not"},

@@ -144,6 +144,8 @@ func (c *Container) validateDevices(volumes map[string]*Volume) error {
 			return fmt.Errorf("devices[%d].volume: %s is no block volume", i, d.Volume)
 		case seen[d.Volume]:
 			return fmt.Errorf("devices[%d].volume: %s twice", i, d.Volume)
+		case d.ReadOnly && slices.Contains(c.Capabilities, "CAP_SYS_ADMIN"):
+			return fmt.Errorf("devices[%d].read_only: the container has CAP_SYS_ADMIN, with which it can write through a file system that it mounts", i)
 		case !mountable(d.Path):
 			return fmt.Errorf("devices[%d].path: %s may not be a device", i, clip(d.Path))
 		}

@@ -104,8 +104,8 @@ const journalSectors = 8192
 
 // format makes a new volume on a disk, of whose contents nothing remains. The header
 // comes last (seal): a guest that ends before leaves a disk that counts as empty.
-// fill makes the mapped device what containers find.
-func format(id, disk string, k *keys, fill func(device string, size int64) error) (_ *mapped, sectors uint64, err error) {
+// fill makes the mapped device what containers find: a device as it is, or a file system.
+func format(id, disk string, k *keys, block bool, fill func(device string, size int64) error) (_ *mapped, sectors uint64, err error) {
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
 		return nil, 0, err
@@ -126,7 +126,7 @@ func format(id, disk string, k *keys, fill func(device string, size int64) error
 	if err := d.Remove(); err != nil {
 		return nil, 0, err
 	}
-	if sectors, err = provided(f); err != nil {
+	if sectors, err = provided(f, block); err != nil {
 		return nil, 0, err
 	}
 	m, err := activate(id, disk, k, sectors)
@@ -158,7 +158,7 @@ func existing(f *os.File) error {
 // provided reads from dm-integrity's superblock how many sectors there are for data.
 // It was read by the kernel from the same disk a moment ago; a host that changed it
 // since makes the next activation fail, or a smaller volume.
-func provided(f *os.File) (uint64, error) {
+func provided(f *os.File, block bool) (uint64, error) {
 	b := make([]byte, blockSize)
 	// The kernel wrote it past this descriptor's cache.
 	if err := dropCache(f); err != nil {
@@ -167,12 +167,21 @@ func provided(f *os.File) (uint64, error) {
 	if _, err := f.ReadAt(b, reserved); err != nil {
 		return 0, fmt.Errorf("reading the superblock: %w", err)
 	}
-	n := binary.LittleEndian.Uint64(b[16:]) &^ (blockSize/devmapper.SectorSize - 1)
-	if !bytes.HasPrefix(b, []byte(superblock)) || n > ext4.MaxSize/devmapper.SectorSize {
+	if !bytes.HasPrefix(b, []byte(superblock)) {
 		return 0, errors.New("the kernel's superblock is not on the disk")
+	}
+	n := binary.LittleEndian.Uint64(b[16:]) &^ (blockSize/devmapper.SectorSize - 1)
+	if !block {
+		n = min(n, ext4.MaxSize/devmapper.SectorSize) // a file system has no use for more
+	}
+	if n > maxSectors {
+		return 0, fmt.Errorf("its superblock has room for %d sectors, and a volume has at most %d", n, uint64(maxSectors))
 	}
 	return n, nil
 }
+
+// maxSectors is the size of the largest volume, 1 PiB.
+const maxSectors = 1 << 41
 
 // makeFilesystem formats the device.
 func makeFilesystem(device string, size int64) error {
@@ -194,18 +203,18 @@ func makeFilesystem(device string, size int64) error {
 // wipeChunk is how much is zeroed by one request to the kernel, in bytes.
 const wipeChunk = 64 << 20
 
-// wipe writes zeros to the whole device: what was never written has no tag, and nobody
-// could read it.
-func wipe(device string, size int64) error { return wipeFrom(device, 0, size) }
-
-// wipeFrom writes zeros from an offset on.
-func wipeFrom(device string, from, size int64) error {
+// wipe writes zeros to a device from an offset on: what was never written has no tag, and
+// nobody could read it. stop ends it early.
+func wipe(device string, from, size int64, stop func() bool) error {
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	for at := from; at < size; at += wipeChunk {
+		if stop() {
+			return errors.New("wiping the volume: the pod ends")
+		}
 		span := [2]uint64{uint64(at), uint64(min(wipeChunk, size-at))}
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span))); errno != 0 {
 			return fmt.Errorf("wiping the volume: %w", errno)

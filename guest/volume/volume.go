@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,8 @@ type Manager struct {
 
 	mu   sync.Mutex
 	open map[string]*mounted // by volume
+
+	closing atomic.Bool
 }
 
 // mounted is an open volume.
@@ -116,14 +119,17 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	grown := vol.grow != nil
 	if !v.Block {
 		if err := vol.mount(v); err != nil {
 			return false, errors.Join(damaged(v, err), vol.close())
 		}
+		if !fresh && v.Kept() {
+			grown = vol.growFilesystem(v, m.opt.Log)
+		}
 	}
-	grown := vol.grow != nil
-	if grown {
-		if err := vol.grown(v, m.opt.Log); err != nil {
+	if vol.grow != nil {
+		if err := vol.seal(); err != nil {
 			return false, errors.Join(damaged(v, err), vol.close())
 		}
 	}
@@ -135,6 +141,8 @@ func (m *Manager) Open(ctx context.Context, v *podpolicy.Volume) (bool, error) {
 
 // Close unmounts all volumes that outlive the guest, so that everything is on the disks.
 func (m *Manager) Close() error {
+	m.closing.Store(true) // who wipes a new volume holds the lock for as long as that takes
+	unix.Sync()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -298,7 +306,7 @@ func (m *Manager) openOn(v *podpolicy.Volume, disk string, secret []byte) (*moun
 	}
 	vol := &mounted{disk: disk, dm: dm}
 	if size > h.disk {
-		if err := vol.extend(v, f, h, k, size); err != nil {
+		if err := vol.extend(v, f, h, k, size, m.closing.Load); err != nil {
 			return nil, errors.Join(damaged(v, err), vol.close())
 		}
 	}
@@ -377,9 +385,9 @@ func (m *Manager) fresh(v *podpolicy.Volume, disk string, secret []byte) (*mount
 	defer k.clear()
 	fill := makeFilesystem
 	if v.Block {
-		fill = wipe
+		fill = func(device string, size int64) error { return wipe(device, 0, size, m.closing.Load) }
 	}
-	dm, sectors, err := format(deviceID(v), disk, k, fill)
+	dm, sectors, err := format(deviceID(v), disk, k, v.Block, fill)
 	if err != nil {
 		return nil, nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}

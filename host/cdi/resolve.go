@@ -29,6 +29,7 @@ type Devices struct {
 	// the pod.
 	Env    []string
 	Mounts []Mount
+	Nodes  []string // paths in the container
 }
 
 // Resolve finds the devices with these names.
@@ -58,6 +59,7 @@ func (r *Resolver) Resolve(names []Name) (*Devices, error) {
 			return nil, &Error{Ambiguous, n.String(), "two CDI specifications of one folder have it"}
 		}
 		out.Env, out.Mounts = append(out.Env, d.env...), append(out.Mounts, d.mounts...)
+		out.Nodes = append(out.Nodes, d.inside...)
 		if d.simulated != "" {
 			if !slices.Contains(out.Simulated, d.simulated) {
 				out.Simulated = append(out.Simulated, d.simulated)

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of what is read.
@@ -49,6 +50,16 @@ type Mount struct {
 	Destination string `yaml:"containerPath"`
 }
 
+// inside gives the nodes' paths in a container.
+func (e *edits) inside() []string {
+	var out []string
+	for _, n := range e.Nodes {
+		out = append(out, n.Path)
+	}
+	return out
+}
+
+// paths gives them on the host.
 func (e *edits) paths() []string {
 	var out []string
 	for _, n := range e.Nodes {
@@ -64,6 +75,7 @@ func (e *edits) paths() []string {
 // device is what a specification says of one device.
 type device struct {
 	nodes     []string // on the host
+	inside    []string // the same in the container
 	simulated string   // kind, by wire name; "": none
 	env       []string
 	mounts    []Mount
@@ -159,7 +171,7 @@ func readDir(dir string) (known map[Name]device, bad []error, err error) {
 			d := &s.Devices[i]
 			n := Name{kind.Vendor, kind.Class, d.Name}
 			found := device{
-				nodes: append(d.Edits.paths(), s.Edits.paths()...), simulated: d.Annotations[AnnotationSimulated],
+				nodes: append(d.Edits.paths(), s.Edits.paths()...), inside: append(d.Edits.inside(), s.Edits.inside()...), simulated: d.Annotations[AnnotationSimulated],
 				env: slices.Concat(d.Edits.Env, s.Edits.Env), mounts: slices.Concat(d.Edits.Mounts, s.Edits.Mounts), file: file,
 			}
 			if _, twice := known[n]; twice {
@@ -172,7 +184,7 @@ func readDir(dir string) (known map[Name]device, bad []error, err error) {
 }
 
 func readFile(root *os.Root, name string) (*spec, error) {
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,10 @@
 // from end to end: the guest's kernel and initrd, a library OS's program.
 //
 // A digest is kept for the file's device, inode, size, and times of its last change, of
-// which the kernel sets the last (ctime) and nobody can set it back; a file that changed
-// in the last second is read again. Who is root here can lie, as about everything that
-// the host says: the TEE measures what runs, and this is none of it.
+// which the kernel sets the last (ctime) and nobody can set it back; until the next boot,
+// and on local file systems that keep such times. A file that changed in the last second
+// is read again. Who is root here can lie, as about everything that the host says: the
+// TEE measures what runs, and this is none of it.
 //
 // Trust zone: host.
 package filedigest
@@ -13,11 +14,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +71,9 @@ func (c Cache) SHA256(f *os.File, limit int64) (string, error) {
 	if before.Size > limit {
 		return "", fmt.Errorf("%s has more than %d bytes", f.Name(), limit)
 	}
+	if !timed(f) {
+		c = ""
+	}
 	for _, e := range c.read() {
 		if e.version == before {
 			_, err := f.Seek(0, io.SeekStart)
@@ -102,6 +109,28 @@ func versionOf(f *os.File) (version, error) {
 	return version{Dev: st.Dev, Inode: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, nil
 }
 
+// timed tells whether f is on a file system that is written here and whose times of
+// change are the kernel's: not an image with times of its maker, nor another machine's.
+var timed = func(f *os.File) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &st) != nil || st.Flags&unix.ST_RDONLY != 0 {
+		return false
+	}
+	return slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}, int64(st.Type))
+}
+
+// boot is this boot's name.
+var boot = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
+
+// kept is the cache's file.
+type kept struct {
+	Boot  string  `json:"boot"`
+	Files []entry `json:"files"` // the newest last
+}
+
 // read gives what is kept; what cannot be read is nothing.
 func (c Cache) read() []entry {
 	if c == "" {
@@ -112,11 +141,11 @@ func (c Cache) read() []entry {
 		return nil
 	}
 	defer f.Close()
-	var all []entry
-	if json.NewDecoder(io.LimitReader(f, maxCache)).Decode(&all) != nil {
+	var all kept
+	if json.NewDecoder(io.LimitReader(f, maxCache)).Decode(&all) != nil || all.Boot != boot() {
 		return nil
 	}
-	return slices.DeleteFunc(all, func(e entry) bool {
+	return slices.DeleteFunc(all.Files, func(e entry) bool {
 		b, err := hex.DecodeString(e.SHA256)
 		return err != nil || len(b) != sha256.Size
 	})
@@ -130,12 +159,17 @@ func (c Cache) add(e entry) {
 	}
 	all := slices.DeleteFunc(c.read(), func(o entry) bool { return o.Dev == e.Dev && o.Inode == e.Inode })
 	all = append(all[max(0, len(all)-keptFiles+1):], e)
-	b, err := json.Marshal(all)
-	if err != nil || os.MkdirAll(filepath.Dir(string(c)), 0o700) != nil {
+	b, err := json.Marshal(kept{boot(), all})
+	dir, name := filepath.Split(string(c))
+	if err != nil || os.MkdirAll(dir, 0o700) != nil {
 		return
 	}
-	tmp := fmt.Sprintf("%s.%d", c, os.Getpid())
-	if os.WriteFile(tmp, b, 0o600) != nil || os.Rename(tmp, string(c)) != nil {
-		_ = os.Remove(tmp)
+	tmp, err := os.CreateTemp(dir, name+".*")
+	if err != nil {
+		return
+	}
+	_, err = tmp.Write(b)
+	if errors.Join(err, tmp.Close()) != nil || os.Rename(tmp.Name(), string(c)) != nil {
+		_ = os.Remove(tmp.Name())
 	}
 }

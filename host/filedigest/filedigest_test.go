@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,10 +36,19 @@ func of(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// anywhere has the file system of the tests' files count as one that keeps times.
+func anywhere(t *testing.T) {
+	t.Helper()
+	was := timed
+	timed = func(*os.File) bool { return true }
+	t.Cleanup(func() { timed = was })
+}
+
 // oldEnough waits until what was written last may be kept.
 func oldEnough() { time.Sleep(settled + 50*time.Millisecond) }
 
 func TestChangedFilesAreReadAgain(t *testing.T) {
+	anywhere(t)
 	dir := t.TempDir()
 	path, c := filepath.Join(dir, "kernel"), In(filepath.Join(dir, "cache"))
 	write := func(s string) {
@@ -80,6 +90,7 @@ func TestChangedFilesAreReadAgain(t *testing.T) {
 }
 
 func TestKeptDigestIsUsed(t *testing.T) {
+	anywhere(t)
 	dir := t.TempDir()
 	path, c := filepath.Join(dir, "kernel"), In(dir)
 	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
@@ -93,6 +104,34 @@ func TestKeptDigestIsUsed(t *testing.T) {
 	if got := digest(t, c, path); got != of("planted") {
 		t.Error("the file was read again")
 	}
+	b, err := os.ReadFile(string(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(string(c), []byte(strings.Replace(string(b), boot(), "another", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := digest(t, c, path); got != of("one") {
+		t.Error("a digest of another boot was used")
+	}
+}
+
+// TestFilesInMemory: a mapping changes them without a time of change.
+func TestFilesInMemory(t *testing.T) {
+	fd, err := unix.MemfdCreate("x", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "x")
+	defer f.Close()
+	if _, err := f.WriteString("one"); err != nil {
+		t.Fatal(err)
+	}
+	oldEnough()
+	c := In(t.TempDir())
+	if got, err := c.SHA256(f, 1<<20); got != of("one") || err != nil || len(c.read()) > 0 {
+		t.Errorf("%s, %v, kept %v", got, err, c.read())
+	}
 }
 
 func TestBadCachesAndFiles(t *testing.T) {
@@ -101,7 +140,7 @@ func TestBadCachesAndFiles(t *testing.T) {
 	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"", "{", `[{"sha256":"00"}]`, `{"a":1}`} {
+	for _, bad := range []string{"", "{", `[{"sha256":"00"}]`, `{"boot":"` + boot() + `","files":[{"sha256":"00"}]}`} {
 		if err := os.WriteFile(string(c), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -111,6 +111,9 @@ func decode(b []byte, namespace, name string) ([]string, error) {
 		if errors.Is(err, errPod) {
 			return nil
 		}
+		if len(found) > 0 && len(out) > 0 {
+			return fmt.Errorf("two pods %s/%s have devices: one of them is about to end", namespace, name)
+		}
 		out = append(out, found...)
 		return err
 	})

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,11 +62,10 @@ func TestCRIOSandbox(t *testing.T) {
 }
 
 // TestCRIOContainer: the guest allows what the shim makes of CRI-O's bundle of an
-// unchanged pod, whatever the pod's author writes into annotations of containerd's, which
-// CRI-O copies.
+// unchanged pod.
 func TestCRIOContainer(t *testing.T) {
 	s := crioBundle(t, "crio-container.json")
-	s.Annotations[criType], s.Annotations[criSandbox], s.Annotations[criName] = typeSandbox, "another", "another"
+	s.Annotations[criSandbox], s.Annotations[criName] = "another", "another"
 	if sandbox, is, err := role(s, "c1"); sandbox != s.Annotations[crioSandbox] || is || err != nil {
 		t.Errorf("%q, %v, %v", sandbox, is, err)
 	}
@@ -97,5 +97,44 @@ func TestCRIOContainer(t *testing.T) {
 	}
 	if _, err := guest(t, p).Authorize(r); err == nil || !strings.Contains(err.Error(), string(podpolicy.MountUnexpected)) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAnnotationsOfAnotherRuntime: what a pod's author writes, and CRI-O copies over its
+// own annotations, makes no sandbox of another pod's, and none with its volumes.
+func TestAnnotationsOfAnotherRuntime(t *testing.T) {
+	for what, own := range map[string]map[string]string{
+		"as containerd's, another pod's": {crioType: "", criType: typeSandbox, criUID: "victim", criPod: "victim", criNamespace: "victims"},
+		"as containerd's":                {criType: typeSandbox, criUID: "victim"},
+	} {
+		s := crioBundle(t, "crio-sandbox.json")
+		maps.Copy(s.Annotations, own)
+		if id, is, err := role(s, "mine"); err == nil {
+			t.Errorf("%s: %q, %t", what, id, is)
+		}
+	}
+	for what, own := range map[string]map[string]string{
+		"a container of another pod": {crioType: typeContainer, crioSandbox: "victim"},
+		"no type":                    {crioType: "", criUID: "victim", criPod: "victim"},
+	} {
+		s := crioBundle(t, "crio-sandbox.json")
+		maps.Copy(s.Annotations, own)
+		if id, is, err := role(s, "mine"); id != "mine" || !is || err != nil {
+			t.Errorf("%s: %q, %t, %v", what, id, is, err)
+		}
+		p, err := ofBundle(s)
+		if err != nil || p.uid != "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f0" || p.name != "web" || p.namespace != "default" {
+			t.Errorf("%s: %+v, %v", what, p, err)
+		}
+	}
+	// containerd that passes on all of a pod's annotations.
+	s := &specs.Spec{Annotations: map[string]string{criType: typeSandbox, criUID: "own", crioType: typeSandbox, crioContainer: crioInfra, crioUID: "victim"}}
+	if _, _, err := role(s, "mine"); err == nil || !strings.Contains(err.Error(), crioType) {
+		t.Errorf("containerd's with CRI-O's: %v", err)
+	}
+	s = crioBundle(t, "crio-sandbox.json")
+	delete(s.Annotations, crioContainer)
+	if _, _, err := role(s, "mine"); err == nil || !strings.Contains(err.Error(), crioContainer) {
+		t.Errorf("without the kubelet's label: %v", err)
 	}
 }

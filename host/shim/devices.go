@@ -116,7 +116,7 @@ func (p *pod) withoutEdits(c *podpolicy.Container, s *specs.Spec) {
 		})
 	}
 	if s.Linux != nil {
-		s.Linux.Devices = slices.DeleteFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool { return cdi.OfVFIO(d.Path) })
+		s.Linux.Devices = slices.DeleteFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool { return cdi.OfVFIO(d.Path) || slices.Contains(p.devices.Nodes, d.Path) })
 	}
 	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
 		return slices.Contains(p.devices.Mounts, cdi.Mount{Source: m.Source, Destination: m.Destination}) &&

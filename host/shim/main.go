@@ -266,6 +266,7 @@ func (a *arguments) serve() error {
 	ev := newPublisher(strings.TrimPrefix(os.Getenv("TTRPC_ADDRESS"), "unix://"), a.namespace, log)
 	options, err := a.readOptions()
 	if err != nil {
+		_ = os.Remove(a.socketOf(a.id))
 		return err
 	}
 	svc := newService(a.id, a.bundle, options, ev, cancel, log)
@@ -293,6 +294,7 @@ func (a *arguments) serve() error {
 
 // end destroys a pod that is still there.
 func (s *Service) end() {
+	s.abort()
 	s.mu.Lock()
 	p := s.pod
 	s.mu.Unlock()

@@ -90,8 +90,9 @@ func TestRoles(t *testing.T) {
 	}{
 		{map[string]string{criType: "sandbox"}, "me", true, false},
 		{map[string]string{criType: "container", criSandbox: "pod"}, "pod", false, false},
-		{map[string]string{crioType: "sandbox"}, "me", true, false},
-		{map[string]string{crioType: "container", crioSandbox: "pod"}, "pod", false, false},
+		{map[string]string{crioType: "sandbox", crioContainer: crioInfra}, "me", true, false},
+		{map[string]string{crioType: "container", crioSandbox: "pod", crioContainer: "app"}, "pod", false, false},
+		{map[string]string{crioType: "container", crioContainer: "app"}, "", false, true},
 		{map[string]string{criType: "container"}, "", false, true},
 		{nil, "", false, true},
 	} {

@@ -50,15 +50,15 @@ type pod struct {
 	client *ttrpc.Client
 	agent  agentpb.AgentServiceService
 
-	mu      sync.Mutex
-	flushed bool            // the guest was told to write out its volumes
-	copied  map[string]bool // volumes whose files the guest has
+	mu     sync.Mutex
+	copied map[string]bool // volumes whose files the guest has
 	// account is what the cluster gives the pod for its API; nil: nothing yet.
 	account *account
 
-	done   chan struct{} // closed when the TEE has ended
-	cgroup *cgroup
-	ports  *podnet.Forwarder // nil: none
+	flushing sync.Once     // the guest is told once to write out its volumes
+	done     chan struct{} // closed when the TEE has ended
+	cgroup   *cgroup
+	ports    *podnet.Forwarder // nil: none
 }
 
 // policyOf reads the pod policy from the pod's initdata annotation.
@@ -139,7 +139,7 @@ func launchPod(ctx context.Context, id string, c *Config, s *podSpec, log *slog.
 	}
 	defer func() {
 		if err != nil {
-			p.flushed = true // no container was there to write anything
+			p.flushing.Do(func() {}) // no container was there to write anything
 			err = errors.Join(err, p.destroy())
 		}
 	}()
@@ -319,23 +319,22 @@ func (p *pod) launch(ctx context.Context, h *holder, n *podnet.Network) error {
 	return nil
 }
 
-// flush has the guest write out its volumes on disks, if it has any.
-func (p *pod) flush(ctx context.Context) {
-	p.mu.Lock()
-	done := p.flushed || len(p.policy.Disks()) == 0
-	p.flushed = true
-	p.mu.Unlock()
-	if done {
-		return
-	}
-	select {
-	case <-p.done: // it has ended by itself
-		return
-	default:
-	}
-	if err := call(ctx, flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}); err != nil {
-		p.log.Warn("the guest may not have written all of its volumes", "error", err)
-	}
+// flush has the guest write out its volumes on disks, if it has any, and waits for it,
+// whoever asked first: nobody may end the TEE meanwhile.
+func (p *pod) flush() {
+	p.flushing.Do(func() {
+		if len(p.policy.Disks()) == 0 {
+			return
+		}
+		select {
+		case <-p.done: // it has ended by itself
+			return
+		default:
+		}
+		if err := call(context.Background(), flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}); err != nil {
+			p.log.Warn("the guest may not have written all of its volumes", "error", err)
+		}
+	})
 }
 
 // flushTime bounds what a guest's volumes take to be written out: it is within what a
@@ -349,7 +348,7 @@ func (p *pod) destroy() error {
 		p.ports.Close()
 	}
 	if p.client != nil {
-		p.flush(context.Background())
+		p.flush()
 		_ = p.client.Close()
 	}
 	if p.vm != nil {

@@ -81,6 +81,10 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 	if spec == nil || r.SandboxID != s.id {
 		return nil, notFound("no sandbox %s was created", r.SandboxID)
 	}
+	shown, err := spec.shown()
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	box := &container{proc: newProc(stdio{}), id: s.id, bundle: s.bundle, sandbox: true, silent: true, execs: map[string]*exec{}}
 	box.move(task.Status_CREATED, task.Status_RUNNING)
@@ -89,10 +93,6 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 		return nil, err
 	}
 	s.log.Info("started", "sandbox", s.id, "duration", time.Since(began))
-	shown, err := spec.shown()
-	if err != nil {
-		return nil, err
-	}
 	return &sandboxapi.StartSandboxResponse{Pid: s.pidOf(), CreatedAt: timestamppb.New(box.createdAt), Spec: shown}, nil
 }
 
@@ -129,6 +129,9 @@ func (s *Service) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandb
 // StopSandbox ends the TEE and removes what the pod has on the node. One that has ended
 // is stopped already.
 func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
+	if r.SandboxID == s.id {
+		s.abort()
+	}
 	c, p, err := s.box(r.SandboxID)
 	if err != nil {
 		if r.SandboxID == s.id {

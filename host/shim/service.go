@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -38,6 +39,7 @@ type Service struct {
 	mu         sync.Mutex
 	asked      *podSpec // what CreateSandbox has said; nil: nothing
 	pod        *pod     // nil until the TEE is there
+	launch     *launching
 	containers map[string]*container
 }
 
@@ -114,14 +116,43 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	return &api.CreateTaskResponse{Pid: pid}, nil
 }
 
+// launching is a launch under way.
+type launching struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when it has ended, either way
+}
+
+// abort ends a launch under way, if there is one, and waits for its end.
+func (s *Service) abort() {
+	s.mu.Lock()
+	l := s.launch
+	s.mu.Unlock()
+	if l != nil {
+		l.cancel()
+		<-l.done
+	}
+}
+
 // hold launches the pod's TEE and watches over it; box stands for it among the tasks.
 func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, spec *podSpec) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &launching{cancel: cancel, done: make(chan struct{})}
+	defer close(l.done)
 	s.mu.Lock()
-	have := s.pod != nil
+	have := s.pod != nil || s.launch != nil
+	if !have {
+		s.launch = l
+	}
 	s.mu.Unlock()
 	if have {
 		return status.Error(codes.AlreadyExists, "this shim has its pod")
 	}
+	defer func() {
+		s.mu.Lock()
+		s.launch = nil
+		s.mu.Unlock()
+	}()
 	cfg, err := configOf(options)
 	if err != nil {
 		return err
@@ -136,6 +167,11 @@ func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, 
 	}
 	box.createdAt = time.Now()
 	s.mu.Lock()
+	if err := ctx.Err(); err != nil { // aborted
+		s.mu.Unlock()
+		p.flushing.Do(func() {})
+		return errors.Join(err, p.destroy())
+	}
 	s.pod = p
 	s.containers[box.id] = box
 	s.mu.Unlock()
@@ -425,7 +461,13 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 
 // stopPod ends the TEE, once its volumes are written out.
 func (s *Service) stopPod(ctx context.Context, box *container, p *pod) error {
-	p.flush(ctx)
+	flushed := make(chan struct{})
+	go func() { p.flush(); close(flushed) }()
+	select {
+	case <-flushed:
+	case <-ctx.Done(): // it goes on; whoever asks again waits for it
+		return ctx.Err()
+	}
 	if err := p.vm.Destroy(); err != nil {
 		return err
 	}

@@ -24,9 +24,11 @@ const (
 	criCPUPeriod  = "io.kubernetes.cri.sandbox-cpu-period"
 	crioType      = "io.kubernetes.cri-o.ContainerType"
 	crioSandbox   = "io.kubernetes.cri-o.SandboxID"
-	crioMetadata  = "io.kubernetes.cri-o.Metadata"          // JSON of the CRI's ContainerMetadata
-	crioUID       = "io.kubernetes.pod.uid"                 // the kubelet's label, as the next two
-	crioPod       = "io.kubernetes.pod.name"                //
+	crioMetadata  = "io.kubernetes.cri-o.Metadata" // JSON of the CRI's ContainerMetadata
+	crioUID       = "io.kubernetes.pod.uid"        // the kubelet's label, as the next three
+	crioPod       = "io.kubernetes.pod.name"       //
+	crioContainer = "io.kubernetes.container.name" // likewise; a sandbox's is crioInfra
+	crioInfra     = "POD"
 	crioNamespace = "io.kubernetes.pod.namespace"           //
 	crioResources = "io.kubernetes.cri-o.PodLinuxResources" // JSON of the CRI's LinuxContainerResources
 	typeSandbox   = "sandbox"
@@ -35,10 +37,11 @@ const (
 	specFile      = "config.json"
 )
 
-// byCRIO tells who wrote a bundle. CRI-O puts all of a pod's own annotations into its
-// bundles, so that those of containerd's among them are the pod author's words there;
-// containerd passes on none of CRI-O's.
-func byCRIO(annotations map[string]string) bool { return annotations[crioType] != "" }
+// byCRIO tells who wrote a bundle that role has let through.
+func byCRIO(annotations map[string]string) bool {
+	_, ok := annotations[crioType]
+	return ok
+}
 
 // readSpec reads a bundle's config.json.
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -61,12 +64,25 @@ func readSpec(bundle string) (*specs.Spec, error) {
 	return s, nil
 }
 
-// role says what a bundle is: the sandbox of a pod, or a container in one.
+// role says what a bundle is: the sandbox of a pod, or a container in one. A pod's author
+// has a say in a sandbox's annotations: CRI-O writes the pod's own over most of its own,
+// and only the labels over those; containerd passes on what its configuration names. So a
+// bundle with the annotations of both is refused, and with CRI-O the kubelet's label decides.
 func role(s *specs.Spec, id string) (sandboxID string, isSandbox bool, err error) {
 	a := s.Annotations
 	typ, sandbox := a[criType], a[criSandbox]
 	if byCRIO(a) {
-		typ, sandbox = a[crioType], a[crioSandbox]
+		if _, ok := a[criType]; ok {
+			return "", false, fmt.Errorf("the bundle has both %s and %s: one of them is the pod's own annotation; take it off the pod", criType, crioType)
+		}
+		switch a[crioContainer] {
+		case "":
+			return "", false, fmt.Errorf("the bundle has no label %s: Coffer runs the pods of a kubelet", crioContainer)
+		case crioInfra:
+			typ = typeSandbox
+		default:
+			typ, sandbox = typeContainer, a[crioSandbox]
+		}
 	}
 	switch typ {
 	case typeSandbox:

@@ -82,7 +82,7 @@ func (l *launching) run(ctx context.Context) (*VM, error) {
 		return nil, err
 	}
 	if p := l.spec.SNP; p != nil && p.SecretService != "" {
-		l.progress("asking the owner for the launch secret: " + p.SecretService)
+		l.progress("asking the owner for the launch secret: " + hostOf(p.SecretService))
 		if err := handSecret(ctx, vm.qmp, p, l.driver.opt.AskOwner); err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/cofferproject/coffer/api/launch"
@@ -44,6 +45,15 @@ func (in *inputs) ownerFiles(p *launch.SNPParams) error {
 		*f.to = in.path(m)
 	}
 	return nil
+}
+
+// hostOf is a service's host, for people: the rest of a URL may hold a token.
+func hostOf(service string) string {
+	u, err := url.Parse(service)
+	if err != nil {
+		return "its service"
+	}
+	return u.Host
 }
 
 // handSecret lets a paused launch of SEV or SEV-ES run with the owner's secret in its

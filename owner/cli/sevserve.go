@@ -75,11 +75,14 @@ type secretServer struct {
 
 	mu   sync.Mutex
 	left int
+	// given are the packets that were made, by measurement: a launch whose answer was
+	// lost gets the same one again.
+	given map[string]*launch.SEVSecret
 }
 
 // serveSecrets serves until count secrets are handed out; an error if ctx ends first.
 func serveSecrets(ctx context.Context, l net.Listener, a *sevAnswer, count int, log io.Writer) error {
-	s := &secretServer{answer: a.answer, log: log, left: count, done: make(chan struct{})}
+	s := &secretServer{answer: a.answer, log: log, left: count, done: make(chan struct{}), given: map[string]*launch.SEVSecret{}}
 	srv := &http.Server{Handler: s, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
@@ -113,6 +116,10 @@ func (s *secretServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if secret := s.given[string(b)]; secret != nil {
+		s.write(w, r, secret)
+		return
+	}
 	if s.left == 0 {
 		http.Error(w, "no secret is left", http.StatusForbidden)
 		return
@@ -128,12 +135,17 @@ func (s *secretServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.left--
+	s.given[string(b)] = secret
 	fmt.Fprintf(s.log, "the secret goes to %s; %d left\n", r.RemoteAddr, s.left)
+	s.write(w, r, secret)
+	if s.left == 0 {
+		close(s.done)
+	}
+}
+
+func (s *secretServer) write(w http.ResponseWriter, r *http.Request, secret *launch.SEVSecret) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := PrintJSON(w, secret); err != nil {
 		fmt.Fprintf(s.log, "answering %s: %v\n", r.RemoteAddr, err)
-	}
-	if s.left == 0 {
-		close(s.done)
 	}
 }

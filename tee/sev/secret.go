@@ -41,6 +41,9 @@ type Expected struct {
 // Packet checks a launch's measurement and makes the packet that carries the secret
 // into that launch alone.
 func (k *Keys) Packet(m *launch.SEVMeasurement, want *Expected, table []byte) (*launch.SEVSecret, error) {
+	if k.Policy&closed != closed {
+		return nil, fmt.Errorf("launch secret: the session's policy %#x lets the host read the guest: make another one", k.Policy)
+	}
 	if err := k.verify(m, want); err != nil {
 		return nil, err
 	}

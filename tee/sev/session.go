@@ -31,8 +31,9 @@ type Session struct {
 }
 
 // closed are the bits of a SEV policy without which the host could read the guest:
-// no debugging, and no other guest with the same key.
-const closed = 1<<0 | 1<<1
+// no debugging, no other guest with the same key, and no sending of the guest, with
+// which the firmware gives its memory to whatever key the host names.
+const closed = 1<<0 | 1<<1 | 1<<3
 
 // NewSession makes keys and wraps them for a platform. A policy under which the host
 // could read the secret is refused.
@@ -41,7 +42,7 @@ func NewSession(p *Platform, policy uint32) (*Keys, *Session, error) {
 		return nil, nil, errors.New("sev session: no verified platform")
 	}
 	if policy&closed != closed {
-		return nil, nil, fmt.Errorf("sev session: policy %#x lets the host debug the guest, or start another one with its key: set bits 0 and 1", policy)
+		return nil, nil, fmt.Errorf("sev session: policy %#x lets the host debug the guest, start another one with its key, or send it away: set bits 0, 1 and 3", policy)
 	}
 	own, err := ecdh.P384().GenerateKey(rand.Reader)
 	if err != nil {

@@ -187,7 +187,7 @@ func TestSecretReachesTheLaunch(t *testing.T) {
 		}
 	}
 	for _, open := range []uint32{0x3e, 0x3d, 0} {
-		if _, _, err := NewSession(platform, open); err == nil || !strings.Contains(err.Error(), "set bits 0 and 1") {
+		if _, _, err := NewSession(platform, open); err == nil || !strings.Contains(err.Error(), "set bits 0, 1 and 3") {
 			t.Errorf("policy %#x: %v", open, err)
 		}
 	}

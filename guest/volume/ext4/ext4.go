@@ -25,6 +25,9 @@ const (
 	MaxSize = 8 << 40
 )
 
+// GroupSize is the size of a group of blocks, in bytes.
+const GroupSize = blocksPerGroup * BlockSize
+
 const (
 	blocksPerGroup = 8 * BlockSize // as many as one block has bits
 	inodeSize      = 256

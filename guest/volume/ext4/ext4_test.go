@@ -36,6 +36,13 @@ func TestE2fsckIsContent(t *testing.T) {
 			if err := Format(f, size, Options{UUID: [16]byte{1, 2, 3}, Seed: [16]byte{9}, Time: time.Unix(1700000000, 0)}); err != nil {
 				t.Fatal(err)
 			}
+			l, err := layoutOf(size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := Size(f); got != int64(l.blocks)*BlockSize || size-got >= 4<<20 || err != nil {
+				t.Errorf("it says that it has %d bytes, %v", got, err)
+			}
 			if out, err := exec.Command(fsck, "-f", "-n", p).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
