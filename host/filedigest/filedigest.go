@@ -116,7 +116,11 @@ var timed = func(f *os.File) bool {
 	if unix.Fstatfs(int(f.Fd()), &st) != nil || st.Flags&unix.ST_RDONLY != 0 {
 		return false
 	}
-	return slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}, int64(st.Type))
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return true
+	}
+	return false
 }
 
 // boot is this boot's name.
