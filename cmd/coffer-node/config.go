@@ -157,6 +157,9 @@ func configMain(args []string, stdout io.Writer) error {
 	for _, f := range files {
 		fmt.Fprintf(stdout, "%s: %s\n", f.File, f.For)
 	}
+	if len(c.devices) > 0 && c.podResources == "" {
+		fmt.Fprintln(stdout, "Whoever may make pods of these classes may name any of these devices, another pod's too; with --pod-resources a pod gets what the kubelet has given it.")
+	}
 	return nil
 }
 

@@ -130,8 +130,15 @@ func (in *inputs) hostDevices(addresses []string, h *hostcheck.Host) error {
 			return fmt.Errorf("giving the VM the host device %s: %w", a, err)
 		}
 		f, err := os.OpenFile(filepath.Join(h.Root, node), os.O_RDWR, 0)
-		if errors.Is(err, unix.EBUSY) {
-			err = fmt.Errorf("another VM has it: %w", err)
+		if err == nil {
+			// The kernel lets several open it, and refuses the second one's use from within
+			// QEMU. The lock goes with QEMU's descriptor.
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+				_ = f.Close()
+			}
+		}
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another VM has it")
 		}
 		if err != nil {
 			return fmt.Errorf("giving the VM the host device %s: %w", a, err)

@@ -48,6 +48,11 @@ func TestHostDevices(t *testing.T) {
 			t.Errorf("descriptor %d is %s", supervise.FD(i), in.files[i].Name())
 		}
 	}
+	second := new(inputs)
+	defer second.close()
+	if err := second.hostDevices([]string{"0000:65:00.0"}, m); err == nil || !strings.Contains(err.Error(), "another VM has it") {
+		t.Errorf("a second VM: %v", err)
+	}
 	for _, a := range []string{"0000:66:00.0", "0000:67:00.0"} {
 		if err := new(inputs).hostDevices([]string{a}, m); err == nil || !strings.Contains(err.Error(), "host device "+a) {
 			t.Errorf("%s: %v", a, err)
