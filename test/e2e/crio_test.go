@@ -22,6 +22,7 @@ import (
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
@@ -153,6 +154,7 @@ type crio struct {
 
 // crioBundle is a container's bundle with the FIFO of its output.
 type crioBundle struct {
+	rootfs          []*types.Mount // what the node would mount as the container's root
 	t               *testing.T
 	id, dir, stdout string
 	spec            *specs.Spec
@@ -273,7 +275,7 @@ func (c *crio) options() *anypb.Any {
 
 func (c *crio) createTask(b *crioBundle) {
 	c.t.Helper()
-	r, err := c.task.Create(c.ctx(), &task.CreateTaskRequest{ID: b.id, Bundle: b.dir, Stdout: b.stdout, Options: c.options()})
+	r, err := c.task.Create(c.ctx(), &task.CreateTaskRequest{ID: b.id, Bundle: b.dir, Stdout: b.stdout, Options: c.options(), Rootfs: b.rootfs})
 	if err != nil || r.Pid == 0 {
 		c.t.Fatalf("create: %v, %v", r, err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -41,6 +43,11 @@ func TestSandboxAPI(t *testing.T) {
 			"io.kubernetes.cri-o.ContainerID": p.id + "-app",
 		}
 	})
+	// As the published guest-pull snapshotter gives a root: nothing of it is mounted here.
+	app.rootfs = []*types.Mount{{
+		Type: "fuse.nydus-overlayfs", Source: "overlay",
+		Options: []string{"lowerdir=/nonexistent", "io.katacontainers.volume=" + base64.StdEncoding.EncodeToString([]byte(`{"volume_type":"image_guest_pull","source":"registry.example/another@sha256:00","image_pull":{"metadata":{}}}`))},
+	}}
 	c.createTask(app)
 	c.start(app.id, "")
 	app.wait("here is web\n")
