@@ -60,22 +60,39 @@ func (k *kube) killContainerd(t *testing.T, pod string) {
 	})
 }
 
-// TestOneAfterTheOther starts and deletes pods (3, 200 with COFFER_E2E_FULL=1, or
-// COFFER_KUBE_PODS) and looks for what they leave.
-func TestOneAfterTheOther(t *testing.T) { withEach(t, testOneAfterTheOther) }
-
-func testOneAfterTheOther(t *testing.T, h holder) {
-	k := cluster
-	pods := 3
-	if os.Getenv("COFFER_E2E_FULL") == "1" {
-		pods = 200
+// TestOneAfterTheOther starts and deletes pods: three of each holder, or 200 over all
+// classes with COFFER_E2E_FULL=1, or COFFER_KUBE_PODS of each class. Nothing may stay.
+func TestOneAfterTheOther(t *testing.T) {
+	each, err := strconv.Atoi(os.Getenv("COFFER_KUBE_PODS"))
+	if err != nil {
+		each = 0
 	}
-	if n, err := strconv.Atoi(os.Getenv("COFFER_KUBE_PODS")); err == nil {
-		pods = n
+	for _, c := range []struct {
+		tee        string
+		some, many int
+	}{{"tpm-sim", 3, 30}, {"sgx-sim", 3, 100}, {"snp-sim", 0, 30}, {"tdx-sim", 0, 20}, {"cca-sim", 0, 20}} {
+		pods := c.some
+		if os.Getenv("COFFER_E2E_FULL") == "1" {
+			pods = c.many
+		}
+		if each > 0 {
+			pods = each
+		}
+		if pods > 0 {
+			t.Run(c.tee, func(t *testing.T) { oneAfterTheOther(t, c.tee, pods) })
+		}
+	}
+}
+
+func oneAfterTheOther(t *testing.T, tee string, pods int) {
+	k := cluster
+	class := "coffer-" + tee
+	if tee == "sgx-sim" {
+		class = "coffer-process-sim"
 	}
 	for i := range pods {
 		name := fmt.Sprintf("loop-%d", i)
-		path, _ := k.seal(t, h.tee, simple(name, h.class, "echo here; sleep 3600"))
+		path, _ := k.seal(t, tee, simple(name, class, "echo here; sleep 3600"))
 		k.must(t, "kubectl", "apply", "-f", path)
 		k.ready(t, name)
 		k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
