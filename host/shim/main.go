@@ -247,9 +247,17 @@ func (a *arguments) delete(stdout io.Writer) error {
 	return err
 }
 
+// How much the heap may grow until it is collected, in percent: little, once the pod is
+// there, since a node has a shim for each pod; while it starts, collecting costs more than
+// it brings.
+const (
+	startGC = 200
+	restGC  = 40
+)
+
 // serve is the shim of one pod.
 func (a *arguments) serve() error {
-	debug.SetGCPercent(40)
+	debug.SetGCPercent(startGC)
 	log, err := openLog(a.bundle, a.debug)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -175,6 +176,8 @@ func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, 
 	s.pod = p
 	s.containers[box.id] = box
 	s.mu.Unlock()
+	debug.SetGCPercent(restGC)
+	debug.FreeOSMemory()
 	go s.watchVM(p)
 	go s.watchOOM(context.WithoutCancel(ctx), p) // as long as the TEE
 	return nil
