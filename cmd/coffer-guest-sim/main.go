@@ -1,3 +1,6 @@
+// Go's runtime would give each piece of its memory a name, by a system call of its own.
+//go:debug decoratemappings=0
+
 // Command coffer-guest-sim is coffer-guest with simulated attesters: PID 1 in the TEE, and under other names each of the
 // guest's processes.
 package main

@@ -72,10 +72,11 @@ func DropBounding(keep Set, last uint) error {
 		if keep&(1<<n) != 0 {
 			continue
 		}
-		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); err == nil && has == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0); err != nil {
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0)
+		if err != nil { // who may drop none may still have none of it
+			if has, rerr := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); rerr == nil && has == 0 {
+				continue
+			}
 			return fmt.Errorf("dropping capability %d from the bounding set: %w", n, err)
 		}
 	}
