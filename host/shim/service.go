@@ -177,7 +177,7 @@ func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, 
 	s.containers[box.id] = box
 	s.mu.Unlock()
 	debug.SetGCPercent(restGC)
-	debug.FreeOSMemory()
+	go debug.FreeOSMemory()
 	go s.watchVM(p)
 	go s.watchOOM(context.WithoutCancel(ctx), p) // as long as the TEE
 	return nil
