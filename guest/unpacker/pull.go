@@ -78,6 +78,9 @@ func (p *pull) prepare(ctx context.Context) {
 // slot gives the next layer's. Where layers come one after the other, the writer of the
 // one behind it starts meanwhile.
 func (p *pull) slot(ctx context.Context) (*slot, error) {
+	if p.s.opt.Workers == 1 {
+		p.preparing.Wait() // it is sooner there than another one
+	}
 	sl, err := p.s.takeSlot(ctx)
 	p.mu.Lock()
 	p.left--
