@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/cofferproject/coffer/host/protofield"
 )
 
 const (
@@ -72,29 +74,12 @@ func (raw) Unmarshal(b []byte, v any) error {
 
 // fields calls f for each field of a message that has bytes.
 func fields(b []byte, f func(number protowire.Number, value []byte) error) error {
-	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
+	return protofield.Each(b, func(number protowire.Number, value []byte, _ uint64) error {
+		if value == nil {
+			return nil
 		}
-		b = b[n:]
-		if kind != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
-				return protowire.ParseError(n)
-			}
-			b = b[n:]
-			continue
-		}
-		value, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if err := f(number, value); err != nil {
-			return err
-		}
-	}
-	return nil
+		return f(number, value)
+	})
 }
 
 // errPod ends a pod that is another one.

@@ -10,10 +10,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/cofferproject/coffer/api/launch"
 )
@@ -21,8 +23,34 @@ import (
 // maxAnswer bounds an answer in bytes: 16 KiB of secret in base64, and more.
 const maxAnswer = 64 << 10
 
-// Ask posts a measurement to a URL and gives the packet that is the answer.
+// Between tries, and how many there are: the owner answers the same measurement with the
+// same packet, so that a lost answer costs nothing.
+const tries = 3
+
+var pause = time.Second
+
+// Ask posts a measurement to a URL and gives the packet that is the answer. Where no
+// answer comes it asks again.
 func Ask(ctx context.Context, url string, m *launch.SEVMeasurement) (*launch.SEVSecret, error) {
+	for left := tries - 1; ; left-- {
+		s, err := post(ctx, url, m)
+		if !errors.As(err, new(lostError)) || left == 0 {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// lostError says that no answer came.
+type lostError struct{ error }
+
+func (e lostError) Unwrap() error { return e.error }
+
+func post(ctx context.Context, url string, m *launch.SEVMeasurement) (*launch.SEVSecret, error) {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
@@ -36,13 +64,13 @@ func Ask(ctx context.Context, url string, m *launch.SEVMeasurement) (*launch.SEV
 	c := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, lostError{err}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, lostError{err}
 	case len(body) > maxAnswer:
 		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
 	case resp.StatusCode != http.StatusOK:

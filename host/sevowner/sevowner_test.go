@@ -66,3 +66,29 @@ func TestAsk(t *testing.T) {
 		}
 	}
 }
+
+// TestAskAgain: a lost answer is asked for again with the same measurement, a refusal is
+// not.
+func TestAskAgain(t *testing.T) {
+	was := pause
+	pause = time.Millisecond
+	defer func() { pause = was }()
+	want := &launch.SEVSecret{Header: bytes.Repeat([]byte{3}, 52), Secret: bytes.Repeat([]byte{4}, 32)}
+	for lost, ok := range map[int]bool{1: true, tries - 1: true, tries: false} {
+		var bodies []string
+		got, err := ask(t, func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			if bodies = append(bodies, string(b)); len(bodies) <= lost {
+				panic(http.ErrAbortHandler)
+			}
+			_ = json.NewEncoder(w).Encode(want)
+		})
+		if (err == nil) != ok || ok && !reflect.DeepEqual(got, want) || len(bodies) != min(lost+1, tries) || bodies[0] != bodies[len(bodies)-1] {
+			t.Errorf("%d answers lost: %+v, %v, asked %d times", lost, got, err, len(bodies))
+		}
+	}
+	asked := 0
+	if _, err := ask(t, func(w http.ResponseWriter, _ *http.Request) { asked++; http.Error(w, "no", http.StatusForbidden) }); err == nil || asked != 1 {
+		t.Errorf("refused: %v, asked %d times", err, asked)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/cofferproject/coffer/host/protofield"
 )
 
 // criConfigType is the type under which containerd sends a pod's configuration.
@@ -57,7 +59,7 @@ func parseCRIConfig(b []byte) (*criConfig, error) {
 type message map[protowire.Number]func([]byte) error
 
 func (m message) read(b []byte) error {
-	return eachField(b, func(num protowire.Number, v []byte, _ uint64) error {
+	return protofield.Each(b, func(num protowire.Number, v []byte, _ uint64) error {
 		if f := m[num]; f != nil && v != nil {
 			return f(v)
 		}
@@ -98,45 +100,10 @@ func list(to *[]string) func([]byte) error {
 // limits reads a LinuxContainerResources.
 func limits(b []byte, to *podLimits) error {
 	numbers := map[protowire.Number]*int64{1: &to.cpuPeriod, 2: &to.cpuQuota, 4: &to.memory}
-	return eachField(b, func(num protowire.Number, v []byte, n uint64) error {
+	return protofield.Each(b, func(num protowire.Number, v []byte, n uint64) error {
 		if to := numbers[num]; to != nil && v == nil {
 			*to = int64(n)
 		}
 		return nil
 	})
-}
-
-// eachField calls f with each field of a message: with v, which is not nil, or with n
-// for a number. Fields of other kinds are passed over.
-func eachField(b []byte, f func(num protowire.Number, v []byte, n uint64) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		var err error
-		switch typ {
-		case protowire.BytesType:
-			var v []byte
-			if v, n = protowire.ConsumeBytes(b); n >= 0 {
-				err = f(num, v, 0)
-			}
-		case protowire.VarintType:
-			var v uint64
-			if v, n = protowire.ConsumeVarint(b); n >= 0 {
-				err = f(num, nil, v)
-			}
-		default:
-			n = protowire.ConsumeFieldValue(num, typ, b)
-		}
-		if n < 0 {
-			err = protowire.ParseError(n)
-		}
-		if err != nil {
-			return fmt.Errorf("field %d: %w", num, err)
-		}
-		b = b[n:]
-	}
-	return nil
 }

@@ -133,6 +133,9 @@ func TestSEVSecret(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
+		was := repeatFor
+		repeatFor = time.Second
+		defer func() { repeatFor = was }()
 		var log safeBuffer
 		ended := make(chan error, 1)
 		go func() { ended <- serveSecrets(ctx, l, a, 1, &log) }()
@@ -157,11 +160,18 @@ func TestSEVSecret(t *testing.T) {
 				t.Errorf("no measurement: %d %s", code, text)
 			}
 		}
-		code, text := post(measured(digest))
+		this := measured(digest)
+		code, text := post(this)
 		if code != http.StatusOK {
 			t.Fatalf("%d %s", code, text)
 		}
 		inject(text)
+		if code, again := post(this); code != http.StatusOK || !bytes.Equal(again, text) {
+			t.Errorf("the same launch once more: %d %s", code, again)
+		}
+		if code, text := post(measured(digest)); code != http.StatusForbidden {
+			t.Errorf("a further launch: %d %s", code, text)
+		}
 		if err := <-ended; err != nil {
 			t.Errorf("it ended with %v, its one secret handed out", err)
 		}

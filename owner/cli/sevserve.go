@@ -80,6 +80,10 @@ type secretServer struct {
 	given map[string]*launch.SEVSecret
 }
 
+// repeatFor is how long a launch whose answer was lost may ask again, once no secret is
+// left for others.
+var repeatFor = 30 * time.Second
+
 // serveSecrets serves until count secrets are handed out; an error if ctx ends first.
 func serveSecrets(ctx context.Context, l net.Listener, a *sevAnswer, count int, log io.Writer) error {
 	s := &secretServer{answer: a.answer, log: log, left: count, done: make(chan struct{}), given: map[string]*launch.SEVSecret{}}
@@ -88,6 +92,10 @@ func serveSecrets(ctx context.Context, l net.Listener, a *sevAnswer, count int, 
 	go func() { failed <- srv.Serve(l) }()
 	select {
 	case <-s.done:
+		select {
+		case <-time.After(repeatFor):
+		case <-ctx.Done():
+		}
 	case <-ctx.Done():
 	case err := <-failed:
 		return err

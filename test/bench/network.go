@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -11,17 +10,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
@@ -64,8 +56,9 @@ func (c *config) runNetwork(ctx context.Context, w io.Writer) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the server: %w\n%s", err, out)
 	}
-	if err := writeImage(program, c.file("image")); err != nil {
-		return fmt.Errorf("making the server's image: %w", err)
+	image := exec.CommandContext(ctx, "go", "run", "./test/programimage", "--program", "netserve", "--package", "./test/bench/netserve", "--name", netImage, "--out", c.file("image"))
+	if out, err := image.CombinedOutput(); err != nil {
+		return fmt.Errorf("making the server's image: %w\n%s", err, out)
 	}
 	initrd, err := c.plainInitrd(p, program)
 	if err != nil {
@@ -107,49 +100,6 @@ func (c *config) runNetwork(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(w, "%-34s %10.1f %10.1f %10.2f\n", r.name, of(plain), of(pod), of(pod)/of(plain))
 	}
 	return nil
-}
-
-// writeImage makes an OCI layout whose one image runs the program.
-func writeImage(program, dir string) error {
-	b, err := os.ReadFile(program)
-	if err != nil {
-		return err
-	}
-	var plain bytes.Buffer
-	t := tar.NewWriter(&plain)
-	if err := t.WriteHeader(&tar.Header{Name: "netserve", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(b))}); err != nil {
-		return err
-	}
-	if _, err := t.Write(b); err != nil {
-		return err
-	}
-	if err := t.Close(); err != nil {
-		return err
-	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(plain.Bytes())), nil },
-		tarball.WithMediaType(types.OCILayer))
-	if err != nil {
-		return err
-	}
-	img, err := mutate.AppendLayers(mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1), layer)
-	if err != nil {
-		return err
-	}
-	cfg, err := img.ConfigFile()
-	if err != nil {
-		return err
-	}
-	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = "linux", runtime.GOARCH
-	cfg.Config.Entrypoint = []string{"/netserve"}
-	if img, err = mutate.ConfigFile(img, cfg); err != nil {
-		return err
-	}
-	l, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	return l.AppendImage(img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": netImage}))
 }
 
 // plainInitrd is the guest image's with another first process: the kernel unpacks one

@@ -86,13 +86,9 @@ func TestOneAfterTheOther(t *testing.T) {
 
 func oneAfterTheOther(t *testing.T, tee string, pods int) {
 	k := cluster
-	class := "coffer-" + tee
-	if tee == "sgx-sim" {
-		class = "coffer-process-sim"
-	}
 	for i := range pods {
 		name := fmt.Sprintf("loop-%d", i)
-		path, _ := k.seal(t, tee, simple(name, class, "echo here; sleep 3600"))
+		path, _ := k.seal(t, tee, simple(name, classOf(tee), "echo here; sleep 3600"))
 		k.must(t, "kubectl", "apply", "-f", path)
 		k.ready(t, name)
 		k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")

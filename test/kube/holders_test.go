@@ -39,6 +39,16 @@ func withEach(t *testing.T, f func(t *testing.T, h holder)) {
 	}
 }
 
+// classOf gives the RuntimeClass of a TEE.
+func classOf(tee string) string {
+	for _, h := range holders {
+		if h.tee == tee {
+			return h.class
+		}
+	}
+	return "coffer-" + tee
+}
+
 // teeOf gives the TEE of a RuntimeClass.
 func teeOf(class string) string {
 	for _, h := range holders {

@@ -10,6 +10,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -33,24 +34,25 @@ import (
 const nobody = "65532:65532"
 
 func main() {
-	program := flag.String("program", "", "program below cmd/")
+	program := flag.String("program", "", "name of the program")
+	pkg := flag.String("package", "", "folder of the program's sources (default: cmd/PROGRAM)")
 	name := flag.String("name", "", "name of the image")
 	out := flag.String("out", "", "folder to make; one that is there is replaced")
 	arch := flag.String("arch", "amd64", "architecture")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *program, *name, *out, *arch); err != nil {
+	if err := run(ctx, *program, cmp.Or(*pkg, "./cmd/"+*program), *name, *out, *arch); err != nil {
 		fmt.Fprintln(os.Stderr, "programimage:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, program, name, out, arch string) error {
+func run(ctx context.Context, program, pkg, name, out, arch string) error {
 	if program == "" || name == "" || out == "" || filepath.Base(program) != program {
-		return errors.New("--program, --name and --out are needed, and --program is the name of a folder in cmd/")
+		return errors.New("--program, --name and --out are needed, and --program is a name, such as that of a folder in cmd/")
 	}
-	layer, err := buildLayer(ctx, program, arch)
+	layer, err := buildLayer(ctx, program, pkg, arch)
 	if err != nil {
 		return err
 	}
@@ -94,14 +96,14 @@ func config(img v1.Image, program, arch string) *v1.ConfigFile {
 	return c
 }
 
-func buildLayer(ctx context.Context, program, arch string) (v1.Layer, error) {
+func buildLayer(ctx context.Context, program, pkg, arch string) (v1.Layer, error) {
 	dir, err := os.MkdirTemp("", "coffer-image-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	exe := filepath.Join(dir, program)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", exe, "./cmd/"+program)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", exe, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
