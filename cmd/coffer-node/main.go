@@ -19,7 +19,7 @@ const usage = `usage: coffer-node COMMAND
   config --out DIR --tee TEE... [--platform FILE] [--aliases] [--output json]
                    write containerd's configuration, the handlers' files and the
                    RuntimeClasses for these kinds of TEE (config --help)
-  snapshotter [--listen SOCKET] [--root DIR] [--containerd SOCKET] [--name NAME]
+  snapshotter [--listen SOCKET] [--root DIR] [--containerd SOCKET] [--name NAME] [--kata-volume]
                    containerd's proxy plugin for images that the guest pulls
                    itself: no layer is fetched on the node
 `

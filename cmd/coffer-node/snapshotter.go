@@ -20,6 +20,7 @@ func snapshotterMain(args []string) error {
 	fs.StringVar(&c.Root, "root", "/var/lib/coffer/snapshotter", "the folder of its state")
 	fs.StringVar(&c.Containerd, "containerd", "/run/containerd/containerd.sock", "containerd's own socket: users' names are looked up there, and images without layers mended")
 	fs.StringVar(&c.Name, "name", "coffer", "the proxy plugin's name in containerd's configuration")
+	fs.BoolVar(&c.KataVolume, "kata-volume", false, "have containers' mounts say KataVirtualVolume (image_guest_pull), for other runtimes that have their guest pull: Coffer's own needs none")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type Config struct {
 	Root       string // folder of the snapshotter's state
 	Containerd string // containerd's own socket; empty: no named users, no healing
 	Name       string // under which containerd knows this snapshotter
+	KataVolume bool   // say KataVirtualVolume in containers' mounts, for other runtimes than Coffer's
 	Log        *slog.Logger
 	Now        func() time.Time
 }
@@ -47,7 +48,7 @@ func Serve(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
-	s := &service{store: st, roots: roots{filepath.Join(c.Root, "roots")}, log: c.Log}
+	s := &service{store: st, roots: roots{filepath.Join(c.Root, "roots")}, kata: c.KataVolume, log: c.Log}
 	if err := s.begin(); err != nil {
 		return err
 	}

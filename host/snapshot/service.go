@@ -25,6 +25,7 @@ type service struct {
 	store *store
 	roots roots
 	users users // nil: no names are known
+	kata  bool  // say in mounts that the guest pulls, as published (katavolume.go)
 	log   *slog.Logger
 }
 
@@ -77,10 +78,11 @@ func (s *service) create(ctx context.Context, kind api.Kind, key, parent string,
 	if err != nil {
 		return nil, err
 	}
-	if err := s.store.add(key, kind, parent, root, labels); err != nil {
+	m, err := s.mounts(&record{Kind: kind, Parent: parent, Root: root})
+	if err != nil {
 		return nil, err
 	}
-	return s.mounts(root)
+	return m, s.store.add(key, kind, parent, root, labels)
 }
 
 // usersOf asks which names containerd will look up. Without an answer a container
@@ -97,12 +99,20 @@ func (s *service) usersOf(ctx context.Context, layer string) []string {
 }
 
 // mounts shows a root read-only: nothing can be put into an image this way.
-func (s *service) mounts(root string) ([]*types.Mount, error) {
-	path, err := s.roots.path(root)
+func (s *service) mounts(r *record) ([]*types.Mount, error) {
+	path, err := s.roots.path(r.Root)
 	if err != nil {
 		return nil, err
 	}
-	return []*types.Mount{{Type: "bind", Source: path, Options: []string{"rbind", "ro"}}}, nil
+	m := &types.Mount{Type: "bind", Source: path, Options: []string{"rbind", "ro"}}
+	if s.kata && r.Kind == api.Kind_ACTIVE && r.Parent != "" {
+		o, err := s.kataOption(r.Parent)
+		if err != nil {
+			return nil, err
+		}
+		m.Options = append(m.Options, o)
+	}
+	return []*types.Mount{m}, nil
 }
 
 // Mounts gives a container's root again.
@@ -114,7 +124,7 @@ func (s *service) Mounts(_ context.Context, r *api.MountsRequest) (*api.MountsRe
 	if rec.Kind == api.Kind_COMMITTED {
 		return nil, status.Errorf(codes.InvalidArgument, "%q is a layer: it has no files here", r.GetKey())
 	}
-	m, err := s.mounts(rec.Root)
+	m, err := s.mounts(rec)
 	if err != nil {
 		return nil, err
 	}

@@ -33,15 +33,17 @@ type running struct {
 }
 
 func start(t *testing.T, root, containerd string) *running {
+	return startWith(t, Config{Root: root, Containerd: containerd})
+}
+
+func startWith(t *testing.T, c Config) *running {
 	t.Helper()
+	root := c.Root
 	r := &running{t: t, root: root, sock: filepath.Join(t.TempDir(), "s", "s.sock")}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() {
-		done <- Serve(ctx, Config{
-			Listen: r.sock, Root: root, Containerd: containerd, Name: "coffer", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return clock },
-		})
-	}()
+	c.Listen, c.Name, c.Log, c.Now = r.sock, "coffer", slog.New(slog.NewTextHandler(io.Discard, nil)), func() time.Time { return clock }
+	go func() { done <- Serve(ctx, c) }()
 	for i := 0; i < 5000; i++ { // gRPC's next attempt would be a second later
 		if _, err := os.Stat(r.sock); err == nil {
 			break
