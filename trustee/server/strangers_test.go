@@ -24,7 +24,11 @@ func TestAuditComesFirst(t *testing.T) {
 	denied(t, w, a, 503, "audit-unavailable")
 	n := w.client("")
 	n.auth(fakeTEE, `""`)
-	denied(t, w, n.attest(n.fake(doc), doc), 503, "audit-unavailable")
+	a = n.attest(n.fake(doc), doc)
+	denied(t, w, a, 503, "audit-unavailable")
+	if k := a.header.Get("Set-Cookie"); k != "" || strings.Contains(string(a.body), "token") {
+		t.Errorf("an attestation without a record gave cookie %q and %s", k, a.body)
+	}
 	if status, b := w.admin.do("PUT", "/namespaces/default/resources/"+secretName, []byte("x")); status != 503 {
 		t.Errorf("change without an audit record: %d %s", status, b)
 	}
