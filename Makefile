@@ -135,7 +135,7 @@ e2e-kube-full: e2e-kube ## the same with 200 pods, the walk by the sandbox API, 
 .PHONY: bench-kube
 bench-kube: deps build runsc guest standins kube ## measure pods of a cluster: kubectl apply to Ready, the shim's cost
 	cd test/kube && COFFER_KUBE_TEST=1 COFFER_KUBE_BENCH=1 COFFER_PLATFORM=$(abspath $(PLATFORM)) COFFER_LAYOUTS=$(abspath $(LAYOUTS)) \
-	  $(GO) test -count=1 -timeout 60m -v -run HowFast .
+	  $(GO) test -count=1 -timeout 60m -v -run 'HowFast|TenAtOnce' .
 
 .PHONY: race
 race: ## unit tests under the race detector (needs a C compiler)

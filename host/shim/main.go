@@ -213,7 +213,7 @@ func (a *arguments) spawn(path string) error {
 	}
 	cmd := osexec.Command(self, args...)
 	cmd.Dir = a.bundle
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // it mostly waits: a second processor of Go's costs more than it brings
 	cmd.ExtraFiles = []*os.File{f}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -247,17 +247,18 @@ func (a *arguments) delete(stdout io.Writer) error {
 	return err
 }
 
-// How much the heap may grow until it is collected, in percent: little, once the pod is
-// there, since a node has a shim for each pod; while it starts, collecting costs more than
-// it brings.
+// The heap is collected when it has grown by so many percent, once the pod is there: little,
+// since a node has a shim for each pod. While it starts, collecting costs more than it
+// brings, and only startLimit bounds what the runtime takes.
 const (
-	startGC = 200
-	restGC  = 40
+	restGC     = 40
+	startLimit = 24 << 20
 )
 
 // serve is the shim of one pod.
 func (a *arguments) serve() error {
-	debug.SetGCPercent(startGC)
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(startLimit)
 	log, err := openLog(a.bundle, a.debug)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -176,6 +177,7 @@ func (s *Service) hold(ctx context.Context, box *container, options *anypb.Any, 
 	s.pod = p
 	s.containers[box.id] = box
 	s.mu.Unlock()
+	debug.SetMemoryLimit(math.MaxInt64)
 	debug.SetGCPercent(restGC)
 	go debug.FreeOSMemory()
 	go s.watchVM(p)

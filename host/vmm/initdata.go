@@ -23,7 +23,10 @@ func InitdataDisk(plain []byte) ([]byte, error) {
 		return nil, fmt.Errorf("initdata: %d bytes, at most %d", len(plain), launch.MaxInitdata)
 	}
 	var z bytes.Buffer
-	w := gzip.NewWriter(&z)
+	w, err := gzip.NewWriterLevel(&z, gzip.BestSpeed) // its size is nobody's concern within the bound
+	if err != nil {
+		return nil, fmt.Errorf("compressing initdata: %w", err)
+	}
 	if _, err := w.Write(plain); err != nil {
 		return nil, fmt.Errorf("compressing initdata: %w", err)
 	}

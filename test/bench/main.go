@@ -29,7 +29,7 @@ type config struct {
 	memory, cpus           int
 	jsonOut                string
 	keep                   bool
-	process, network       bool
+	process, network, bare bool
 	pod                    string // sealed manifest
 	dir                    string
 }
@@ -49,6 +49,7 @@ func main() {
 	flag.BoolVar(&c.keep, "keep", false, "keep the consoles and timings of all runs")
 	flag.BoolVar(&c.process, "process", false, "measure a pod in a process (sgx-sim) against the same runtime alone")
 	flag.BoolVar(&c.network, "network", false, "measure a pod's network against a plain VM's with the same devices")
+	flag.BoolVar(&c.bare, "bare", false, "boot the bare init alone, and print the seconds of each run")
 	flag.Parse()
 	if err := c.run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -74,10 +75,6 @@ func (c *config) run(w io.Writer) (err error) {
 	if c.network {
 		return c.runNetwork(context.Background(), w)
 	}
-	return c.runVM(w)
-}
-
-func (c *config) runVM(w io.Writer) error {
 	p, err := platform.Load(c.platform)
 	if err != nil {
 		return err
@@ -85,6 +82,25 @@ func (c *config) runVM(w io.Writer) error {
 	if c.bareInitrd == "" {
 		c.bareInitrd = filepath.Join(filepath.Dir(c.platform), "initrd-bare.cpio")
 	}
+	if c.bare {
+		return c.runBare(p, w)
+	}
+	return c.runVM(p, w)
+}
+
+// runBare prints seconds for who measures something else beside (test/kube).
+func (c *config) runBare(p *platform.Platform, w io.Writer) error {
+	for i := range c.runs {
+		s, err := c.bareBoot(p, i)
+		if err != nil {
+			return fmt.Errorf("bare boot: %w", err)
+		}
+		fmt.Fprintf(w, "%.3f\n", s)
+	}
+	return nil
+}
+
+func (c *config) runVM(p *platform.Platform, w io.Writer) error {
 	s := &services{c: c}
 	defer s.stop()
 	if err := s.setUp(); err != nil {
@@ -110,6 +126,7 @@ func (c *config) runVM(w io.Writer) error {
 		f.add(bare, full)
 		fmt.Fprintf(w, "run %d: bare %.2f s, coffer run %.2f s, difference %.2f s\n", i+1, bare, full.total, full.total-bare)
 	}
+	var err error
 	if f.PSS, err = c.measurePSS(); err != nil {
 		fmt.Fprintln(w, "no PSS:", err)
 	}

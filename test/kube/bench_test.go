@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +26,13 @@ func TestHowFast(t *testing.T) {
 	weights := map[string][]float64{}
 	idle := map[string][]float64{}
 	lines := map[string][]float64{} // class and program: MiB
+	var bare, beyond []float64
+	bench := filepath.Join(t.TempDir(), "bench")
+	if out, err := exec.Command("go", "build", "-o", bench, "../bench").CombinedOutput(); err != nil {
+		t.Fatalf("building test/bench: %v\n%s", err, out)
+	}
 	for i := range runs {
+		bare = append(bare, bareBoot(t, bench))
 		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim", "coffer-process-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
 			manifest := simple(name, class, "sleep 3600")
@@ -52,7 +60,9 @@ func TestHowFast(t *testing.T) {
 			k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
 		}
 		k.nothingLeft(t)
+		beyond = append(beyond, times["coffer-tpm-sim"][i]-times["runc"][i]-bare[i])
 	}
+	t.Logf("bare boot of the same guest (tpm-sim), seconds: %s; coffer-tpm-sim beyond that and runc, seconds (bound 2.0): %s", spread(bare), spread(beyond))
 	for class, s := range times {
 		t.Logf("%-16s apply to Ready, seconds: %s", class, spread(s))
 	}
@@ -64,6 +74,81 @@ func TestHowFast(t *testing.T) {
 	}
 	t.Logf("shim's CPU of a start, milliseconds: %s", spread(cpu))
 	t.Logf("shim's resident memory, MiB: %s", spread(rss))
+}
+
+// TestTenAtOnce prints what CPU ten pods take that start together, until all are Ready,
+// against ten that start one after the other; make bench-kube. It judges nothing.
+func TestTenAtOnce(t *testing.T) {
+	if os.Getenv("COFFER_KUBE_BENCH") != "1" {
+		t.Skip("a measurement: make bench-kube")
+	}
+	k := cluster
+	const pods = 10
+	for _, class := range []string{"coffer-process-sim", "coffer-snp-sim"} {
+		var paths, names []string
+		for i := range pods {
+			name := fmt.Sprintf("ten-%s-%d", class, i)
+			path, _ := k.seal(t, teeOf(class), simple(name, class, "sleep 3600"))
+			paths, names = append(paths, path), append(names, "pod/"+name)
+		}
+		start := func(from, to int) float64 {
+			apply := []string{"kubectl", "apply"}
+			for _, p := range paths[from:to] {
+				apply = append(apply, "-f", p)
+			}
+			before := busy(t)
+			k.must(t, apply...)
+			k.must(t, append([]string{"kubectl", "wait", "--for=condition=Ready", "--timeout=300s"}, names[from:to]...)...)
+			used := busy(t) - before
+			k.must(t, append([]string{"kubectl", "delete", "--timeout=120s"}, names[from:to]...)...)
+			k.nothingLeft(t)
+			return used
+		}
+		start(0, 1) // not counted: what is cached then is cached for all
+		single := 0.0
+		for i := range pods {
+			single += start(i, i+1)
+		}
+		together := start(0, pods)
+		t.Logf("%-18s CPU until Ready, seconds: ten one after the other %.1f, ten at once %.1f: %.2f times (bound 1.2)", class, single, together, together/single)
+	}
+}
+
+// busy gives the seconds that this machine's processors have worked, whoever for.
+func busy(t *testing.T) float64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line) // user, nice, system, idle, iowait, irq, softirq, steal, in ticks of 10 ms
+	sum := 0.0
+	for _, at := range []int{1, 2, 3, 6, 7} {
+		n, err := strconv.ParseFloat(f[at], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n / 100
+	}
+	return sum
+}
+
+// bareBoot gives the seconds in which the VM of a pod's size boots to the first line of
+// an init that does nothing else, outside of the cluster.
+func bareBoot(t *testing.T, bench string) float64 {
+	t.Helper()
+	cmd := exec.Command(bench, "--bare", "--runs=1", "--bin=../../bin", "--platform", os.Getenv("COFFER_PLATFORM"), "--memory=384")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // podGroup gives the most memory in MiB that the pod's control group has had, and the
@@ -127,14 +212,15 @@ func (k *kube) shim(t *testing.T) (cpu, rss float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := strings.Fields(k.must(t, "cat", "/proc/"+pid+"/stat")) // the name has no space
-	for _, at := range []int{13, 14} {
-		n, err := strconv.ParseFloat(f[at], 64)
+	// Nanoseconds on a processor, of each thread: Go ends none of them.
+	for _, line := range strings.Split(strings.TrimSpace(k.must(t, "bash", "-c", "cat /proc/"+pid+"/task/*/schedstat")), "\n") {
+		n, err := strconv.ParseFloat(strings.Fields(line)[0], 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cpu += n * 10 // ticks of 10 ms
+		cpu += n / 1e6
 	}
+	f := strings.Fields(k.must(t, "cat", "/proc/"+pid+"/stat")) // the name has no space
 	pages, err := strconv.ParseFloat(f[23], 64)
 	if err != nil {
 		t.Fatal(err)
