@@ -160,10 +160,34 @@ func (c *Container) validateDevices(volumes map[string]*Volume) error {
 	return nil
 }
 
+// validateTermination checks that the file for the termination message covers nothing and
+// is covered by nothing; mounts and devices are checked.
+func (c *Container) validateTermination() error {
+	if c.Termination == "" {
+		return nil
+	}
+	if !mountable(c.Termination) {
+		return fmt.Errorf("termination_message: %s may not be a file of the guest", clip(c.Termination))
+	}
+	taken := append(slices.Clone(c.ImageVolumes), guestMade...)
+	for _, m := range c.Mounts {
+		taken = append(taken, m.Destination)
+	}
+	for _, d := range c.Devices {
+		taken = append(taken, d.Path)
+	}
+	for _, p := range taken {
+		if within(c.Termination, p) || within(p, c.Termination) {
+			return fmt.Errorf("termination_message: %s is where the container has %s", clip(c.Termination), p)
+		}
+	}
+	return nil
+}
+
 // guestMade are the paths that every container has of the guest.
 var guestMade = []string{
 	"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console",
-	"/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/termination-log", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
+	"/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", DefaultTermination, "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
 }
 
 // within reports whether p is dir or below it.

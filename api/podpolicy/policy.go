@@ -10,6 +10,8 @@
 // Trust zone: written by the owner, enforced in the guest.
 package podpolicy
 
+import "cmp"
+
 // DataKey is the policy's member of initdata's [data] table.
 const DataKey = "coffer.policy.json"
 
@@ -113,26 +115,35 @@ type Container struct {
 	Env  []EnvVar `json:"env"` // the whole environment; order does not matter, duplicates are denied
 	// ServiceLinks lets the host add variables of services, by their fixed grammar:
 	// "" none, "kubernetes" of the cluster's API, "all" of the namespace's services.
-	ServiceLinks    string    `json:"service_links,omitempty"`
-	Cwd             string    `json:"cwd"`
-	User            User      `json:"user"`
-	Terminal        bool      `json:"terminal,omitempty"`
-	Stdin           bool      `json:"stdin,omitempty"`
-	ReadOnly        bool      `json:"read_only_root,omitempty"`
-	NoNewPrivileges bool      `json:"no_new_privileges,omitempty"`
-	Capabilities    []string  `json:"capabilities"` // bounding, permitted, effective: exactly these, "CAP_..." sorted
-	Seccomp         string    `json:"seccomp"`      // "unconfined", "runtime-default", or "sha256:<hex>" of the profile's canonical JSON
-	MaskedPaths     []string  `json:"masked_paths,omitempty"`
-	ReadOnlyPaths   []string  `json:"read_only_paths,omitempty"`
-	Mounts          []Mount   `json:"mounts,omitempty"`        // beside the fixed /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup, /etc/hosts, /etc/hostname, /etc/resolv.conf, which the guest makes itself
-	Devices         []Device  `json:"devices,omitempty"`       // beside the fixed /dev/null, zero, full, random, urandom, tty, ptmx
-	ImageVolumes    []string  `json:"image_volumes,omitempty"` // VOLUMEs of the verified image, mounted as empty-dir
-	Resources       Resources `json:"resources,omitzero"`
-	Restart         string    `json:"restart"` // "Always", "OnFailure", "Never": how often it may be created again
-	Exec            []Exec    `json:"exec,omitempty"`
-	Logs            bool      `json:"logs"`              // may the host read stdout, stderr and the termination message; if not they are drained
-	Signals         []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
+	ServiceLinks    string   `json:"service_links,omitempty"`
+	Cwd             string   `json:"cwd"`
+	User            User     `json:"user"`
+	Terminal        bool     `json:"terminal,omitempty"`
+	Stdin           bool     `json:"stdin,omitempty"`
+	ReadOnly        bool     `json:"read_only_root,omitempty"`
+	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
+	Capabilities    []string `json:"capabilities"` // bounding, permitted, effective: exactly these, "CAP_..." sorted
+	Seccomp         string   `json:"seccomp"`      // "unconfined", "runtime-default", or "sha256:<hex>" of the profile's canonical JSON
+	MaskedPaths     []string `json:"masked_paths,omitempty"`
+	ReadOnlyPaths   []string `json:"read_only_paths,omitempty"`
+	Mounts          []Mount  `json:"mounts,omitempty"`        // beside the fixed /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup, /etc/hosts, /etc/hostname, /etc/resolv.conf, which the guest makes itself
+	Devices         []Device `json:"devices,omitempty"`       // beside the fixed /dev/null, zero, full, random, urandom, tty, ptmx
+	ImageVolumes    []string `json:"image_volumes,omitempty"` // VOLUMEs of the verified image, mounted as empty-dir
+	// Termination is the path of the file for the termination message; "" for
+	// DefaultTermination.
+	Termination string    `json:"termination_message,omitempty"`
+	Resources   Resources `json:"resources,omitzero"`
+	Restart     string    `json:"restart"` // "Always", "OnFailure", "Never": how often it may be created again
+	Exec        []Exec    `json:"exec,omitempty"`
+	Logs        bool      `json:"logs"`              // may the host read stdout, stderr and the termination message; if not they are drained
+	Signals     []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
 }
+
+// DefaultTermination is where containers write their last words.
+const DefaultTermination = "/dev/termination-log"
+
+// TerminationPath gives the path of the file for the termination message.
+func (c *Container) TerminationPath() string { return cmp.Or(c.Termination, DefaultTermination) }
 
 // EnvVar is one expected variable; exactly one of Value, SHA256 and From is set.
 type EnvVar struct {

@@ -256,6 +256,9 @@ func (c *Container) validate(volumes map[string]*Volume) error {
 	if err := c.validateDevices(volumes); err != nil {
 		return err
 	}
+	if err := c.validateTermination(); err != nil {
+		return err
+	}
 	r := c.Resources
 	if r.MemoryBytes < 0 || r.CPUQuota < 0 || r.Pids < 0 || r.MemoryBytes > maxBytes || (r.CPUQuota == 0) != (r.CPUPeriod == 0) || r.CPUPeriod > 1e9 {
 		return fmt.Errorf("resources: out of range")

@@ -122,7 +122,7 @@ func (s *Server) configure(ctx context.Context, g *podpolicy.Grant, image *Image
 	if err := os.MkdirAll(terminationLogDir, 0o755); err != nil {
 		return nil, fmt.Errorf("making termination log: %w", err)
 	}
-	cfg.TerminationLog = terminationLog(g.ContainerID)
+	cfg.TerminationLog, cfg.TerminationPath = terminationLog(g.ContainerID), c.TerminationPath()
 	if err := os.WriteFile(cfg.TerminationLog, nil, 0o666); err != nil {
 		return nil, fmt.Errorf("making termination log: %w", err)
 	}

@@ -25,8 +25,8 @@ type Config struct {
 	Scratch string
 	// Etc holds the guest-made files hosts, hostname and resolv.conf.
 	Etc string
-	// TerminationLog is a file that appears as /dev/termination-log; "" for none.
-	TerminationLog string
+	// TerminationLog is a file that appears at TerminationPath; "" for none.
+	TerminationLog, TerminationPath string
 	// Shm is the sandbox's /dev/shm.
 	Shm string
 	// Mounts are bind mounts of guest directories, in order.

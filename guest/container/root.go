@@ -192,7 +192,7 @@ func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (b
 		}
 	}
 	if cfg.TerminationLog != "" {
-		if err := add(cfg.TerminationLog, "", "/dev/termination-log", volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
+		if err := add(cfg.TerminationLog, "", cfg.TerminationPath, volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return nil, err
 		}
 	}

@@ -284,7 +284,7 @@ func (s *Service) createContainer(ctx context.Context, c *container, spec *specs
 		return status.Error(codes.PermissionDenied, undeclared(name).Error())
 	}
 	for i := range spec.Mounts {
-		if f, ok := terminationFile(&spec.Mounts[i]); ok {
+		if f, ok := terminationFile(c.policy, &spec.Mounts[i]); ok {
 			c.termination = f
 		}
 	}

@@ -219,23 +219,21 @@ func madeByGuest(m *specs.Mount, dest string, c *podpolicy.Container) bool {
 	if dest == podpolicy.ServiceAccountDir {
 		return true // the owner does not want it: the pod goes without
 	}
-	_, ok := terminationFile(m)
+	_, ok := terminationFile(c, m)
 	return ok
 }
 
 // terminationFile recognises the kubelet's file for a container's termination
 // message, .../pods/UID/containers/NAME/FILE, at the one place where the guest has it.
-func terminationFile(m *specs.Mount) (string, bool) {
+func terminationFile(c *podpolicy.Container, m *specs.Mount) (string, bool) {
 	source := filepath.Clean(m.Source)
 	parts := strings.Split(source, "/")
 	n := len(parts)
-	if filepath.Clean(m.Destination) == terminationPath && n >= 5 && parts[n-3] == "containers" && parts[n-5] == "pods" {
+	if filepath.Clean(m.Destination) == c.TerminationPath() && n >= 5 && parts[n-3] == "containers" && parts[n-5] == "pods" {
 		return source, true
 	}
 	return "", false
 }
-
-const terminationPath = "/dev/termination-log"
 
 // volumeOf reads the kubelet's paths of volumes, .../pods/UID/volumes/PLUGIN/NAME
 // and .../pods/UID/volume-subpaths/NAME/CONTAINER/INDEX, and gives the volume's

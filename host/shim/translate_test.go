@@ -203,3 +203,25 @@ func TestVolumePaths(t *testing.T) {
 		}
 	}
 }
+
+// The kubelet's file for the last words is known by its folder and by the policy's path.
+func TestTerminationFile(t *testing.T) {
+	const file = "/var/lib/kubelet/pods/6b1f/containers/app/9d2b"
+	for _, c := range []struct {
+		policy, source, dest string
+		want                 bool
+	}{
+		{"", file, "/dev/termination-log", true},
+		{"", file, "/run/words/last", false},
+		{"/run/words/last", file, "/run/words/last", true},
+		{"/run/words/last", file, "/run/words/../words/last", true},
+		{"/run/words/last", file, "/dev/termination-log", false},
+		{"/run/words/last", "/var/lib/kubelet/pods/6b1f/volumes/kubernetes.io~empty-dir/last", "/run/words/last", false},
+		{"/run/words/last", "/etc/shadow", "/run/words/last", false},
+	} {
+		got, ok := terminationFile(&podpolicy.Container{Termination: c.policy}, &specs.Mount{Source: c.source, Destination: c.dest})
+		if ok != c.want || ok && got != file {
+			t.Errorf("%+v: %q, %v", c, got, ok)
+		}
+	}
+}

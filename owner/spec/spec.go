@@ -289,6 +289,9 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 			out.Exec = append(out.Exec, x)
 		}
 	}
+	if p := path.Clean("/" + c.TerminationMessagePath); p != "/" && p != podpolicy.DefaultTermination {
+		out.Termination = p
+	}
 	out.Sidecar = c.Sidecar()
 	out.Env = b.env(c, proc, cfg)
 	out.User = b.user(c, cfg)

@@ -298,7 +298,8 @@ spec:
   containers:
   - name: c
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'S=/var/run/secrets/kubernetes.io/serviceaccount; cat /scratch/hello /scratch/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
+    terminationMessagePath: /run/words/last
+    command: [sh, -c, 'echo last words > /run/words/last; S=/var/run/secrets/kubernetes.io/serviceaccount; cat /scratch/hello /scratch/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
     lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /scratch/hello']}}}
     readinessProbe: {exec: {command: [test, -e, /tmp/ok]}, periodSeconds: 1}
     livenessProbe: {exec: {command: [test, '!', -e, /scratch/die]}, periodSeconds: 1, failureThreshold: 1}
@@ -321,4 +322,7 @@ spec:
 		out, err := k.in("kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
 		return err == nil && out != "0" && out != "", out
 	})
+	if out := k.must(t, "kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].lastState.terminated.message}`); strings.TrimSpace(out) != "last words" {
+		t.Errorf("the termination message is %q", out)
+	}
 }
