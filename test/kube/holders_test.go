@@ -39,6 +39,17 @@ func withEach(t *testing.T, f func(t *testing.T, h holder)) {
 	}
 }
 
+// withBoth runs a test with all holders at once, in which nothing disturbs the others: its
+// names are its holder's own.
+func withBoth(t *testing.T, f func(t *testing.T, h holder)) {
+	for _, h := range holders {
+		t.Run(h.tee, func(t *testing.T) {
+			t.Parallel()
+			f(t, h)
+		})
+	}
+}
+
 // classOf gives the RuntimeClass of a TEE.
 func classOf(tee string) string {
 	for _, h := range holders {

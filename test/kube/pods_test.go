@@ -183,24 +183,25 @@ func (k *kube) file(t *testing.T, text string) string {
 
 // TestSecret: the workload gets a secret that is bound to its seal, and not one
 // that is bound to another's.
-func TestSecret(t *testing.T) { withEach(t, testSecret) }
+func TestSecret(t *testing.T) { withBoth(t, testSecret) }
 
 func testSecret(t *testing.T, h holder) {
 	k := cluster
 	k.known(t, h)
+	name := "secret-" + h.tee
 	get := func(path string) string {
 		return fmt.Sprintf(httpGet, "/cdh/resource/default/"+path, "127.0.0.1", 8006)
 	}
-	path, seal := k.seal(t, h.tee, simple("secret", h.class,
+	path, seal := k.seal(t, h.tee, simple(name, h.class,
 		get(h.tee+"/mine")+"; echo; "+get(h.tee+"/other")+"; echo; echo asked; sleep 3600"))
 	value := k.file(t, "correct horse")
-	_, other := k.seal(t, h.tee, simple("another", h.class, "sleep 3600"))
-	for name, to := range map[string]string{"default/" + h.tee + "/mine": seal, "default/" + h.tee + "/other": other} {
-		k.must(t, append([]string{"coffer", "secret", "put", name, "-n", "sim", "--from-file", value, "--for", to}, k.trustee...)...)
+	_, other := k.seal(t, h.tee, simple("another-"+h.tee, h.class, "sleep 3600"))
+	for uri, to := range map[string]string{"default/" + h.tee + "/mine": seal, "default/" + h.tee + "/other": other} {
+		k.must(t, append([]string{"coffer", "secret", "put", uri, "-n", "sim", "--from-file", value, "--for", to}, k.trustee...)...)
 	}
 	k.apply(t, path)
-	k.logs(t, "secret", "asked")
-	out := k.must(t, "kubectl", "logs", "secret")
+	k.logs(t, name, "asked")
+	out := k.must(t, "kubectl", "logs", name)
 	if !strings.Contains(out, "200 OK") || strings.Count(out, "correct horse") != 1 {
 		t.Errorf("the pod got its own secret not once:\n%s", out)
 	}
@@ -208,40 +209,41 @@ func testSecret(t *testing.T, h holder) {
 
 // TestDenials: what the owner has not sealed does not run, and the pod's events
 // say why.
-func TestDenials(t *testing.T) { withEach(t, testDenials) }
+func TestDenials(t *testing.T) { withBoth(t, testDenials) }
 
 func testDenials(t *testing.T, h holder) {
 	k := cluster
-	path, _ := k.seal(t, h.tee, simple("denied", h.class, "sleep 3600"))
+	denied, unsealed, arguments := "denied-"+h.tee, "unsealed-"+h.tee, "arguments-"+h.tee
+	path, _ := k.seal(t, h.tee, simple(denied, h.class, "sleep 3600"))
 	t.Run("another command", func(t *testing.T) {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		k.apply(t, k.file(t, strings.Replace(string(b), "sleep 3600", "sleep 3601", 1)))
-		k.event(t, "denied", "args-mismatch")
+		k.event(t, denied, "args-mismatch")
 	})
 	t.Run("exec and debug", func(t *testing.T) {
-		k.must(t, "kubectl", "delete", "pod", "denied", "--ignore-not-found", "--timeout=60s")
+		k.must(t, "kubectl", "delete", "pod", denied, "--ignore-not-found", "--timeout=60s")
 		k.apply(t, path)
-		k.ready(t, "denied")
-		if _, err := k.in("kubectl", "exec", "denied", "--", "id"); err == nil || !strings.Contains(err.Error(), "exec-denied") {
+		k.ready(t, denied)
+		if _, err := k.in("kubectl", "exec", denied, "--", "id"); err == nil || !strings.Contains(err.Error(), "exec-denied") {
 			t.Errorf("exec: %v", err)
 		}
-		k.must(t, "kubectl", "debug", "denied", "--image=docker.io/library/busybox:latest", "--container=debugger", "--", "sleep", "60")
-		k.event(t, "denied", `container-undeclared: container "debugger"`)
+		k.must(t, "kubectl", "debug", denied, "--image=docker.io/library/busybox:latest", "--container=debugger", "--", "sleep", "60")
+		k.event(t, denied, `container-undeclared: container "debugger"`)
 	})
 	t.Run("not sealed", func(t *testing.T) {
-		k.apply(t, k.file(t, simple("unsealed", h.alias, "sleep 3600"))) // a published name of the class
-		k.event(t, "unsealed", "seal it with coffer seal")
+		k.apply(t, k.file(t, simple(unsealed, h.alias, "sleep 3600"))) // a published name of the class
+		k.event(t, unsealed, "seal it with coffer seal")
 	})
 	t.Run("arguments of the host", func(t *testing.T) {
-		pod := strings.Replace(simple("arguments", h.class, "sleep 3600"), "metadata:\n", "metadata:\n  annotations: {io.katacontainers.config.hypervisor.kernel_params: agent.log=debug}\n", 1)
+		pod := strings.Replace(simple(arguments, h.class, "sleep 3600"), "metadata:\n", "metadata:\n  annotations: {io.katacontainers.config.hypervisor.kernel_params: agent.log=debug}\n", 1)
 		if !strings.Contains(pod, "kernel_params") {
 			t.Fatal("the pod has no annotation: the test is broken")
 		}
 		k.apply(t, k.file(t, pod))
-		k.event(t, "arguments", "kernel_params")
+		k.event(t, arguments, "kernel_params")
 	})
 }
 
@@ -264,6 +266,7 @@ func TestOtherTEEs(t *testing.T) {
 	})
 	for _, tee := range []string{"snp-sim", "tdx-sim", "cca-sim"} {
 		t.Run(tee, func(t *testing.T) {
+			t.Parallel()
 			path, _ := k.seal(t, tee, simple(tee, "coffer-"+tee, "echo up; sleep 3600"), "--allow-exec")
 			k.apply(t, path)
 			k.ready(t, tee)
@@ -277,13 +280,14 @@ func TestOtherTEEs(t *testing.T) {
 
 // TestWhatAKubeletDoes: probes and hooks by command, a sidecar, the service account's
 // files, host aliases; and a probe that fails restarts the container.
-func TestWhatAKubeletDoes(t *testing.T) { withEach(t, testWhatAKubeletDoes) }
+func TestWhatAKubeletDoes(t *testing.T) { withBoth(t, testWhatAKubeletDoes) }
 
 func testWhatAKubeletDoes(t *testing.T, h holder) {
 	k := cluster
+	name := "probed-" + h.tee
 	path, _ := k.seal(t, h.tee, `apiVersion: v1
 kind: Pod
-metadata: {name: probed}
+metadata: {name: `+name+`}
 spec:
   runtimeClassName: `+h.class+`
   terminationGracePeriodSeconds: 2
@@ -307,8 +311,8 @@ spec:
   volumes: [{name: work, emptyDir: {}}]
 `, "--allow-exec")
 	k.apply(t, path)
-	k.ready(t, "probed")
-	log := k.must(t, "kubectl", "logs", "probed", "-c", "c")
+	k.ready(t, name)
+	log := k.must(t, "kubectl", "logs", name, "-c", "c")
 	for _, want := range []string{"namespace=default", "ca=1", "10.1.2.3\tdb.example"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in\n%s", want, log)
@@ -317,12 +321,12 @@ spec:
 	if strings.Contains(log, "token=0") || !strings.Contains(log, "token=") {
 		t.Errorf("no token:\n%s", log)
 	}
-	k.must(t, "kubectl", "exec", "probed", "-c", "c", "--", "touch", "/scratch/die")
+	k.must(t, "kubectl", "exec", name, "-c", "c", "--", "touch", "/scratch/die")
 	eventually(t, "the container's restart after its probe failed", func() (bool, string) {
-		out, err := k.in("kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
+		out, err := k.in("kubectl", "get", "pod", name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
 		return err == nil && out != "0" && out != "", out
 	})
-	if out := k.must(t, "kubectl", "get", "pod", "probed", "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].lastState.terminated.message}`); strings.TrimSpace(out) != "last words" {
+	if out := k.must(t, "kubectl", "get", "pod", name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].lastState.terminated.message}`); strings.TrimSpace(out) != "last words" {
 		t.Errorf("the termination message is %q", out)
 	}
 }
