@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"sync"
 
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/kbs"
@@ -22,7 +21,6 @@ import (
 	"github.com/cofferproject/coffer/trustee/release"
 	"github.com/cofferproject/coffer/trustee/respolicy"
 	"github.com/cofferproject/coffer/trustee/session"
-	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -82,12 +80,7 @@ func (c *call) verify(open *session.Open, body []byte) error {
 	if err != nil {
 		return err
 	}
-	s := res.Primary()
-	also, recorded := c.alongside(keep, &audit.Entry{
-		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
-		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
-	})
-	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, also)
+	cookie, err := c.h.cfg.Sessions.Complete(ctx, open, res.Token, res.Expires, keep)
 	if full, ok := errors.AsType[*limits.Error](err); ok {
 		return &denial.Denial{
 			Reason: limits.Reason, Component: release.Component, Claim: string(full.Name), Measured: "one more", Expected: fmt.Sprintf("at most %d", full.Most),
@@ -97,28 +90,15 @@ func (c *call) verify(open *session.Open, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := <-recorded; err != nil {
+	s := res.Primary()
+	if err := c.h.cfg.Audit.Append(ctx, &audit.Entry{
+		Kind: audit.KindAttest, Record: c.rec.ID, Namespace: c.ns, Peer: c.rec.Peer, TEE: open.TEE, Simulated: s.Coffer.Simulated,
+		Status: string(s.Status), Initdata: s.Coffer.Initdata.String(), Token: res.ID,
+	}); err != nil {
 		return release.Unrecorded(release.Component, err)
 	}
 	c.setCookie(cookie, res.Expires)
 	return httpio.WriteJSON(c.w, http.StatusOK, kbs.TokenResponse{Token: res.Token})
-}
-
-// alongside gives an update that keeps a decision, and then has it recorded while the
-// store makes that durable, so that a handshake waits for two disks at once and not for
-// one after the other. Once also has run nothing but the commit can fail. Cookie and token are
-// given out when both are durable: a session whose record failed is nobody's, and of one
-// whose commit failed the log has an attestation that nobody could use.
-func (c *call) alongside(keep func(store.Tx) error, e *audit.Entry) (also func(store.Tx) error, recorded <-chan error) {
-	done := make(chan error, 1)
-	var once sync.Once // a transaction may run again
-	return func(tx store.Tx) error {
-		if err := keep(tx); err != nil {
-			return err
-		}
-		once.Do(func() { go func() { done <- c.h.cfg.Audit.Append(c.r.Context(), e) }() })
-		return nil
-	}, done
 }
 
 // appraise runs the verifier. A parser that panics on hostile evidence denies

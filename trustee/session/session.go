@@ -190,8 +190,8 @@ func unused(tx store.Tx, o *Open) error {
 	return nil
 }
 
-// Complete uses the nonce up and keeps the token; also runs last in the same
-// transaction, perhaps more than once. It gives the cookie of the attested session. Where the namespace has as
+// Complete uses the nonce up and keeps the token; also runs in the same
+// transaction. It gives the cookie of the attested session. Where the namespace has as
 // many as it may, the error is a *limits.Error.
 func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires time.Time, also func(store.Tx) error) (string, error) {
 	cookie := newCookie(m.now())
