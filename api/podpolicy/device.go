@@ -160,14 +160,15 @@ func (c *Container) validateDevices(volumes map[string]*Volume) error {
 	return nil
 }
 
-// validateTermination checks that the file for the termination message covers nothing and
-// is covered by nothing; mounts and devices are checked.
-func (c *Container) validateTermination() error {
+// CheckTermination checks that the file for the termination message is, by name, neither
+// at, above nor below anything else that is put into the container; mounts and devices are
+// checked. (Where an image's links lead elsewhere, the others cover it: guest/container.)
+func (c *Container) CheckTermination() error {
 	if c.Termination == "" {
 		return nil
 	}
 	if !mountable(c.Termination) {
-		return fmt.Errorf("termination_message: %s may not be a file of the guest", clip(c.Termination))
+		return fmt.Errorf("%s may not be a file of the guest", clip(c.Termination))
 	}
 	taken := append(slices.Clone(c.ImageVolumes), guestMade...)
 	for _, m := range c.Mounts {
@@ -178,7 +179,7 @@ func (c *Container) validateTermination() error {
 	}
 	for _, p := range taken {
 		if within(c.Termination, p) || within(p, c.Termination) {
-			return fmt.Errorf("termination_message: %s is where the container has %s", clip(c.Termination), p)
+			return fmt.Errorf("%s is where the container has %s", clip(c.Termination), p)
 		}
 	}
 	return nil

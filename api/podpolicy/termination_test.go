@@ -21,8 +21,7 @@ func TestTerminationPath(t *testing.T) {
 		"/dev/termination-log": "/dev/termination-log", "/dev/shm/x": "/dev/shm", "/dev/null": "/dev/null",
 	} {
 		c.Termination = path
-		err := c.validateTermination()
-		if (want == "") != (err == nil) || err != nil && (!strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "termination_message: ")) {
+		if err := c.CheckTermination(); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", path, err, want)
 		}
 		if path != "" && c.TerminationPath() != path {

@@ -256,8 +256,8 @@ func (c *Container) validate(volumes map[string]*Volume) error {
 	if err := c.validateDevices(volumes); err != nil {
 		return err
 	}
-	if err := c.validateTermination(); err != nil {
-		return err
+	if err := c.CheckTermination(); err != nil {
+		return fmt.Errorf("termination_message: %w", err)
 	}
 	r := c.Resources
 	if r.MemoryBytes < 0 || r.CPUQuota < 0 || r.Pids < 0 || r.MemoryBytes > maxBytes || (r.CPUQuota == 0) != (r.CPUPeriod == 0) || r.CPUPeriod > 1e9 {

@@ -341,6 +341,8 @@ func TestMountsVolumesAndGeneratedFiles(t *testing.T) {
 	writer.ReadOnly, writer.ImageVolumes = true, []string{"/data"}
 	reader.MaskedPaths = []string{"/proc/timer_list", "/proc/absent"}
 	reader.ReadOnlyPaths = []string{"/proc/sys"}
+	// By the image's link this is a verified file's place: that is not covered.
+	writer.Termination, reader.Termination = "/etc/app/app.conf", "/etc/app/app.conf"
 	p := start(t, layer, func(p *podpolicy.Policy) {
 		p.Volumes = []podpolicy.Volume{
 			{Name: "files", Kind: podpolicy.VolumeFiles, Files: map[string]podpolicy.File{

@@ -58,7 +58,7 @@ func buildRoot(cfg *Config) (*identity, error) {
 	}
 	// Outer ones first: a mount hides what was mounted below it before, and an
 	// image's volume must not put its own files in a verified one's place.
-	slices.SortStableFunc(binds, func(a, b bind) int { return cmp.Compare(depth(a.dest), depth(b.dest)) })
+	slices.SortStableFunc(binds, func(a, b bind) int { return cmp.Compare(a.order(), b.order()) })
 	for _, b := range binds {
 		if err := b.attach(); err != nil {
 			return nil, err
@@ -174,6 +174,14 @@ type bind struct {
 	staged string // where it is mounted until then (stage)
 	dest   string
 	dir    bool
+	first  bool // before all others, so that it covers none of them by a link of the image's
+}
+
+func (b bind) order() int {
+	if b.first {
+		return -1
+	}
+	return depth(b.dest)
 }
 
 func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (bind, error)) ([]bind, error) {
@@ -195,6 +203,7 @@ func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (b
 		if err := add(cfg.TerminationLog, "", cfg.TerminationPath, volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return nil, err
 		}
+		out[len(out)-1].first = true // its path is the pod's, and may lead through the image's links
 	}
 	if cfg.Etc != "" {
 		for _, f := range []string{"hosts", "hostname", "resolv.conf"} {

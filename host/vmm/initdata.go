@@ -23,7 +23,7 @@ func InitdataDisk(plain []byte) ([]byte, error) {
 		return nil, fmt.Errorf("initdata: %d bytes, at most %d", len(plain), launch.MaxInitdata)
 	}
 	var z bytes.Buffer
-	w, err := gzip.NewWriterLevel(&z, gzip.BestSpeed) // its size is nobody's concern within the bound
+	w, err := gzip.NewWriterLevel(&z, gzip.BestCompression) // as who sealed it has measured its size
 	if err != nil {
 		return nil, fmt.Errorf("compressing initdata: %w", err)
 	}

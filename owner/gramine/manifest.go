@@ -213,6 +213,9 @@ func (g *generator) refuse() {
 	if len(c.Devices) > 0 {
 		g.no("volumeDevices", "an enclave has no devices: use volumeMode Filesystem")
 	}
+	if c.Termination != "" {
+		g.no("terminationMessagePath", "nobody brings an enclave's last words to the kubelet: leave it out")
+	}
 	if p.Sandbox.SharePIDs {
 		g.no("share_pids", "each container is an enclave of its own: leave shareProcessNamespace out")
 	}

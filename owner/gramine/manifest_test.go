@@ -115,6 +115,7 @@ func TestRefused(t *testing.T) {
 		"containers[app].volumeDevices:": func(_ *Input, c *podpolicy.Container) {
 			c.Devices = []podpolicy.Device{{Volume: "raw", Path: "/dev/xvda"}}
 		},
+		"containers[app].terminationMessagePath:":  func(_ *Input, c *podpolicy.Container) { c.Termination = "/run/words/last" },
 		"containers[app].share_pids:":              func(in *Input, _ *podpolicy.Container) { in.Policy.Sandbox.SharePIDs = true },
 		"containers[app].sysctls:":                 func(in *Input, _ *podpolicy.Container) { in.Policy.Sandbox.Sysctls = map[string]string{"a": "b"} },
 		"containers[app].tty:":                     func(_ *Input, c *podpolicy.Container) { c.Terminal = true },

@@ -50,16 +50,8 @@ func (p *Pod) checkCluster(c Container, ps *problems) {
 	}
 	if m := c.TerminationMessagePath; m != "" && path.Clean(m) != corev1.TerminationMessagePathDefault {
 		at := c.Path + ".terminationMessagePath"
-		dest := path.Clean(m)
 		if !path.IsAbs(m) || strings.ContainsAny(m, ":\x00") || strings.Contains(m, "/..") {
 			ps.add(at, "%q is not an absolute path", m)
-		} else if dest == "/" || dest == "/dev" || under(dest, "/proc") || under(dest, "/sys") {
-			ps.add(at, "%s belongs to the container's root or kernel file systems", dest)
-		}
-		for _, v := range c.VolumeMounts {
-			if p := path.Clean("/" + v.MountPath); under(dest, p) || under(p, dest) {
-				ps.add(at, "%s is where volume %s is mounted", dest, v.Name)
-			}
 		}
 	}
 	if m := c.TerminationMessagePolicy; m != "" {

@@ -188,7 +188,7 @@ var Fields = []Field{
 	{"spec.containers[].readinessProbe", Cluster, "an exec command goes into the policy"},
 	{"spec.containers[].startupProbe", Cluster, "an exec command goes into the policy"},
 	{"spec.containers[].lifecycle", Cluster, "an exec command goes into the policy; no stopSignal"},
-	{"spec.containers[].terminationMessagePath", Supported, "not in a volume"},
+	{"spec.containers[].terminationMessagePath", Supported, "not in a volume, the image's included"},
 	{"spec.containers[].terminationMessagePolicy", Supported, "the kubelet's"},
 	{"spec.containers[].stdin", Supported, ""},
 	{"spec.containers[].stdinOnce", Supported, "input is given once in any case"},

@@ -15,6 +15,7 @@
 package spec
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -289,9 +290,6 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 			out.Exec = append(out.Exec, x)
 		}
 	}
-	if p := path.Clean("/" + c.TerminationMessagePath); p != "/" && p != podpolicy.DefaultTermination {
-		out.Termination = p
-	}
 	out.Sidecar = c.Sidecar()
 	out.Env = b.env(c, proc, cfg)
 	out.User = b.user(c, cfg)
@@ -303,6 +301,12 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 	}
 	b.mounts(c, cfg, &out)
 	out.Devices = b.devices(c)
+	if p := path.Clean(cmp.Or(c.TerminationMessagePath, podpolicy.DefaultTermination)); p != podpolicy.DefaultTermination {
+		out.Termination = p
+		if err := out.CheckTermination(); err != nil {
+			b.problem(c.Path+".terminationMessagePath", "%v", err)
+		}
+	}
 	return out
 }
 

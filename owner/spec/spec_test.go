@@ -385,6 +385,30 @@ stringData: {password: hunter2hunter2, LD_PRELOAD: x}
 	}
 }
 
+// The path of the termination message goes into the policy as it is, once it is known to
+// lie where nothing else is.
+func TestTerminationMessagePath(t *testing.T) {
+	pod1 := func(m string) string {
+		return podHead + "  containers:\n  - {name: app, image: x, terminationMessagePath: " + m + ", volumeMounts: [{name: v, mountPath: /vol}]}\n  volumes: [{name: v, emptyDir: {}}]\n"
+	}
+	for m, want := range map[string]string{"/dev/termination-log": "", "/dev//termination-log": "", "/run/words/last": "/run/words/last", "/run/words/": "/run/words"} {
+		policy, _ := build(t, pod1(m), Options{})
+		if got := container(policy).Termination; got != want {
+			t.Errorf("%s became %q, want %q", m, got, want)
+		}
+	}
+	for m, want := range map[string]string{"/vol/last": "/vol", "/data/last": "/data", "/etc/hosts": "/etc/hosts", "/proc/last": "may not be"} { // the image has a VOLUME /data
+		p, err := pod.Parse([]byte(pod1(m)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = Build(p, map[string]*ResolvedImage{"x": fakeImage()}, Options{})
+		if err == nil || !strings.Contains(err.Error(), "spec.containers[0].terminationMessagePath: ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want the field and %q", m, err, want)
+		}
+	}
+}
+
 func TestBuildReportsAllProblems(t *testing.T) {
 	p, err := pod.Parse([]byte(podHead + `
   securityContext: {runAsNonRoot: true}

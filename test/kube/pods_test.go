@@ -243,7 +243,8 @@ func testDenials(t *testing.T, h holder) {
 			t.Fatal("the pod has no annotation: the test is broken")
 		}
 		k.apply(t, k.file(t, pod))
-		k.event(t, arguments, "kernel_params")
+		k.event(t, arguments, "is refused: ")
+		k.event(t, arguments, "(docs/kubernetes.md, annotations)")
 	})
 }
 
@@ -305,8 +306,8 @@ spec:
     terminationMessagePath: /run/words/last
     command: [sh, -c, 'echo last words > /run/words/last; S=/var/run/secrets/kubernetes.io/serviceaccount; cat /scratch/hello /scratch/beat; echo namespace=$(cat $S/namespace) token=$(wc -c < $S/token) ca=$(grep -c BEGIN $S/ca.crt); grep db.example /etc/hosts; touch /tmp/ok; sleep 3600']
     lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /scratch/hello']}}}
-    readinessProbe: {exec: {command: [test, -e, /tmp/ok]}, periodSeconds: 1}
-    livenessProbe: {exec: {command: [test, '!', -e, /scratch/die]}, periodSeconds: 1, failureThreshold: 1}
+    readinessProbe: {exec: {command: [test, -e, /tmp/ok]}, periodSeconds: 1, timeoutSeconds: 20}
+    livenessProbe: {exec: {command: [test, '!', -e, /scratch/die]}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 20}
     volumeMounts: [{name: work, mountPath: /scratch}]
   volumes: [{name: work, emptyDir: {}}]
 `, "--allow-exec")
@@ -321,9 +322,15 @@ spec:
 	if strings.Contains(log, "token=0") || !strings.Contains(log, "token=") {
 		t.Errorf("no token:\n%s", log)
 	}
+	restarts := func() (string, error) {
+		return k.in("kubectl", "get", "pod", name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
+	}
+	if out, err := restarts(); err != nil || out != "0" {
+		t.Fatalf("restarts before there was a reason: %q, %v", out, err)
+	}
 	k.must(t, "kubectl", "exec", name, "-c", "c", "--", "touch", "/scratch/die")
 	eventually(t, "the container's restart after its probe failed", func() (bool, string) {
-		out, err := k.in("kubectl", "get", "pod", name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].restartCount}`)
+		out, err := restarts()
 		return err == nil && out != "0" && out != "", out
 	})
 	if out := k.must(t, "kubectl", "get", "pod", name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="c")].lastState.terminated.message}`); strings.TrimSpace(out) != "last words" {
