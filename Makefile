@@ -18,7 +18,8 @@ LAYOUTS := $(CACHE)/standins/layouts
 BUILD := $(GO) build -trimpath -buildvcs=false
 # Packages whose tests boot VMs; they skip that part unless COFFER_E2E=1.
 E2E_PACKAGES = $(sort $(dir $(shell grep -rl --include='*_test.go' 'Getenv("COFFER_E2E")' . | sed 's,^,./,;s,^\./\./,./,')))
-# VMs of one package at a time; two cores under TCG are full with three.
+# VMs of test/e2e at a time; two cores under TCG are full with three. The other packages
+# have one each, and two run at once.
 E2E_PARALLEL ?= 3
 # Fuzzing time of one target; empty: 10m for what an unauthenticated peer can
 # send, 2m for the rest.
@@ -103,7 +104,9 @@ unit: ## unit tests, and every seed of every fuzz target
 e2e: ## tests that boot VMs (needs deps, build, guest and standins)
 	@echo "packages that boot VMs: $(E2E_PACKAGES)"
 	COFFER_E2E=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
-	  $(GO) test -timeout 20m -p 1 -parallel $(E2E_PARALLEL) $(E2E_PACKAGES)
+	  $(GO) test -timeout 20m -p 2 $(filter-out ./test/e2e/,$(E2E_PACKAGES))
+	COFFER_E2E=1 COFFER_PLATFORM=$(PLATFORM) COFFER_STANDINS=$(LAYOUTS) \
+	  $(GO) test -timeout 20m -parallel $(E2E_PARALLEL) ./test/e2e/
 
 .PHONY: e2e-full
 e2e-full: deps build runsc guest standins ## the tests that boot VMs, uncached and with what takes too long for CI
