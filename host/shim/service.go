@@ -384,25 +384,6 @@ func (s *Service) wait(ctx context.Context, c *container, p *proc, pod *pod, exe
 	s.exited(c, execID, p, uint32(w.GetStatus()))
 }
 
-// maxTermination is the kubelet's bound of a termination message.
-const maxTermination = 4096
-
-// terminationMessage brings the container's last words to where the kubelet reads
-// them. The policy may forbid it: then there are none.
-func (s *Service) terminationMessage(ctx context.Context, c *container, pod *pod) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	d, err := pod.agent.GetDiagnosticData(ctx, &agentpb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: c.id})
-	if err != nil {
-		s.log.Info("no termination message", "task", c.id, "error", err)
-		return
-	}
-	text := []byte(d.GetData())
-	if err := os.WriteFile(c.termination, text[:min(len(text), maxTermination)], 0o666); err != nil {
-		s.log.Warn("writing the termination message", "task", c.id, "error", err)
-	}
-}
-
 // State tells of a process.
 func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
 	c, p, pod, err := s.process(r.ID, r.ExecID)

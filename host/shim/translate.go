@@ -223,18 +223,6 @@ func madeByGuest(m *specs.Mount, dest string, c *podpolicy.Container) bool {
 	return ok
 }
 
-// terminationFile recognises the kubelet's file for a container's termination
-// message, .../pods/UID/containers/NAME/FILE, at the one place where the guest has it.
-func terminationFile(c *podpolicy.Container, m *specs.Mount) (string, bool) {
-	source := filepath.Clean(m.Source)
-	parts := strings.Split(source, "/")
-	n := len(parts)
-	if filepath.Clean(m.Destination) == c.TerminationPath() && n >= 5 && parts[n-3] == "containers" && parts[n-5] == "pods" {
-		return source, true
-	}
-	return "", false
-}
-
 // volumeOf reads the kubelet's paths of volumes, .../pods/UID/volumes/PLUGIN/NAME
 // and .../pods/UID/volume-subpaths/NAME/CONTAINER/INDEX, and gives the volume's
 // name and the directory where it lies as a whole ("" where a sub path hides that).
