@@ -174,7 +174,12 @@ func TestSweep(t *testing.T) {
 	if absent(w.dir)() {
 		t.Skip("the supervisor was faster than its killer")
 	}
-	if got, err := Sweep(root); err != nil || len(got) != 1 || !absent(w.dir)() {
+	got, err := Sweep(root)
+	if err == nil && len(got) == 0 { // a supervisor that took the killed one's place is at it
+		within(t, 5*time.Second, "directory gone without the sweep", absent(w.dir))
+		t.Skip("the supervisor was faster than its killer")
+	}
+	if err != nil || len(got) != 1 || !absent(w.dir)() {
 		t.Fatalf("sweep: %v, %v", got, err)
 	}
 }
