@@ -129,11 +129,7 @@ func (c *Container) validateDevices(volumes map[string]*Volume) error {
 	if len(c.Devices) > MaxDisks {
 		return fmt.Errorf("devices: more than %d", MaxDisks)
 	}
-	var taken []string // what no device may be at, above or below
-	for _, m := range c.Mounts {
-		taken = append(taken, m.Destination)
-	}
-	taken = append(append(taken, c.ImageVolumes...), guestMade...)
+	taken := c.taken() // no device may be at, above or below
 	seen := map[string]bool{}
 	for i, d := range c.Devices {
 		v := volumes[d.Volume]
@@ -160,35 +156,19 @@ func (c *Container) validateDevices(volumes map[string]*Volume) error {
 	return nil
 }
 
-// CheckTermination checks that the file for the termination message is, by name, neither
-// at, above nor below anything else that is put into the container; mounts and devices are
-// checked. (Where an image's links lead elsewhere, the others cover it: guest/container.)
-func (c *Container) CheckTermination() error {
-	if c.Termination == "" {
-		return nil
-	}
-	if !mountable(c.Termination) {
-		return fmt.Errorf("%s may not be a file of the guest", clip(c.Termination))
-	}
-	taken := append(slices.Clone(c.ImageVolumes), guestMade...)
-	for _, m := range c.Mounts {
-		taken = append(taken, m.Destination)
-	}
-	for _, d := range c.Devices {
-		taken = append(taken, d.Path)
-	}
-	for _, p := range taken {
-		if within(c.Termination, p) || within(p, c.Termination) {
-			return fmt.Errorf("%s is where the container has %s", clip(c.Termination), p)
-		}
-	}
-	return nil
-}
-
 // guestMade are the paths that every container has of the guest.
 var guestMade = []string{
 	"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console",
 	"/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", DefaultTermination, "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
+}
+
+// taken gives where the container has mounts, VOLUMEs of the image and what the guest makes.
+func (c *Container) taken() []string {
+	var out []string
+	for _, m := range c.Mounts {
+		out = append(out, m.Destination)
+	}
+	return append(append(out, c.ImageVolumes...), guestMade...)
 }
 
 // within reports whether p is dir or below it.

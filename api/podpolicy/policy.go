@@ -10,8 +10,6 @@
 // Trust zone: written by the owner, enforced in the guest.
 package podpolicy
 
-import "cmp"
-
 // DataKey is the policy's member of initdata's [data] table.
 const DataKey = "coffer.policy.json"
 
@@ -138,12 +136,6 @@ type Container struct {
 	Logs        bool      `json:"logs"`              // may the host read stdout, stderr and the termination message; if not they are drained
 	Signals     []uint32  `json:"signals,omitempty"` // signals the host may send; empty: SIGTERM and SIGKILL
 }
-
-// DefaultTermination is where containers write their last words.
-const DefaultTermination = "/dev/termination-log"
-
-// TerminationPath gives the path of the file for the termination message.
-func (c *Container) TerminationPath() string { return cmp.Or(c.Termination, DefaultTermination) }
 
 // EnvVar is one expected variable; exactly one of Value, SHA256 and From is set.
 type EnvVar struct {

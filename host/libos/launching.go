@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	contract "github.com/cofferproject/coffer/api/libos"
 	"github.com/cofferproject/coffer/api/nodeapi"
@@ -115,7 +116,7 @@ func (l *launching) startRuntime(bundle string, netUID int) (channelEnd, hardwar
 	}
 	var disk []byte
 	if l.spec.Initdata != nil {
-		if disk, err = vmm.InitdataDisk(l.spec.Initdata); err != nil {
+		if disk, err = initdata.EncodeDevice(l.spec.Initdata); err != nil {
 			return fail(err)
 		}
 	}

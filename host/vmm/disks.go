@@ -10,6 +10,9 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 )
 
+// sectorSize is what a disk of a VM has a whole number of, in bytes.
+const sectorSize = 512
+
 // diskSlot is the PCI slot whose eight functions are the volumes' disks: behind those
 // of network cards and of host devices.
 const diskSlot = 0x1c

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/host/filedigest"
@@ -95,7 +96,7 @@ func (in *inputs) firmware(spec *launch.Spec) error {
 }
 
 func (in *inputs) initdata(plain []byte) error {
-	disk, err := InitdataDisk(plain)
+	disk, err := initdata.EncodeDevice(plain)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 )
@@ -97,7 +98,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestInitdataDisk(t *testing.T) {
 	for _, plain := range [][]byte{nil, []byte("version = \"0.1.0\"\n"), bytes.Repeat([]byte("x"), launch.MaxInitdata)} {
-		d, err := InitdataDisk(plain)
+		d, err := initdata.EncodeDevice(plain)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +118,7 @@ func TestInitdataDisk(t *testing.T) {
 			t.Errorf("padding %q", rest)
 		}
 	}
-	if _, err := InitdataDisk(make([]byte, launch.MaxInitdata+1)); err == nil {
+	if _, err := initdata.EncodeDevice(make([]byte, launch.MaxInitdata+1)); err == nil {
 		t.Error("too long initdata was accepted")
 	}
 }

@@ -257,7 +257,7 @@ func (k *kube) event(t *testing.T, pod, want string) {
 	})
 }
 
-// TestOtherTEEs: start, exec and a denial under each other class.
+// TestOtherTEEs: start, exec, a secret and a denial under each other class.
 func TestOtherTEEs(t *testing.T) {
 	k := cluster
 	t.Run("no hardware", func(t *testing.T) {
@@ -268,15 +268,32 @@ func TestOtherTEEs(t *testing.T) {
 	for _, tee := range []string{"snp-sim", "tdx-sim", "cca-sim"} {
 		t.Run(tee, func(t *testing.T) {
 			t.Parallel()
-			path, _ := k.seal(t, tee, simple(tee, "coffer-"+tee, "echo up; sleep 3600"), "--allow-exec")
-			k.apply(t, path)
-			k.ready(t, tee)
-			k.logs(t, tee, "up")
-			if out := k.must(t, "kubectl", "exec", tee, "--", "echo", "hello"); out != "hello\n" {
-				t.Errorf("exec: %q", out)
-			}
+			testSmoke(t, holder{tee: tee, class: "coffer-" + tee})
 		})
 	}
+}
+
+func testSmoke(t *testing.T, h holder) {
+	k := cluster
+	k.known(t, h)
+	name, denied := "smoke-"+h.tee, "smoke-denied-"+h.tee
+	path, seal := k.seal(t, h.tee, simple(name, h.class, fmt.Sprintf(httpGet, "/cdh/resource/default/"+h.tee+"/smoke", "127.0.0.1", 8006)+"; echo; echo up; sleep 3600"), "--allow-exec")
+	k.must(t, append([]string{"coffer", "secret", "put", "default/" + h.tee + "/smoke", "-n", "sim", "--from-file", k.file(t, "correct horse"), "--for", seal}, k.trustee...)...)
+	k.apply(t, path)
+	k.ready(t, name)
+	k.logs(t, name, "up")
+	k.logs(t, name, "correct horse")
+	if out := k.must(t, "kubectl", "exec", name, "--", "echo", "hello"); out != "hello\n" {
+		t.Errorf("exec: %q", out)
+	}
+	k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
+	path, _ = k.seal(t, h.tee, simple(denied, h.class, "sleep 3600"))
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.apply(t, k.file(t, strings.Replace(string(b), "sleep 3600", "sleep 3601", 1)))
+	k.event(t, denied, "args-mismatch")
 }
 
 // TestWhatAKubeletDoes: probes and hooks by command, a sidecar, the service account's
