@@ -30,6 +30,7 @@ import (
 	"github.com/cofferproject/coffer/guest/container"
 	"github.com/cofferproject/coffer/guest/proc"
 	"github.com/cofferproject/coffer/test/agentdrive"
+	"github.com/cofferproject/coffer/test/child"
 )
 
 const (
@@ -83,9 +84,8 @@ func Start(t testing.TB, policy *podpolicy.Policy, layers ...string) *agentdrive
 	cmd.Stdout, cmd.Stderr = &console, &console
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Pdeathsig:  unix.SIGKILL,
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, unix.SIGKILL); err != nil {
 		t.Skipf("needs namespaces: %v", err)
 	}
 	t.Cleanup(func() {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/nodeapi"
+	"github.com/cofferproject/coffer/test/child"
 )
 
 // env is what all tests of this package share.
@@ -107,12 +108,11 @@ func (e *env) startMirror(root string) (func(), error) {
 	cmd := exec.Command(filepath.Join(root, "bin", "test-mirror"),
 		"--layouts", layouts, "--writable", filepath.Join(e.dir, "pushed"), "--listen", "127.0.0.1:0")
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, syscall.SIGKILL); err != nil {
 		return nil, err
 	}
 	stop := func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }

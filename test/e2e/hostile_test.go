@@ -28,6 +28,7 @@ import (
 	"github.com/cofferproject/coffer/owner/seal"
 	"github.com/cofferproject/coffer/owner/spec"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/test/child"
 	"github.com/cofferproject/coffer/test/hostile"
 )
 
@@ -157,7 +158,6 @@ func (e *env) startSandbox(t *testing.T, home, id string, document []byte, plan 
 	}
 	cmd := exec.Command(filepath.Join(e.bin, "coffer-node"), "sandbox")
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +166,7 @@ func (e *env) startSandbox(t *testing.T, home, id string, document []byte, plan 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

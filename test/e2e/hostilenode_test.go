@@ -14,6 +14,7 @@ import (
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/nodeapi"
 	"github.com/cofferproject/coffer/host/vmm"
+	"github.com/cofferproject/coffer/test/child"
 )
 
 // What tells the hostile node what to do.
@@ -145,10 +146,9 @@ func hostileNode() int {
 	if os.Getenv(envLie) != "" {
 		cmd.Stdout = &liar{asked: &asked}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	in, perr := cmd.StdinPipe()
 	if err = errors.Join(err, perr); err == nil {
-		err = cmd.Start()
+		err = child.Start(cmd, syscall.SIGTERM)
 	}
 	if err == nil {
 		err = json.NewEncoder(in).Encode(req)

@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
+
+	"github.com/cofferproject/coffer/test/child"
 )
 
 var networks atomic.Int32
@@ -97,12 +99,11 @@ func (e *env) mirrorAt(t *testing.T, host string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(e.bin, "test-mirror"), "--layouts", os.Getenv("COFFER_STANDINS"), "--listen", host+":0")
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })

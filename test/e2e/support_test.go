@@ -20,6 +20,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/test/child"
 )
 
 // full leaves out what does not fit into CI's time.
@@ -77,14 +78,13 @@ func (e *env) startTrustee(t *testing.T, home, listen string) *trusteeProc {
 	if host, _, err := net.SplitHostPort(listen); err == nil {
 		p.cmd.Args = append(p.cmd.Args, "--san", host)
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
 	p.cmd.Stderr = &log
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := child.Start(p.cmd, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -18,6 +18,7 @@ import (
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/platform"
 	"github.com/cofferproject/coffer/test/agentdrive"
+	"github.com/cofferproject/coffer/test/child"
 )
 
 // vm is one running machine.
@@ -121,9 +122,8 @@ func boot(t *testing.T, p *platform.Platform, initrd string, disks ...[]byte) *v
 	var stderr bytes.Buffer
 	cmd := exec.Command(p.QEMU.Path, args...)
 	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	v.began = time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	go func() {

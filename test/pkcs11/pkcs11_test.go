@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/owner/trusteeclient"
+	"github.com/cofferproject/coffer/test/child"
 	"github.com/cofferproject/coffer/trustee/keyservices"
 	"github.com/cofferproject/coffer/trustee/server"
 )
@@ -100,14 +101,13 @@ func (h *hsm) start(command string, flags ...string) {
 	h.t.Helper()
 	h.helper = exec.Command(h.bin, append(append([]string{command}, h.where()...), flags...)...)
 	h.helper.Env = h.env
-	h.helper.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
 	h.helper.Stderr = &log
 	out, err := h.helper.StdoutPipe()
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if err := h.helper.Start(); err != nil {
+	if err := child.Start(h.helper, syscall.SIGKILL); err != nil {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(h.stop)
