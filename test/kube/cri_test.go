@@ -70,6 +70,7 @@ func (k *kube) client(t *testing.T, name string, env ...string) string {
 	program := filepath.Join(t.TempDir(), "cri.test")
 	build := exec.Command("go", "test", "-c", "-o", program, ".")
 	build.Dir = filepath.Join("tools", "cri")
+	build.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false -trimpath -gcflags=all=-dwarf=false") // build.sh's: most of it is there
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the client: %v\n%s", err, out)
 	}
