@@ -406,11 +406,15 @@ func (t *TokenKeys) rotate(ctx context.Context, ns string, before *tokenSet, o t
 	}); err != nil || !done {
 		return nil, false, err
 	}
-	set, err := t.read(ctx, ns)
+	if _, err := t.read(ctx, ns); err != nil { // which signs with it from now on
+		return nil, false, err
+	}
+	// Not the newest of what was read: another replica may have rotated since.
+	k, err := t.open(next)
 	if err != nil {
 		return nil, false, err
 	}
-	return &set.keys[len(set.keys)-1].TokenKey, true, nil
+	return &k.TokenKey, true, nil
 }
 
 // Forget deletes the keys of a namespace that was deleted.
