@@ -44,10 +44,29 @@ func Open(path string, wait time.Duration) (*Store, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	s := &Store{db: db}
-	s.writes = group.New(maxGroup, func(fn func(store.Tx) error) error {
-		return db.Update(func(t *bbolt.Tx) error { return fn(tx{t}) })
-	})
+	s.writes = group.New(maxGroup, s.transact)
 	return s, nil
+}
+
+// transact is one durable transaction. The last step of a commit can fail when everybody
+// reads the change already: the disk does not say that it has the page, and the next
+// commit builds on it.
+func (s *Store) transact(fn func(store.Tx) error) error {
+	id, ran := 0, false
+	err := s.db.Update(func(t *bbolt.Tx) error {
+		id = t.ID()
+		err := fn(tx{t})
+		ran = err == nil
+		return err
+	})
+	if err == nil || !ran {
+		return err
+	}
+	seen := false
+	if verr := s.db.View(func(t *bbolt.Tx) error { seen = t.ID() >= id; return nil }); verr != nil || seen {
+		return fmt.Errorf("%w: committing: %w", store.ErrUnknown, err)
+	}
+	return err
 }
 
 // View implements store.Store.

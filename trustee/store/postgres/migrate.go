@@ -19,6 +19,12 @@ var migrations = []string{
 		value  bytea NOT NULL,
 		PRIMARY KEY (bucket, key)
 	)`,
+	// What each process has committed last. at tells rows of processes that are no more.
+	`CREATE TABLE coffer.writers (
+		writer bytea PRIMARY KEY,
+		last   bytea NOT NULL,
+		at     timestamptz NOT NULL DEFAULT now()
+	)`,
 }
 
 // ErrNewer says that a later coffer-trustee has changed the tables.
@@ -50,7 +56,8 @@ func (s *Store) migrate(ctx context.Context) error {
 			return fmt.Errorf("%w: schema %d, known are those up to %d", ErrNewer, have, len(migrations))
 		}
 		if have == len(migrations) {
-			return nil
+			_, err := t.Exec(ctx, "DELETE FROM coffer.writers WHERE at < now() - interval '30 days'")
+			return err
 		}
 		for i, m := range migrations[have:] {
 			if _, err := t.Exec(ctx, m); err != nil {

@@ -13,6 +13,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,7 @@ import (
 type Store struct {
 	pool     *pgxpool.Pool
 	writes   *group.Committer
+	writer   []byte // this process's row of coffer.writers
 	patience time.Duration
 	log      *slog.Logger
 
@@ -39,7 +41,7 @@ type Store struct {
 	watched chan struct{}
 
 	// testLostCommit loses the answer to a commit, for tests.
-	testLostCommit func(*pgxpool.Conn)
+	testLostCommit func(c *pgxpool.Conn, commit string)
 }
 
 // Open connects, brings the tables up to date and watches the database. It fails
@@ -53,7 +55,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	s := &Store{pool: pool, patience: c.Patience, log: c.Log, watched: make(chan struct{})}
+	s := &Store{pool: pool, patience: c.Patience, log: c.Log, watched: make(chan struct{}), writer: random()}
 	if s.patience == 0 {
 		s.patience = defaultPatience
 	}
@@ -80,7 +82,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	// fn runs once, so only what comes before it is tried again.
-	conn, _, err := s.begin(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "")
+	conn, err := s.begin(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 	if err != nil {
 		return err
 	}
@@ -145,9 +147,7 @@ func (s *Store) transact(fn func(store.Tx) error) error {
 // attempt reports whether the transaction did not happen by a fault of the
 // database, so that it may be tried again.
 func (s *Store) attempt(ctx context.Context, fn func(store.Tx) error) (again bool, err error) {
-	conn, xid, err := s.begin(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
-		// The lock comes first: every later statement sees what its last holder did.
-		fmt.Sprintf("SELECT pg_advisory_xact_lock(%d), pg_current_xact_id()::text", int64(writeLock)))
+	conn, err := s.begin(ctx, beginUpdate)
 	if err != nil {
 		return false, err // begin has been patient
 	}
@@ -162,10 +162,13 @@ func (s *Store) attempt(ctx context.Context, fn func(store.Tx) error) (again boo
 		rollback(ctx, conn)
 		return false, err
 	}
+	mark := random()
+	commit := fmt.Sprintf(`INSERT INTO coffer.writers (writer, last) VALUES ('\x%x', '\x%x')
+		ON CONFLICT (writer) DO UPDATE SET last = EXCLUDED.last, at = now(); COMMIT`, s.writer, mark)
 	if s.testLostCommit != nil {
-		s.testLostCommit(conn)
+		s.testLostCommit(conn, commit)
 	}
-	tag, err := conn.Exec(ctx, "COMMIT")
+	tag, err := conn.Exec(ctx, commit)
 	switch {
 	case err == nil && tag.String() == "COMMIT":
 		return false, nil
@@ -176,23 +179,23 @@ func (s *Store) attempt(ctx context.Context, fn func(store.Tx) error) (again boo
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && !lostConnection(err) {
 		return false, unavailable(err) // the server said no
 	}
-	return s.settle(xid, err)
+	return s.settle(mark, err)
 }
 
-// settle finds out what became of a commit whose answer was lost.
-func (s *Store) settle(xid string, cause error) (again bool, err error) {
+// settle finds out what became of a commit whose answer was lost: what the
+// transaction with mark has left is read under the lock that it held. A transaction's
+// number would not do: one that was lost with its server is given out again. The reading
+// is a durable change itself, so that a commit that still waited for a standby counts
+// when the standby has it.
+func (s *Store) settle(mark []byte, cause error) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	for {
-		var status *string
-		err := s.pool.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8)", xid).Scan(&status)
-		switch pg := (*pgconn.PgError)(nil); {
-		case err == nil && status != nil && *status == "committed":
+		ours, err := s.lookUp(ctx, mark)
+		switch {
+		case err == nil && ours:
 			return false, nil
-		case err == nil && status != nil && *status == "aborted":
-			return true, unavailable(cause)
-		case errors.As(err, &pg) && pg.Code == "22023":
-			// A number in the future: another server has taken over, without it.
+		case err == nil:
 			return true, unavailable(cause)
 		}
 		if !pause(ctx) {
@@ -201,42 +204,70 @@ func (s *Store) settle(xid string, cause error) (again bool, err error) {
 	}
 }
 
-// begin gives a connection in a transaction, and what the second statement gives
-// in its second column. It tries until the patience ends.
-func (s *Store) begin(ctx context.Context, begin, then string) (*pgxpool.Conn, string, error) {
+// lookUp reports whether mark is what this process committed last.
+func (s *Store) lookUp(ctx context.Context, mark []byte) (ours bool, err error) {
+	conn, err := s.tryBegin(ctx, beginUpdate)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	if err := conn.QueryRow(ctx, `INSERT INTO coffer.writers AS w (writer, last) VALUES ($1, '')
+		ON CONFLICT (writer) DO UPDATE SET at = now() RETURNING w.last = $2`, s.writer, mark).Scan(&ours); err != nil {
+		rollback(ctx, conn)
+		return false, err
+	}
+	tag, err := conn.Exec(ctx, "COMMIT")
+	if err == nil && tag.String() != "COMMIT" {
+		err = fmt.Errorf("commit became %s", tag)
+	}
+	if err != nil {
+		drop(conn)
+	}
+	return ours, err
+}
+
+// random gives 16 bytes that nobody else has.
+func random() []byte {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // it never fails
+	return b
+}
+
+// beginUpdate begins an update. The lock comes first: every later statement sees what
+// its last holder did.
+var beginUpdate = fmt.Sprintf("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock(%d)", int64(writeLock))
+
+// begin gives a connection in a transaction. It tries until the patience ends.
+func (s *Store) begin(ctx context.Context, begin string) (*pgxpool.Conn, error) {
 	if why := s.down.Load(); why != nil {
-		return nil, "", unavailable(errors.New(*why))
+		return nil, unavailable(errors.New(*why))
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.patience+callTimeout/2)
 	defer cancel()
 	for start := time.Now(); ; {
-		conn, value, err := s.tryBegin(ctx, begin, then)
+		conn, err := s.tryBegin(ctx, begin)
 		if err == nil {
-			return conn, value, nil
+			return conn, nil
 		}
 		if time.Since(start) > s.patience || s.closed.Load() || !pause(ctx) {
-			return nil, "", unavailable(err)
+			return nil, unavailable(err)
 		}
 	}
 }
 
-func (s *Store) tryBegin(ctx context.Context, begin, then string) (*pgxpool.Conn, string, error) {
+func (s *Store) tryBegin(ctx context.Context, begin string) (*pgxpool.Conn, error) {
 	waiting, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	conn, err := s.pool.Acquire(waiting)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	value := ""
-	if _, err = conn.Exec(ctx, begin); err == nil && then != "" {
-		err = conn.QueryRow(ctx, then).Scan(nil, &value)
-	}
-	if err != nil {
+	if _, err = conn.Exec(ctx, begin); err != nil {
 		rollback(ctx, conn)
 		conn.Release()
-		return nil, "", err
+		return nil, err
 	}
-	return conn, value, nil
+	return conn, nil
 }
 
 func rollback(ctx context.Context, conn *pgxpool.Conn) {

@@ -177,13 +177,13 @@ func lostAnswer(t *testing.T, pg *pgtest.Server) {
 	s := open(t, pg.Database("lost"))
 	for _, committed := range []bool{true, false} {
 		runs, cut := 0, false
-		s.testLostCommit = func(c *pgxpool.Conn) {
+		s.testLostCommit = func(c *pgxpool.Conn, commit string) {
 			if cut {
 				return
 			}
 			cut = true
 			if committed {
-				if _, err := c.Exec(t.Context(), "COMMIT"); err != nil {
+				if _, err := c.Exec(t.Context(), commit); err != nil {
 					t.Error(err)
 				}
 			}
