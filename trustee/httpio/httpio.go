@@ -67,10 +67,14 @@ func WriteError(w http.ResponseWriter, status int, typ, detail string) {
 }
 
 // WriteStoreError answers an error of the store and reports whether it was one.
-// Nothing was released or changed; where the store is away the same may work later.
+// Nothing was released or changed, unless the answer says that this is not known; where the
+// store is away the same may work later.
 func WriteStoreError(w http.ResponseWriter, err error) bool {
 	e := kbs.ErrorInfo{Type: TypePrefix + TypeInternal, Claim: "store"}
 	switch {
+	case errors.Is(err, store.ErrUnknown): // asking again may do it twice, so no Retry-After
+		e.Reason, e.Detail = string(store.ReasonUnavailable), "the trustee's store went away before it answered: what was asked may have been done or not; look before asking again"
+		Write(w, http.StatusServiceUnavailable, e)
 	case errors.Is(err, store.ErrUnavailable):
 		e.Reason, e.Detail = string(store.ReasonUnavailable), "the trustee's store is unavailable, so nothing is released or changed"
 		w.Header().Set("Retry-After", "1")
