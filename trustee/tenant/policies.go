@@ -34,8 +34,10 @@ func (r *Registry) SetPolicy(ctx context.Context, ns, name, actor, text string) 
 	if err != nil {
 		return nil, invalid(err)
 	}
-	p := &trusteeapi.Policy{Name: name, Digest: c.Digest(), Text: text, Actor: actor, Registered: r.now().UTC()}
+	made := trusteeapi.Policy{Name: name, Digest: c.Digest(), Text: text, Actor: actor, Registered: r.now().UTC()}
+	var p *trusteeapi.Policy
 	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+		p = new(made) // a run before this one may have found another
 		have, ok, err := store.GetJSON[trusteeapi.Policy](tx, Bucket(ns, policies), name)
 		if err != nil {
 			return err

@@ -32,8 +32,10 @@ func (r *Registry) AddOwner(ctx context.Context, ns, name, publicPEM string) (*t
 	if len(name) > 256 {
 		return nil, invalid(errors.New("owner's name is longer than 256 bytes"))
 	}
-	k := &trusteeapi.OwnerKey{ID: id, Name: name, PublicKey: publicPEM, Created: r.now().UTC()}
+	made := trusteeapi.OwnerKey{ID: id, Name: name, PublicKey: publicPEM, Created: r.now().UTC()}
+	var k *trusteeapi.OwnerKey
 	err = r.update(ctx, ns, func(tx store.Tx, _ *trusteeapi.Namespace) error {
+		k = new(made) // a run before this one may have found another
 		have, ok, err := store.GetJSON[trusteeapi.OwnerKey](tx, Bucket(ns, owners), id)
 		if err != nil {
 			return err

@@ -65,10 +65,12 @@ func (r *Registry) RegisterReferenceValues(ctx context.Context, ns, name, actor 
 		return nil, invalid(err)
 	}
 	sum := sha256.Sum256(doc)
-	info := &trusteeapi.ReferenceValues{
+	made := trusteeapi.ReferenceValues{
 		ID: hex.EncodeToString(sum[:]), Name: name, Format: d.format, Sets: len(b.Sets), Values: len(b.Values), Provenance: prov, Actor: actor, Registered: now.UTC(), Expires: b.Expires,
 	}
+	var info *trusteeapi.ReferenceValues
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		info = new(made) // a run before this one may have found another
 		if b.Debug && !n.Simulated && !n.InsecureAllowDebug {
 			return invalid(&denial.Denial{
 				Reason: ReasonDebugValues, Component: Component, Claim: "reference values " + name, Measured: "of a debug image",
@@ -174,11 +176,13 @@ func (r *Registry) AddRoot(ctx context.Context, ns, tee, certPEM string, interme
 		return nil, invalid(fmt.Errorf("root: %.40q is no TEE's wire name", tee))
 	}
 	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	root := &trusteeapi.EKRoot{
+	made := trusteeapi.EKRoot{
 		TEE: tee, Subject: c.Subject.String(), Intermediate: intermediate, Registered: r.now().UTC(),
 		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
 	}
+	var root *trusteeapi.EKRoot
 	err = r.update(ctx, ns, func(tx store.Tx, n *trusteeapi.Namespace) error {
+		root = new(made) // a run before this one may have found another
 		if n.Simulated && intermediate {
 			return invalid(errors.New("a simulated namespace takes roots only"))
 		}
