@@ -172,11 +172,14 @@ func (m *Manager) Opened(ctx context.Context, ns, cookie string) (*Open, error) 
 	return o, nil
 }
 
+// clocksDiffer is by how much the clocks of replicas may.
+const clocksDiffer = 5 * time.Minute
+
 // used is the key in the expiry bucket under which a nonce is remembered: that it is to
-// be forgotten, when its cookie can no more come back, is the memory of it. The time is
+// be forgotten, when no replica takes its cookie any more, is the memory of it. The time is
 // the cookie's, which is authentic.
 func (o *Open) used() string {
-	return expiryKey(time.Unix(o.Expires, 0), tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
+	return expiryKey(time.Unix(o.Expires, 0).Add(clocksDiffer), tenant.Bucket(o.Namespace, usedNonces), o.Nonce)
 }
 
 func unused(tx store.Tx, o *Open) error {
@@ -205,6 +208,9 @@ func (m *Manager) Complete(ctx context.Context, o *Open, token string, expires t
 		return "", fmt.Errorf("session: %w", err)
 	}
 	err = m.store.Update(ctx, func(tx store.Tx) error {
+		if m.now().Unix() >= o.Expires { // the evidence may have taken its time to come
+			return deny(ReasonExpired, "")
+		}
 		if err := unused(tx, o); err != nil {
 			return err
 		}

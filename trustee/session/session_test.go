@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
@@ -135,5 +136,37 @@ func TestCookieWithoutTime(t *testing.T) {
 	}
 	if got, err := m.Token(t.Context(), "ns", cookie); err != nil || got != "token" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestOneTokenForANonce has evidence that came twice, the second time when the cookie has
+// ended and Sweep has been at work.
+func TestOneTokenForANonce(t *testing.T) {
+	m, c, _ := newManager(t)
+	cookie, expires, err := m.Begin(Open{Namespace: "ns", TEE: "snp", Nonce: NewNonce()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := m.Opened(t.Context(), "ns", cookie)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := func(store.Tx) error { return nil }
+	if _, err := m.Complete(t.Context(), o, "one", c.at.Add(time.Hour), none); err != nil {
+		t.Fatal(err)
+	}
+	before := c.at
+	c.at = expires.Add(2 * time.Second)
+	_, err = m.Complete(t.Context(), o, "late", c.at.Add(time.Hour), none)
+	if d, ok := denial.As(err); !ok || d.Reason != ReasonExpired {
+		t.Errorf("after its time: %v", err)
+	}
+	if _, err := m.Sweep(t.Context(), 100); err != nil {
+		t.Fatal(err)
+	}
+	c.at = before // a replica whose clock is behind
+	_, err = m.Complete(t.Context(), o, "two", c.at.Add(time.Hour), none)
+	if d, ok := denial.As(err); !ok || d.Reason != ReasonUsed {
+		t.Errorf("a second time: %v", err)
 	}
 }
