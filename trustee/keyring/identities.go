@@ -201,7 +201,8 @@ func (i *Identities) Renew(ctx context.Context, rotated func(ns string) error) e
 		if err := rotated(ns); err != nil {
 			return err
 		}
-		if _, err := i.Rotate(ctx, ns, s.domain, false); err != nil {
+		// Once, of what was found old: where another replica was first, it is done.
+		if _, _, err := i.rotate(ctx, ns, s, false); err != nil {
 			return err
 		}
 	}

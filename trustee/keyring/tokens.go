@@ -217,19 +217,31 @@ func (t *TokenKeys) set(ctx context.Context, ns string) (*tokenSet, error) {
 
 // read gives the keys from the store and makes the first one.
 func (t *TokenKeys) read(ctx context.Context, ns string) (*tokenSet, error) {
-	s, err := t.stored(ctx, ns)
-	if err != nil {
-		return nil, err
-	}
-	if len(s.keys) == 0 {
-		if s, err = t.first(ctx, ns); err != nil {
+	for {
+		t.mu.Lock()
+		before := t.sets[ns]
+		t.mu.Unlock()
+		s, err := t.stored(ctx, ns)
+		if err != nil {
 			return nil, err
 		}
+		if len(s.keys) == 0 {
+			if s, err = t.first(ctx, ns); err != nil {
+				return nil, err
+			}
+		}
+		t.mu.Lock()
+		now := t.sets[ns]
+		good := now == before || now != nil && bytes.Equal(now.raw, s.raw)
+		if good {
+			t.sets[ns] = s
+		}
+		t.mu.Unlock()
+		if good {
+			return s, nil
+		}
+		// Another has read something else meanwhile, perhaps what is newer than this.
 	}
-	t.mu.Lock()
-	t.sets[ns] = s
-	t.mu.Unlock()
-	return s, nil
 }
 
 func (t *TokenKeys) stored(ctx context.Context, ns string) (*tokenSet, error) {
@@ -406,8 +418,11 @@ func (t *TokenKeys) rotate(ctx context.Context, ns string, before *tokenSet, o t
 	}); err != nil || !done {
 		return nil, false, err
 	}
-	if _, err := t.read(ctx, ns); err != nil { // which signs with it from now on
-		return nil, false, err
+	if _, err := t.read(ctx, ns); err != nil {
+		// It is done all the same, and what was known before must not go on signing.
+		t.mu.Lock()
+		delete(t.sets, ns)
+		t.mu.Unlock()
 	}
 	// Not the newest of what was read: another replica may have rotated since.
 	k, err := t.open(next)
@@ -499,7 +514,8 @@ func (t *TokenKeys) Renew(ctx context.Context, rotated func(ns string) error) er
 		if err := rotated(ns); err != nil {
 			return err
 		}
-		if _, err := t.Rotate(ctx, ns, trusteeapi.TokenKeyRotation{}); err != nil {
+		// Once, of what was found old: where another replica was first, it is done.
+		if _, _, err := t.rotate(ctx, ns, s, trusteeapi.TokenKeyRotation{}); err != nil {
 			return err
 		}
 	}

@@ -254,3 +254,57 @@ func TestOldTokenKeysAreRenewed(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
+
+// TestTokenKeysAreRenewedOnce has two replicas find the same key old.
+func TestTokenKeysAreRenewedOnce(t *testing.T) {
+	r := newReplicas(t)
+	r.sign(r.a, "one")
+	r.advance(TokenKeyAge)
+	if err := r.a.Renew(t.Context(), func(string) error {
+		return r.b.Renew(t.Context(), func(string) error { return nil })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := r.a.List(t.Context(), "one"); err != nil || len(l) != 2 {
+		t.Errorf("%d keys, %v; want the old one and one new", len(l), err)
+	}
+}
+
+// stalled is a store whose next view's outcome is held back.
+type stalled struct {
+	store.Store
+	hold func() // called after the next view, once
+}
+
+func (s *stalled) View(ctx context.Context, fn func(store.Tx) error) error {
+	hold := s.hold
+	s.hold = nil
+	err := s.Store.View(ctx, fn)
+	if hold != nil {
+		hold()
+	}
+	return err
+}
+
+// TestTokenKeysDoNotGoBack has the keys be rotated while somebody else has read them and
+// not yet kept them.
+func TestTokenKeysDoNotGoBack(t *testing.T) {
+	r := newReplicas(t)
+	r.sign(r.a, "one")
+	s := &stalled{Store: r.store}
+	r.a.store = s
+	var made *trusteeapi.TokenKey
+	s.hold = func() {
+		var err error
+		if made, err = r.a.Rotate(t.Context(), "one", trusteeapi.TokenKeyRotation{Compromised: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := r.a.List(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	set, err := r.a.set(t.Context(), "one")
+	if err != nil || made == nil || len(set.keys) != 1 || set.keys[0].ID != made.ID {
+		t.Errorf("%+v, %v; want the one key after the rotation", set, err)
+	}
+}

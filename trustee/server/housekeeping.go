@@ -21,6 +21,10 @@ func (s *Server) housekeeping(ctx context.Context) {
 	if err := s.checkpoints.Write(ctx); err != nil { // so that witnesses know the start
 		s.cfg.Log.Error("writing the first checkpoint failed", "error", err)
 	}
+	// At once, too: a process that is replaced every day would never come to it.
+	if err := s.renew(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("renewing keys failed", "error", err)
+	}
 	for {
 		var err error
 		select {
@@ -37,8 +41,7 @@ func (s *Server) housekeeping(ctx context.Context) {
 				err = nil // the store has said so itself
 			}
 		case <-renew.C:
-			_, err = s.credentials.Sweep(ctx)
-			err = errors.Join(err, s.renewTLS(ctx), s.renewTokenKeys(ctx), s.renewIdentities(ctx))
+			err = s.renew(ctx)
 		case <-checkpoint.C:
 			err = s.checkpoints.Write(ctx)
 		}
@@ -46,6 +49,12 @@ func (s *Server) housekeeping(ctx context.Context) {
 			s.cfg.Log.Error("housekeeping failed", "error", err)
 		}
 	}
+}
+
+// renew renews certificates and keys in time, and forgets credentials that have ended.
+func (s *Server) renew(ctx context.Context) error {
+	_, err := s.credentials.Sweep(ctx)
+	return errors.Join(err, s.renewTLS(ctx), s.renewTokenKeys(ctx), s.renewIdentities(ctx))
 }
 
 const sweepBatch = 1000
