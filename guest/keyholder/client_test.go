@@ -1,6 +1,9 @@
 package keyholder
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cofferproject/coffer/api/denial"
+	"github.com/cofferproject/coffer/api/kbs"
 	"github.com/cofferproject/coffer/guest/clock"
 	"github.com/cofferproject/coffer/test/fakekbs"
 )
@@ -59,6 +63,42 @@ func TestConnectionsAreHeldToTheSignedTime(t *testing.T) {
 		}
 		if d, ok := denial.As(err); !want && (!ok || d.Reason != ReasonKBSUntrusted) {
 			t.Errorf("a server whose certificate has ended: %v, want %s", err, ReasonKBSUntrusted)
+		}
+	}
+}
+
+// endingTEE has the time of the attestation end at its second evidence.
+type endingTEE struct {
+	fakeTEE
+	asked *int
+	end   func()
+	fails bool
+}
+
+func (e endingTEE) Evidence(ctx context.Context, rd []byte, ch *kbs.TPMChallenge) (json.RawMessage, error) {
+	if *e.asked++; *e.asked == 2 {
+		e.end()
+		if e.fails {
+			return nil, ctx.Err()
+		}
+	}
+	return e.fakeTEE.Evidence(ctx, rd, ch)
+}
+
+// Who has tried until the end is told what the trustee said, not that the end came.
+func TestTheEndOfATryHidesNoRefusal(t *testing.T) {
+	for _, fails := range []bool{true, false} { // the evidence, or sending it
+		k := simpleKBS(t)
+		k.Lacking = 1
+		c, _ := clientOf(t, k)
+		life, end := context.WithCancel(t.Context())
+		defer end()
+		asked := 0
+		c.tee = start(func() (Attester, error) { return endingTEE{asked: &asked, end: end, fails: fails}, nil })
+		c.life, c.attestTimeout = life, time.Minute
+		_, err := c.session(t.Context(), nil)
+		if d, ok := denial.As(err); !ok || d.Reason != reasonCollateralMissing || errors.Is(err, context.Canceled) {
+			t.Errorf("%v after %d tries", err, asked)
 		}
 	}
 }

@@ -93,6 +93,7 @@ func (c *client) forget() {
 func (c *client) attest(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.attestTimeout)
 	defer cancel()
+	var last error // of the try before
 	for wait := 10 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
 		began := time.Now()
 		s, err := c.handshake(ctx)
@@ -100,6 +101,12 @@ func (c *client) attest(ctx context.Context) (*session, error) {
 			c.log.Info("attested", "duration", time.Since(began), "valid_for", time.Until(s.expires).Round(time.Second))
 			return s, nil
 		}
+		// A try that the end has cut off says nothing; the one before it says why there
+		// was another.
+		if _, denied := denial.As(err); !denied && last != nil && ctx.Err() != nil {
+			err = last
+		}
+		last = err
 		pause := wait
 		var u *unavailableError
 		var d *answerDenial
