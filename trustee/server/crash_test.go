@@ -125,6 +125,7 @@ func TestKillNine(t *testing.T) {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
+		before := len(acked)
 		for worker := range 4 {
 			wg.Add(1)
 			go func() {
@@ -132,7 +133,18 @@ func TestKillNine(t *testing.T) {
 				load(t, cfg, session, fmt.Sprintf("r%d-w%d", round, worker), stop, &mu, acked, &released)
 			}()
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond) // of load, and as much more as a busy machine needs to show something
+		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			mu.Lock()
+			n := len(acked) - before
+			mu.Unlock()
+			if n >= 4 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("round %d: only %d secrets were acknowledged", round, n)
+			}
+		}
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

