@@ -133,7 +133,8 @@ func TestGoesAwayAndComesBack(t *testing.T) {
 		c.back()
 		until(t, name+": health says it is back", func() bool { return s.Healthy() == nil })
 		until(t, name+": it works again", func() bool { return put(s, name, name) == nil })
-		if refused.Load() == before {
+		// The others need not have asked between a kill, or a freeze, and the way back.
+		if refused.Load() == before && name == "stop" {
 			t.Errorf("%s: nothing was refused meanwhile: the test shows nothing", name)
 		}
 	}
