@@ -99,7 +99,6 @@ func TestTerminal(t *testing.T) {
 		}
 		out += string(r.Data)
 	}
-	time.Sleep(50 * time.Millisecond) // the handler is installed after the line
 	resize(30, 100)
 	rest, err := p.Output(ctxFor(t), "tty", "")
 	if out += rest; err != nil || out != "tty: true true\r\nsize: 24 80\r\nsize: 30 100\r\n" {

@@ -95,14 +95,15 @@ func workload(args []string) int {
 	case "mount":
 		fmt.Println(unix.Mount("tmpfs", "/tmp", "tmpfs", 0, ""))
 	case "tty":
+		// Before the first line, for which the test waits.
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, unix.SIGWINCH)
 		_, err := unix.IoctlGetTermios(0, unix.TCGETS)
 		ws, werr := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ)
 		fmt.Println("tty:", err == nil, werr == nil)
 		if werr == nil {
 			fmt.Println("size:", ws.Row, ws.Col)
 		}
-		ch := make(chan os.Signal, 1)
-		signal.Notify(ch, unix.SIGWINCH)
 		<-ch
 		if ws, err = unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil {
 			fmt.Println("size:", ws.Row, ws.Col)

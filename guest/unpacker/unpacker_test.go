@@ -430,7 +430,19 @@ func TestSingleFlightAndCancel(t *testing.T) {
 	for _, m := range []digest.Digest{m1, m2, m2} {
 		go func() { _, err := s.Pull(t.Context(), req(m)); errs <- err }()
 	}
-	time.Sleep(500 * time.Millisecond)
+	waiting := func() (n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range s.layers {
+			n += f.waiting
+		}
+		return n
+	}
+	for end := time.Now().Add(20 * time.Second); waiting() < 4; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d pulls wait for the layer, want 4", waiting())
+		}
+	}
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled pull: %v", err)
