@@ -111,6 +111,21 @@ func (w *world) kill(pids ...int) {
 	}
 }
 
+// supervised says whether the launcher has a supervisor other than the first.
+func (w *world) supervised() bool {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range all {
+		stat, _ := os.ReadFile(p + "/stat")
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		line, _ := os.ReadFile(p + "/cmdline")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(w.launcher) &&
+			strings.HasSuffix(string(line), "\x00supervise\x00") && filepath.Base(p) != strconv.Itoa(w.supervisor) {
+			return true
+		}
+	}
+	return false
+}
+
 // within waits until f holds.
 func within(t *testing.T, d time.Duration, what string, f func() bool) {
 	t.Helper()
@@ -157,7 +172,8 @@ func TestSupervisorIsReplaced(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond) // it counts as having lived
 	w.kill(w.supervisor)
 	within(t, 5*time.Second, "old supervisor dead", dead(w.supervisor))
-	time.Sleep(300 * time.Millisecond) // for the new one to start
+	within(t, 10*time.Second, "another supervisor", w.supervised)
+	time.Sleep(100 * time.Millisecond) // it is told its record right after
 	w.kill(w.launcher, w.parent)
 	within(t, 5*time.Second, "process dead", dead(w.sleep))
 	within(t, 5*time.Second, "directory gone", absent(w.dir))
