@@ -84,6 +84,9 @@ func policy(t *testing.T) string {
 	return string(b)
 }
 
+// bootTimeout is what the firmware and the guest may take under TCG on a busy machine.
+const bootTimeout = 4 * time.Minute
+
 // boot starts the guest and its network; refs are the verifier's.
 func boot(t *testing.T, p *platform.Platform, refs *refvalue.Bundle, cache string, sent func(doc []byte) []byte) *machine {
 	t.Helper()
@@ -105,7 +108,7 @@ func boot(t *testing.T, p *platform.Platform, refs *refvalue.Bundle, cache strin
 		TEE: launch.TPMSim, Firmware: launch.File{Path: p.Firmware.Code}, VarsFile: launch.File{Path: p.Firmware.Vars},
 		Kernel: launch.File{Path: img.Kernel}, Initrd: launch.File{Path: img.Initrd}, Cmdline: img.Cmdline, VCPUs: 1, MemoryMiB: 512, Initdata: sent(doc),
 	}
-	d, err := vmm.New(p, vmm.Options{CacheDir: cache})
+	d, err := vmm.New(p, vmm.Options{CacheDir: cache, BootTimeout: bootTimeout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +116,7 @@ func boot(t *testing.T, p *platform.Platform, refs *refvalue.Bundle, cache strin
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout+time.Minute)
 	t.Cleanup(cancel)
 	sb, err := d.Launch(ctx, "attested", dir, spec, func(string) {})
 	if err != nil {
@@ -161,7 +164,7 @@ func boot(t *testing.T, p *platform.Platform, refs *refvalue.Bundle, cache strin
 // until waits for a condition.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(bootTimeout); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain: %s", what)
 		}

@@ -29,13 +29,15 @@ func testKilled(t *testing.T, h holder) {
 			t.Fatal(err)
 		}
 		k.must(t, "kill", "-9", pid)
-		eventually(t, "the pod's restart after "+victim+" was killed", func() (bool, string) { n := restarts(name); return n == "1", n })
+		// A busy machine may need more than one.
+		eventually(t, "the pod's restart after "+victim+" was killed", func() (bool, string) { n := restarts(name); return n != "" && n != "0", n })
 		k.ready(t, name)
+		before := restarts(name)
 		if i == 0 {
 			t.Run("containerd", func(t *testing.T) {
 				k.killContainerd(t, name)
-				if n := restarts(name); n != "1" {
-					t.Errorf("the pod was restarted %s times, want the one from before", n)
+				if n := restarts(name); n != before {
+					t.Errorf("the pod was restarted %s times, want the %s from before", n, before)
 				}
 			})
 		}

@@ -30,6 +30,9 @@ import (
 // dumpFlag makes test/bench/bareinit print the event log.
 const dumpFlag = " coffer.eventlog"
 
+// bootTimeout is what the firmware and the guest may take under TCG on a busy machine.
+const bootTimeout = 4 * time.Minute
+
 func load(t *testing.T) (p *platform.Platform, cache string) {
 	t.Helper()
 	if os.Getenv("COFFER_E2E") == "" {
@@ -58,7 +61,7 @@ type booted struct {
 // boot launches spec, whose init is bareinit, and reads the console.
 func boot(t *testing.T, p *platform.Platform, cache string, spec *launch.Spec) booted {
 	t.Helper()
-	d, err := vmm.New(p, vmm.Options{CacheDir: cache})
+	d, err := vmm.New(p, vmm.Options{CacheDir: cache, BootTimeout: bootTimeout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +81,7 @@ func boot(t *testing.T, p *platform.Platform, cache string, spec *launch.Spec) b
 		}
 	}()
 	console := filepath.Join(dir, nodeapi.ConsoleLog)
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(bootTimeout); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		b, err := os.ReadFile(console)
 		if err == nil && strings.Contains(string(b), "EVENTLOG-END") {
 			return parseConsole(t, string(b))
