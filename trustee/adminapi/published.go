@@ -166,15 +166,12 @@ func (h *Handler) setResourcePolicy(r *http.Request, ns, actor string, body []by
 		return err
 	}
 	next := trusteeapi.ResourcePolicy{Name: pathResourcePolicy, Resources: "*", Methods: []string{trusteeapi.MethodGet}, Text: text}
-	have, err := h.cfg.Policies.Get(r.Context(), ns, pathResourcePolicy, 0)
-	switch {
-	case errors.Is(err, tenant.ErrNotFound): // also where the namespace is not: Put says so
-	case err != nil:
-		return err
-	case have.Resources != next.Resources || !slices.Equal(have.Methods, next.Methods):
-		return fmt.Errorf("resource policy %q is set for other resources or methods than this path's: %w", have.Name, tenant.ErrConflict)
-	}
-	_, err = h.cfg.Policies.Put(r.Context(), ns, next, actor)
+	_, err = h.cfg.Policies.PutOver(r.Context(), ns, next, actor, func(have *trusteeapi.ResourcePolicy) error {
+		if have.Resources != next.Resources || !slices.Equal(have.Methods, next.Methods) {
+			return fmt.Errorf("resource policy %q is set for other resources or methods than this path's: %w", have.Name, tenant.ErrConflict)
+		}
+		return nil
+	})
 	return err
 }
 

@@ -83,7 +83,14 @@ func versionKey(name string, version uint64) string { return fmt.Sprintf("%s@%02
 
 // Put registers a new version of a policy, if it compiles; the same one again
 // changes nothing.
-func (p *Policies) Put(ctx context.Context, ns string, in trusteeapi.ResourcePolicy, actor string) (out *trusteeapi.ResourcePolicy, err error) {
+func (p *Policies) Put(ctx context.Context, ns string, in trusteeapi.ResourcePolicy, actor string) (*trusteeapi.ResourcePolicy, error) {
+	return p.PutOver(ctx, ns, in, actor, func(*trusteeapi.ResourcePolicy) error { return nil })
+}
+
+// PutOver is Put that changes nothing if may gives an error of the policy in force of that
+// name. may is asked inside of the transaction, and not where there is none; its error is
+// given as it is.
+func (p *Policies) PutOver(ctx context.Context, ns string, in trusteeapi.ResourcePolicy, actor string, may func(have *trusteeapi.ResourcePolicy) error) (out *trusteeapi.ResourcePolicy, err error) {
 	if err := in.Check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", tenant.ErrInvalid, err)
 	}
@@ -99,6 +106,11 @@ func (p *Policies) Put(ctx context.Context, ns string, in trusteeapi.ResourcePol
 		have, err := p.live(tx, ns, in.Name)
 		if err != nil {
 			return err
+		}
+		if have != nil {
+			if err := may(have); err != nil {
+				return err
+			}
 		}
 		if have != nil && have.Digest == next.Digest && have.Resources == next.Resources && slices.Equal(have.Methods, next.Methods) {
 			out = have

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
+	"github.com/cofferproject/coffer/trustee/store"
 )
 
 func (a *adminClient) resourcePolicy(name, resources, text string, methods ...string) *trusteeapi.ResourcePolicy {
@@ -150,6 +151,29 @@ func TestPublishedResourcePolicy(t *testing.T) {
 	}
 	if found != 4 { // with the one that was refused: the record comes first
 		t.Errorf("%d changes in the audit log, want 4", found)
+	}
+}
+
+// An administrator's policy for other methods stays also if it comes while the published
+// path sets its own.
+func TestPublishedResourcePolicyStaysBehindAnother(t *testing.T) {
+	var between *betweenStore
+	w := newWorld(t, func(c *Config) {
+		c.WrapStore = func(s store.Store) store.Store { between = &betweenStore{Store: s}; return between }
+	})
+	const path = "/kbs/v0/resource-policy"
+	came := false
+	between.arm("ns/default/resource-policies", func() {
+		w.admin.resourcePolicy("resource-policy", "*", "allow := false", "DELETE")
+		came = true
+	})
+	body := `{"policy":"` + b64url([]byte("package policy\ndefault allow = true\n")) + `"}`
+	if s, b := w.admin.raw("POST", path, w.admin.token("POST", path), []byte(body)); s != 409 || !came {
+		t.Errorf("%d %s, %v", s, b, came)
+	}
+	var p trusteeapi.ResourcePolicy
+	if _, b := w.admin.do("GET", "/namespaces/default/resource-policies/resource-policy", nil); json.Unmarshal(b, &p) != nil || len(p.Methods) != 1 || p.Methods[0] != "DELETE" {
+		t.Errorf("in force: %s", b)
 	}
 }
 
