@@ -105,6 +105,12 @@ func (v *Vault) Put(ctx context.Context, ns, name string, secret []byte, o PutOp
 			if err := notOutside(tx, ns, name); err != nil {
 				return err
 			}
+			if o.restoredFrom != 0 {
+				// Whoever has deleted it since it was read was told that it is gone.
+				if _, err := restorable(tx, ns, name, o.restoredFrom); err != nil {
+					return err
+				}
+			}
 			now, err := lastIn(tx, ns, name)
 			if err != nil || now != last {
 				return err

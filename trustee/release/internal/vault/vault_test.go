@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -111,6 +112,65 @@ func TestPutsAtOnce(t *testing.T) {
 	}
 	if h, err := v.History(t.Context(), "default", "a/b/c"); err != nil || h.Version != n || len(h.Versions) != n {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// between lets another come between what is read and what is changed.
+type between struct {
+	store.Store
+	then func()
+}
+
+func (s *between) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if then := s.then; then != nil {
+		s.then = nil
+		then()
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// What was deleted or destroyed while it is rolled back to stays so, also where another
+// put has the rollback try again.
+func TestRollbackUndoesNoDeletion(t *testing.T) {
+	const name = "a/b/c"
+	var v *Vault
+	put := func(s string) error {
+		_, err := v.Put(t.Context(), "default", name, []byte(s), PutOptions{})
+		return err
+	}
+	change := func(how string) error {
+		_, err := v.Change(t.Context(), "default", name, 1, how, time.Time{})
+		return err
+	}
+	for what, tc := range map[string]struct {
+		then func() error
+		want error
+	}{
+		"deleted":               {func() error { return change(trusteeapi.ChangeDelete) }, tenant.ErrConflict},
+		"destroyed":             {func() error { return change(trusteeapi.ChangeDestroy) }, tenant.ErrConflict},
+		"destroyed, with a put": {func() error { return errors.Join(change(trusteeapi.ChangeDestroy), put("three")) }, tenant.ErrConflict},
+		"all of it":             {func() error { return v.Delete(t.Context(), "default", name) }, tenant.ErrNotFound},
+		"all of it, with a put": {func() error { return errors.Join(v.Delete(t.Context(), "default", name), put("three")) }, tenant.ErrNotFound},
+		"another put":           {func() error { return put("three") }, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			v = newVault(t, limits.Defaults())
+			if err := errors.Join(put("one"), put("two")); err != nil {
+				t.Fatal(err)
+			}
+			v.store = &between{v.store, func() {
+				if err := tc.then(); err != nil {
+					t.Error(err)
+				}
+			}}
+			_, err := v.Rollback(t.Context(), "default", name, 1, "actor")
+			if !errors.Is(err, tc.want) {
+				t.Errorf("%v, want %v", err, tc.want)
+			}
+			if s, _ := v.open(t, name, Want{}); (s == "one") != (tc.want == nil) {
+				t.Errorf("the newest is %q", s)
+			}
+		})
 	}
 }
 

@@ -357,23 +357,31 @@ func (v *Vault) Change(ctx context.Context, ns, name string, version uint64, cha
 	return out, nil
 }
 
+// restorable gives a version whose content a new one may have.
+func restorable(tx store.Tx, ns, name string, from uint64) (*trusteeapi.SecretVersion, error) {
+	m, err := metaOf(tx, ns, name)
+	if err != nil {
+		return nil, err
+	}
+	x, err := versionOf(tx, ns, m, from)
+	switch {
+	case err != nil:
+		return nil, err
+	case x == nil:
+		return nil, fmt.Errorf("secret %s, version %d: %w", name, from, tenant.ErrNotFound)
+	case !x.Destroyed.IsZero() || !x.Deleted.IsZero():
+		return nil, fmt.Errorf("secret %s, version %d is deleted: %w", name, from, tenant.ErrConflict)
+	}
+	return x, nil
+}
+
 // Rollback makes a new version with the content and labels of an older one.
 func (v *Vault) Rollback(ctx context.Context, ns, name string, from uint64, actor string) (*trusteeapi.Resource, error) {
 	var x *trusteeapi.SecretVersion
 	var box []byte
-	err := v.store.View(ctx, func(tx store.Tx) error {
-		m, err := metaOf(tx, ns, name)
-		if err != nil {
+	err := v.store.View(ctx, func(tx store.Tx) (err error) {
+		if x, err = restorable(tx, ns, name, from); err != nil {
 			return err
-		}
-		if x, err = versionOf(tx, ns, m, from); err != nil {
-			return err
-		}
-		if x == nil {
-			return fmt.Errorf("secret %s, version %d: %w", name, from, tenant.ErrNotFound)
-		}
-		if !x.Destroyed.IsZero() || !x.Deleted.IsZero() {
-			return fmt.Errorf("secret %s, version %d is deleted: %w", name, from, tenant.ErrConflict)
 		}
 		b, err := tx.Get(tenant.Bucket(ns, content), contentKey(name, from))
 		box = slices.Clone(b)
