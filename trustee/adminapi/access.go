@@ -82,7 +82,11 @@ func (c *call) addCredential() (any, error) {
 	if err := c.record(c.r, "", c.actor, what); err != nil {
 		return nil, err
 	}
-	return c.cfg.Credentials.Add(c.ctx(), *x, c.caller)
+	out, err := c.cfg.Credentials.Add(c.ctx(), *x, c.caller)
+	if err != nil {
+		return nil, ended(err)
+	}
+	return out, nil
 }
 
 func (c *call) deleteCredential() (any, error) {

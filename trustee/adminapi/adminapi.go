@@ -162,6 +162,10 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, rt route) {
 		}
 		defer done()
 		c.body = body
+		if err := h.still(r.Context(), caller); err != nil {
+			h.fail(w, r, err)
+			return
+		}
 	}
 	if rt.method != http.MethodGet && !slices.Contains(recordsItself, rt.method+" "+rt.path) {
 		if err := h.record(r, r.PathValue("ns"), c.actor, rt.method+" "+rt.path); err != nil {

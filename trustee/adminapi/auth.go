@@ -35,6 +35,20 @@ func (h *Handler) authorise(r *http.Request, need Permission, scope, ns string) 
 	return c, nil
 }
 
+// still refuses who has lost since he was authenticated what he was given then: a body
+// comes as late as its sender likes.
+func (h *Handler) still(ctx context.Context, c *credential.Caller) error {
+	return asDenial(h.cfg.Credentials.Still(ctx, c))
+}
+
+// ended makes a refusal of the errors of Still among others.
+func ended(err error) error {
+	if errors.Is(err, credential.ErrUnknown) || errors.Is(err, credential.ErrExpired) {
+		return unauthenticated(err)
+	}
+	return err
+}
+
 func forbidden(c *credential.Caller, need Permission, ns string) error {
 	where := "namespace " + ns
 	if ns == "" {

@@ -56,7 +56,7 @@ func (h *Handler) PublishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 
 // PublishedPlugin has handle answer a request to a plugin that is an administrator's.
 func (h *Handler) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, path string, handle func(ctx context.Context, actor string) ([]byte, error)) {
-	actor, err := h.authenticatePublished(r, WriteSecrets, ns)
+	actor, _, err := h.authenticatePublished(r, WriteSecrets, ns)
 	if err == nil {
 		err = h.record(r, ns, actor, r.Method+" /kbs/v0/"+short(path))
 	}
@@ -74,28 +74,36 @@ func (h *Handler) PublishedPlugin(w http.ResponseWriter, r *http.Request, ns, pa
 }
 
 // authenticatePublished takes our own credential, or an administrator of an identity
-// provider whose role has the path. The query is no part of it.
-func (h *Handler) authenticatePublished(r *http.Request, need Permission, ns string) (actor string, err error) {
+// provider whose role has the path. The query is no part of it. still is to be asked
+// again after a body was read.
+func (h *Handler) authenticatePublished(r *http.Request, need Permission, ns string) (actor string, still func() error, err error) {
 	c, err := h.authorise(r, need, scopeNamespace, ns)
 	if err == nil {
-		return c.Actor, nil
+		return c.Actor, func() error { return h.still(r.Context(), c) }, nil
 	}
 	d, ok := denial.As(err)
 	if !ok || d.Reason != ReasonUnauthenticated || h.cfg.Published == nil {
-		return "", err
+		return "", nil, err
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
-		return "", err
+		return "", nil, err
 	}
-	actor, err = h.cfg.Published.Authenticate(token, r.URL.EscapedPath(), h.cfg.Now())
-	switch {
-	case errors.Is(err, adminjwt.ErrForbidden):
-		return "", &denial.Denial{Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: actor, Source: "acls of the configuration file"}
-	case err != nil:
-		return "", unauthenticated(err)
+	provided := func() (string, error) {
+		actor, err := h.cfg.Published.Authenticate(token, r.URL.EscapedPath(), h.cfg.Now())
+		switch {
+		case errors.Is(err, adminjwt.ErrForbidden):
+			return "", &denial.Denial{Reason: ReasonForbidden, Component: Component, Claim: string(need), Measured: actor, Source: "acls of the configuration file"}
+		case err != nil:
+			return "", unauthenticated(err)
+		}
+		return actor, nil
 	}
-	return actor, nil
+	if actor, err = provided(); err != nil {
+		return "", nil, err
+	}
+	// What nobody takes back can expire still.
+	return actor, func() error { _, err := provided(); return err }, nil
 }
 
 func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns string, path []string) error {
@@ -103,7 +111,7 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 	if r.Method == http.MethodGet {
 		need = ReadTenant
 	}
-	actor, err := h.authenticatePublished(r, need, ns)
+	actor, still, err := h.authenticatePublished(r, need, ns)
 	if err != nil {
 		return err
 	}
@@ -119,6 +127,9 @@ func (h *Handler) publishedTrust(w http.ResponseWriter, r *http.Request, ns stri
 		return nil
 	}
 	defer done()
+	if err := still(); err != nil {
+		return err
+	}
 	if err := h.record(r, ns, actor, "POST /kbs/v0/"+path[0]); err != nil {
 		return err
 	}

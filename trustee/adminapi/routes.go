@@ -369,7 +369,7 @@ func resourceURI(repository, kind, tag string) *resource.URI {
 // PublishedResource is POST and DELETE /kbs/v0/resource/... as published: raw
 // bytes in, an empty body out.
 func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, name string) {
-	actor, err := h.authenticatePublished(r, WriteSecrets, ns)
+	actor, still, err := h.authenticatePublished(r, WriteSecrets, ns)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -389,7 +389,10 @@ func (h *Handler) PublishedResource(w http.ResponseWriter, r *http.Request, ns, 
 		}
 		defer done()
 		defer clear(body)
-		if err = h.record(r, ns, actor, "POST /kbs/v0/resource"); err == nil {
+		if err = still(); err == nil {
+			err = h.record(r, ns, actor, "POST /kbs/v0/resource")
+		}
+		if err == nil {
 			err = h.cfg.Gate.MayChange(r.Context(), ns, name, trusteeapi.MethodPut, actor, r.RemoteAddr)
 		}
 		if err == nil {

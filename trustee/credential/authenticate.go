@@ -54,6 +54,36 @@ func (s *Store) alive(c *trusteeapi.Credential) error {
 	return nil
 }
 
+// Still reports whether what a caller was given when he was authenticated is given him
+// still: ErrUnknown or ErrExpired where one of his credentials has ended since, or has
+// lost a grant. Whoever lets him wait in between, or waits for him, asks again.
+func (s *Store) Still(ctx context.Context, by *Caller) error {
+	return s.store.View(ctx, func(tx store.Tx) error { return s.still(tx, by) })
+}
+
+func (s *Store) still(tx store.Tx, by *Caller) error {
+	if len(by.IDs) == 0 {
+		return ErrUnknown
+	}
+	var has []trusteeapi.Grant
+	for _, id := range by.IDs {
+		c, err := get(tx, id)
+		if err != nil {
+			return err
+		}
+		if err := s.alive(c); err != nil {
+			return err
+		}
+		has = append(has, c.Grants...)
+	}
+	for _, g := range by.Grants {
+		if !slices.Contains(has, g) {
+			return ErrUnknown
+		}
+	}
+	return nil
+}
+
 func (s *Store) live(ctx context.Context, id string) (c *trusteeapi.Credential, err error) {
 	err = s.store.View(ctx, func(tx store.Tx) error {
 		c, err = get(tx, id)

@@ -112,7 +112,8 @@ func Any(ctx context.Context, s store.Store) (bool, error) {
 }
 
 // Add keeps a credential and, for a bearer token, gives the token with it. The
-// caller has checked that whoever asks, by, may give these grants.
+// caller has checked that whoever asks, by, may give these grants; the errors of Still
+// where he has lost his own since.
 func (s *Store) Add(ctx context.Context, c trusteeapi.Credential, by *Caller) (*trusteeapi.Credential, error) {
 	now := s.now().UTC()
 	if err := s.complete(&c, now); err != nil {
@@ -120,6 +121,9 @@ func (s *Store) Add(ctx context.Context, c trusteeapi.Credential, by *Caller) (*
 	}
 	c.Created, c.CreatedBy, c.GivenBy = now, by.Actor, by.IDs
 	err := s.store.Update(ctx, func(tx store.Tx) error {
+		if err := s.still(tx, by); err != nil {
+			return err
+		}
 		for _, g := range c.Grants {
 			if g.Namespace == trusteeapi.AllNamespaces {
 				continue
