@@ -12,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/secretstore"
+	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -64,7 +65,7 @@ func want(m *trusteeapi.OutsideSecret) secretstore.Want {
 }
 
 // fetch asks the store in which a secret lives. It is called outside of every
-// transaction, after all is decided. source says for the audit log what it gave.
+// transaction, after all is decided; what it took counts by again. source says for the audit log what it gave.
 func (g *Gate) fetch(ctx context.Context, req *Request, m *trusteeapi.OutsideSecret) (secret []byte, version uint64, source string, err error) {
 	w := want(m)
 	if req.Version != 0 || req.After != 0 {
@@ -105,6 +106,27 @@ func (g *Gate) fetch(ctx context.Context, req *Request, m *trusteeapi.OutsideSec
 		return nil, 0, "", req.refuse(m, ReasonStoreMalformed, "no base64")
 	}
 	return plain[:n], s.Number, source, nil
+}
+
+// errMoved says that a secret lives elsewhere than it was fetched from.
+var errMoved = fmt.Errorf("%w: where the secret lives changes all the time", store.ErrUnavailable)
+
+// again decides once more after a fetch, which takes as long as the store likes: what was
+// taken back meanwhile, and confirmed to whoever did it, releases nothing. It gives
+// errMoved where the secret was mapped to something else, or is not outside any more.
+func (g *Gate) again(ctx context.Context, req *Request, r *trusteeapi.Record, m *trusteeapi.OutsideSecret) (*authorised, error) {
+	var now *trusteeapi.OutsideSecret
+	a, err := g.authorise(ctx, req, r, func(tx store.Tx) (err error) {
+		now, err = g.vault.Outside(tx, req.Namespace, req.Resource)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if now == nil || now.Store != m.Store || now.Encoding != m.Encoding || want(now) != want(m) {
+		return nil, errMoved
+	}
+	return a, nil
 }
 
 // outside makes denials of what a store says.

@@ -170,18 +170,21 @@ func (g *Gate) Release(ctx context.Context, req Request) (*Released, error) {
 	return out, err
 }
 
-// byKeysInForce is release with a token that keys in force have signed.
-func (g *Gate) byKeysInForce(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
+// byKeysInForce is release with a token that keys in force have signed, from where the
+// secret lives.
+func (g *Gate) byKeysInForce(ctx context.Context, req Request, r *trusteeapi.Record) (out *Released, err error) {
 	for range 3 {
-		out, err := g.release(ctx, req, r)
-		if !errors.Is(err, errKeysChanged) {
+		out, err = g.release(ctx, req, r)
+		switch {
+		case errors.Is(err, errKeysChanged):
+			if err := g.cfg.Tokens.Reread(ctx, req.Namespace); err != nil {
+				return nil, err
+			}
+		case !errors.Is(err, errMoved):
 			return out, err
 		}
-		if err := g.cfg.Tokens.Reread(ctx, req.Namespace); err != nil {
-			return nil, err
-		}
 	}
-	return nil, errKeysChanged
+	return nil, err
 }
 
 // authorised is what holds of a request that may have what it asks for.
@@ -270,7 +273,7 @@ func (a *authorised) entry(req *Request, id, keyID string) audit.Entry {
 	}
 }
 
-// release gives errKeysChanged before anything is released.
+// release gives errKeysChanged and errMoved before anything is released.
 func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (*Released, error) {
 	var meta *trusteeapi.SecretVersion
 	var box []byte
@@ -293,18 +296,29 @@ func (g *Gate) release(ctx context.Context, req Request, r *trusteeapi.Record) (
 	if err != nil {
 		return nil, err
 	}
-	e := a.entry(&req, r.ID, keyID)
 	var secret []byte
+	var version uint64
+	var source string
 	if outside != nil {
-		secret, e.Version, e.Source, err = g.fetch(ctx, &req, outside)
+		secret, version, source, err = g.fetch(ctx, &req, outside)
 	} else {
-		e.Version = meta.Version
-		secret, err = g.vault.Open(ctx, req.Namespace, req.Resource, meta.Version, box)
+		version = meta.Version
+		secret, err = g.vault.Open(ctx, req.Namespace, req.Resource, version, box)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer clear(secret)
+	if outside != nil {
+		if a, err = g.again(ctx, &req, r, outside); err != nil {
+			return nil, err
+		}
+		if key, keyID, err = g.recipient(a); err != nil {
+			return nil, err
+		}
+	}
+	e := a.entry(&req, r.ID, keyID)
+	e.Version, e.Source = version, source
 	jwe, err := kbs.Seal(key, secret)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -278,6 +279,76 @@ func TestSlowStoreHoldsNobodyElse(t *testing.T) {
 	// The store was asked once more after its time: then it answered.
 	if a := <-slow; a.status != 200 {
 		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+// TestTakenBackWhileStoreAnswers: what an administrator has taken back while the store was
+// asked releases nothing, and what he has changed is what counts.
+func TestTakenBackWhileStoreAnswers(t *testing.T) {
+	v := fakekv.Start(t, time.Now)
+	v.Put2("a", map[string]any{"x": "hunter2"})
+	v.Put2("b", map[string]any{"x": "hunter3"})
+	w := newWorld(t, func(c *Config) { c.SecretStores = []*secretstore.Spec{vaultStore(t, v, "prod", "2", "default")} })
+	const api = "/namespaces/default"
+	doc := document(t, "pod a")
+	w.admin.addOwner("default", w.owner.Public())
+	seal := w.seal(doc, w.owner)
+	policy := func(text string) trusteeapi.ResourcePolicy {
+		return trusteeapi.ResourcePolicy{Name: "p", Resources: "*", Methods: []string{"GET"}, Text: "package policy\nimport rego.v1\n" + text}
+	}
+	at := func(source string) trusteeapi.OutsideSecret {
+		return trusteeapi.OutsideSecret{Store: "prod", Source: source, Field: "x"}
+	}
+	for name, tc := range map[string]struct {
+		method, path string
+		body         any
+		status       int
+		reason, want string
+	}{
+		"unbound":  {"DELETE", api + "/bindings/" + secretName, nil, 403, "secret-unbound", ""},
+		"unmapped": {"DELETE", api + "/outside/" + secretName, nil, 403, "secret-unbound", ""},
+		"no seal":  {"DELETE", api + "/seals/" + seal.ID, nil, 403, "secret-unbound", ""},
+		"policy":   {"PUT", api + "/resource-policies/p", policy("allow := false"), 403, "resource-policy-denied", ""},
+		"keys":     {"POST", api + "/token-keys", trusteeapi.TokenKeyRotation{Compromised: true}, 401, "token-invalid", ""},
+		"remapped": {"PUT", api + "/outside/" + secretName, at("b"), 200, "", "hunter3"},
+		"allowed":  {"PUT", api + "/resource-policies/p", policy("allow if true"), 200, "", "hunter2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.admin.must("PUT", api+"/outside/"+secretName, at("a"))
+			p := w.admin.resourcePolicy("p", "*", "allow := true", "GET")
+			w.admin.must("POST", api+"/seals", trusteeapi.SealInfo{JWS: seal.Raw})
+			w.admin.must("POST", api+"/bindings/"+secretName, trusteeapi.Binding{Seals: []string{seal.ID}})
+			c := w.client("")
+			c.handshake(doc)
+			releases, refusals := len(w.audit("release")), len(w.audit("denied"))
+			var once sync.Once
+			v.Fail(func(http.ResponseWriter, *http.Request) bool {
+				once.Do(func() { w.admin.must(tc.method, tc.path, tc.body) })
+				return false
+			})
+			a := c.get(secretName)
+			if tc.want == "" {
+				if n, m := len(w.audit("release"))-releases, len(w.audit("denied"))-refusals; n != 0 || m != 1 {
+					t.Errorf("%d releases and %d refusals are recorded", n, m)
+				}
+				denied(t, w, a, tc.status, tc.reason)
+				return
+			}
+			if a.status != 200 || string(c.open(a.body)) != tc.want {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+			all := w.audit("release")
+			if len(all) != releases+1 {
+				t.Fatalf("%d releases are recorded", len(all)-releases)
+			}
+			e, version := all[releases], p.Version
+			if name == "allowed" {
+				version++ // the decision that let it out
+			}
+			if e["policy"] != fmt.Sprintf("p@%d", version) || e["source"] != "prod:"+map[string]string{"hunter2": "a", "hunter3": "b"}[tc.want]+"@1" || e["seal"] != seal.ID {
+				t.Errorf("record %v", e)
+			}
+		})
 	}
 }
 
