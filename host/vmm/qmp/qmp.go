@@ -86,6 +86,11 @@ func (c *Client) Execute(ctx context.Context, command string, arguments any) (js
 	c.pending = reply
 	c.mu.Unlock()
 	if _, err := c.conn.Write(append(b, '\n')); err != nil {
+		c.mu.Lock()
+		if c.err != nil { // the reader has seen it first, and closed our end
+			err = c.err
+		}
+		c.mu.Unlock()
 		return nil, fmt.Errorf("qmp: %s: %w", command, closed(err))
 	}
 	m, err := c.wait(ctx, reply)

@@ -87,6 +87,10 @@ func TestEndedQEMU(t *testing.T) {
 	if _, err := c.Execute(context.Background(), "quit", nil); !errors.Is(err, ErrClosed) {
 		t.Fatalf("err = %v", err)
 	}
+	<-c.Done()
+	if _, err := c.Execute(context.Background(), "query-status", nil); !errors.Is(err, ErrClosed) {
+		t.Fatalf("when that is known: err = %v", err)
+	}
 }
 
 func TestHostileQEMU(t *testing.T) {
