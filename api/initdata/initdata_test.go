@@ -2,8 +2,11 @@ package initdata
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -273,6 +276,34 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q became %q: %v", d.Data, e, err)
 		}
 	})
+}
+
+// TestEncodeDevice reads the format with nothing of this package.
+func TestEncodeDevice(t *testing.T) {
+	for _, plain := range [][]byte{nil, []byte("version = \"0.1.0\"\n"), bytes.Repeat([]byte("x"), MaxPlain)} {
+		d, err := EncodeDevice(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d)%512 != 0 || string(d[:8]) != "initdata" {
+			t.Fatalf("%d bytes, %q", len(d), d[:8])
+		}
+		n := binary.LittleEndian.Uint64(d[8:])
+		z, err := gzip.NewReader(bytes.NewReader(d[16 : 16+n]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(z)
+		if err != nil || !bytes.Equal(got, plain) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if rest := bytes.Trim(d[16+n:], "\x00"); len(rest) != 0 {
+			t.Errorf("padding %q", rest)
+		}
+	}
+	if _, err := EncodeDevice(make([]byte, MaxPlain+1)); err == nil {
+		t.Error("too long initdata was accepted")
+	}
 }
 
 func FuzzDecodeDevice(f *testing.F) {

@@ -1,17 +1,12 @@
 package vmm
 
 import (
-	"bytes"
-	"compress/gzip"
-	"encoding/binary"
 	"flag"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
 	"github.com/cofferproject/coffer/api/platform"
 )
@@ -93,32 +88,5 @@ func golden(t *testing.T, name, got string) {
 	}
 	if got != string(want) {
 		t.Errorf("the command line is\n%s\nwant\n%s", got, want)
-	}
-}
-
-func TestInitdataDisk(t *testing.T) {
-	for _, plain := range [][]byte{nil, []byte("version = \"0.1.0\"\n"), bytes.Repeat([]byte("x"), launch.MaxInitdata)} {
-		d, err := initdata.EncodeDevice(plain)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(d)%512 != 0 || string(d[:8]) != "initdata" {
-			t.Fatalf("%d bytes, %q", len(d), d[:8])
-		}
-		n := binary.LittleEndian.Uint64(d[8:])
-		z, err := gzip.NewReader(bytes.NewReader(d[16 : 16+n]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(z)
-		if err != nil || !bytes.Equal(got, plain) {
-			t.Fatalf("%d bytes, %v", len(got), err)
-		}
-		if rest := bytes.Trim(d[16+n:], "\x00"); len(rest) != 0 {
-			t.Errorf("padding %q", rest)
-		}
-	}
-	if _, err := initdata.EncodeDevice(make([]byte, launch.MaxInitdata+1)); err == nil {
-		t.Error("too long initdata was accepted")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/storetest"
 )
 
 // lateBody runs first before it gives a byte. Under "Expect: 100-continue" nobody reads it
@@ -89,13 +90,13 @@ func TestBodyAfterItsCredential(t *testing.T) {
 
 // TestGiverEndsMeanwhile: the same where it ends between the last question and the change.
 func TestGiverEndsMeanwhile(t *testing.T) {
-	var between *betweenStore
+	var between *storetest.Between
 	w := newWorld(t, func(c *Config) {
-		c.WrapStore = func(s store.Store) store.Store { between = &betweenStore{Store: s}; return between }
+		c.WrapStore = func(s store.Store) store.Store { between = &storetest.Between{Store: s}; return between }
 	})
 	all := grant(trusteeapi.RoleAdmin, trusteeapi.AllNamespaces)
 	thief := w.admin.credential(all)
-	between.arm("admins", func() { w.admin.must("DELETE", "/credentials/"+thief.ID, nil) })
+	between.Arm("admins", func() { w.admin.must("DELETE", "/credentials/"+thief.ID, nil) })
 	more := trusteeapi.Credential{Kind: trusteeapi.CredentialToken, Name: "lasting", Grants: []trusteeapi.Grant{all}}
 	if s, b := w.admin.as(thief, "POST", trusteeapi.PathPrefix+"/credentials", more); s != 401 || !strings.Contains(string(b), "admin-unauthenticated") {
 		t.Errorf("%d %s", s, b)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/trusteeapi"
 	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/storetest"
 )
 
 func (a *adminClient) resourcePolicy(name, resources, text string, methods ...string) *trusteeapi.ResourcePolicy {
@@ -157,13 +158,13 @@ func TestPublishedResourcePolicy(t *testing.T) {
 // An administrator's policy for other methods stays also if it comes while the published
 // path sets its own.
 func TestPublishedResourcePolicyStaysBehindAnother(t *testing.T) {
-	var between *betweenStore
+	var between *storetest.Between
 	w := newWorld(t, func(c *Config) {
-		c.WrapStore = func(s store.Store) store.Store { between = &betweenStore{Store: s}; return between }
+		c.WrapStore = func(s store.Store) store.Store { between = &storetest.Between{Store: s}; return between }
 	})
 	const path = "/kbs/v0/resource-policy"
 	came := false
-	between.arm("ns/default/resource-policies", func() {
+	between.Arm("ns/default/resource-policies", func() {
 		w.admin.resourcePolicy("resource-policy", "*", "allow := false", "DELETE")
 		came = true
 	})

@@ -33,16 +33,21 @@ func newManager(t *testing.T) (*Manager, *clock, *bolt.Store) {
 	return New(s, []byte("mac key"), limits.Defaults(), c.now), c, s
 }
 
+func opened(t *testing.T, m *Manager) (o *Open, expires time.Time) {
+	t.Helper()
+	cookie, expires, err := m.Begin(Open{Namespace: "ns", TEE: "snp", Nonce: NewNonce()})
+	if err == nil {
+		o, err = m.Opened(t.Context(), "ns", cookie)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o, expires
+}
+
 func complete(t *testing.T, m *Manager, token string) string {
 	t.Helper()
-	cookie, _, err := m.Begin(Open{Namespace: "ns", TEE: "snp", Nonce: NewNonce()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := m.Opened(t.Context(), "ns", cookie)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o, _ := opened(t, m)
 	out, err := m.Complete(t.Context(), o, token, m.now().Add(5*time.Minute), func(store.Tx) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -143,21 +148,14 @@ func TestCookieWithoutTime(t *testing.T) {
 // ended and Sweep has been at work.
 func TestOneTokenForANonce(t *testing.T) {
 	m, c, _ := newManager(t)
-	cookie, expires, err := m.Begin(Open{Namespace: "ns", TEE: "snp", Nonce: NewNonce()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := m.Opened(t.Context(), "ns", cookie)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o, expires := opened(t, m)
 	none := func(store.Tx) error { return nil }
 	if _, err := m.Complete(t.Context(), o, "one", c.at.Add(time.Hour), none); err != nil {
 		t.Fatal(err)
 	}
 	before := c.at
 	c.at = expires.Add(2 * time.Second)
-	_, err = m.Complete(t.Context(), o, "late", c.at.Add(time.Hour), none)
+	_, err := m.Complete(t.Context(), o, "late", c.at.Add(time.Hour), none)
 	if d, ok := denial.As(err); !ok || d.Reason != ReasonExpired {
 		t.Errorf("after its time: %v", err)
 	}

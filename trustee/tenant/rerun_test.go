@@ -1,50 +1,28 @@
 package tenant
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"errors"
 	"testing"
 
-	"github.com/cofferproject/coffer/trustee/store"
+	"github.com/cofferproject/coffer/trustee/store/storetest"
 )
-
-// rerun is a store that undoes a transaction and runs it again, as one does that shares a
-// commit with others or has lost its database.
-type rerun struct {
-	store.Store
-	between func() // nil: no more
-}
-
-var errUndone = errors.New("undone")
-
-func (s *rerun) Update(ctx context.Context, fn func(store.Tx) error) error {
-	if between := s.between; between != nil {
-		s.between = nil
-		if err := s.Store.Update(ctx, func(tx store.Tx) error { return errors.Join(fn(tx), errUndone) }); !errors.Is(err, errUndone) {
-			return err
-		}
-		between()
-	}
-	return s.Store.Update(ctx, fn)
-}
 
 // TestWhoMadeItWhenItRunsAgain has another's policy and owner key vanish between two runs
 // of who registers the same.
 func TestWhoMadeItWhenItRunsAgain(t *testing.T) {
 	r := newRegistry(t)
-	again := &rerun{Store: r.store}
+	again := &storetest.Between{Store: r.store}
 	r.store = again
 	const name, text = "strict_cpu", "package policy\n\nimport rego.v1\n\ndefault trust_claims := {}\n"
 	if _, err := r.SetPolicy(t.Context(), ns, name, "alice", text); err != nil {
 		t.Fatal(err)
 	}
-	again.between = func() {
+	again.Arm("", func() {
 		if err := r.DeletePolicy(t.Context(), ns, name); err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	if p, err := r.SetPolicy(t.Context(), ns, name, "bob", text); err != nil || p.Actor != "bob" {
 		t.Errorf("policy: %+v, %v; want bob's", p, err)
 	}
@@ -57,11 +35,11 @@ func TestWhoMadeItWhenItRunsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.between = func() {
+	again.Arm("", func() {
 		if err := r.DeleteOwner(t.Context(), ns, first.ID); err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	if k, err := r.AddOwner(t.Context(), ns, "bob", publicPEM(t, pub)); err != nil || k.Name != "bob" {
 		t.Errorf("owner: %+v, %v; want bob's", k, err)
 	}

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/cofferproject/coffer/trustee/limits"
 	"github.com/cofferproject/coffer/trustee/store"
 	"github.com/cofferproject/coffer/trustee/store/bolt"
+	"github.com/cofferproject/coffer/trustee/store/storetest"
 	"github.com/cofferproject/coffer/trustee/tenant"
 )
 
@@ -115,20 +115,6 @@ func TestPutsAtOnce(t *testing.T) {
 	}
 }
 
-// between lets another come between what is read and what is changed.
-type between struct {
-	store.Store
-	then func()
-}
-
-func (s *between) Update(ctx context.Context, fn func(store.Tx) error) error {
-	if then := s.then; then != nil {
-		s.then = nil
-		then()
-	}
-	return s.Store.Update(ctx, fn)
-}
-
 // What was deleted or destroyed while it is rolled back to stays so, also where another
 // put has the rollback try again.
 func TestRollbackUndoesNoDeletion(t *testing.T) {
@@ -158,11 +144,13 @@ func TestRollbackUndoesNoDeletion(t *testing.T) {
 			if err := errors.Join(put("one"), put("two")); err != nil {
 				t.Fatal(err)
 			}
-			v.store = &between{v.store, func() {
+			b := &storetest.Between{Store: v.store}
+			v.store = b
+			b.Arm("", func() {
 				if err := tc.then(); err != nil {
 					t.Error(err)
 				}
-			}}
+			})
 			_, err := v.Rollback(t.Context(), "default", name, 1, "actor")
 			if !errors.Is(err, tc.want) {
 				t.Errorf("%v, want %v", err, tc.want)

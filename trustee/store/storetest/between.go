@@ -1,4 +1,4 @@
-package server
+package storetest
 
 import (
 	"context"
@@ -9,18 +9,18 @@ import (
 	"github.com/cofferproject/coffer/trustee/store"
 )
 
-// betweenStore lets another come between what a request has read and its change, as another
-// replica does: an update that puts into bucket is undone once, then runs, and the update
-// is made after all.
-type betweenStore struct {
+// Between lets another come between what a request has read and its change, as another
+// replica does: an update that puts into a bucket is undone once, the other runs, and the
+// update is made after all.
+type Between struct {
 	store.Store
 	mu     sync.Mutex
 	bucket string
 	then   func()
 }
 
-// arm has then run before the next change of bucket.
-func (s *betweenStore) arm(bucket string, then func()) {
+// Arm has then run before the next change of bucket; "": of any.
+func (s *Between) Arm(bucket string, then func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bucket, s.then = bucket, then
@@ -28,7 +28,8 @@ func (s *betweenStore) arm(bucket string, then func()) {
 
 var errBetween = errors.New("another comes first")
 
-func (s *betweenStore) Update(ctx context.Context, fn func(store.Tx) error) error {
+// Update implements store.Store.
+func (s *Between) Update(ctx context.Context, fn func(store.Tx) error) error {
 	var then func()
 	err := s.Store.Update(ctx, func(tx store.Tx) error {
 		p := &putTx{Tx: tx}
@@ -37,7 +38,7 @@ func (s *betweenStore) Update(ctx context.Context, fn func(store.Tx) error) erro
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.then == nil || !slices.Contains(p.buckets, s.bucket) {
+		if s.then == nil || s.bucket != "" && !slices.Contains(p.buckets, s.bucket) {
 			return nil
 		}
 		then, s.then = s.then, nil
@@ -56,6 +57,7 @@ type putTx struct {
 	buckets []string
 }
 
+// Put implements store.Tx.
 func (t *putTx) Put(bucket, key string, value []byte) error {
 	t.buckets = append(t.buckets, bucket)
 	return t.Tx.Put(bucket, key, value)
