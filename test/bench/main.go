@@ -24,7 +24,7 @@ import (
 
 type config struct {
 	bin, platform, layouts string
-	bareInitrd             string
+	bareInitrd, bareTEE    string
 	runs                   int
 	memory, cpus           int
 	jsonOut                string
@@ -50,6 +50,7 @@ func main() {
 	flag.BoolVar(&c.process, "process", false, "measure a pod in a process (sgx-sim) against the same runtime alone")
 	flag.BoolVar(&c.network, "network", false, "measure a pod's network against a plain VM's with the same devices")
 	flag.BoolVar(&c.bare, "bare", false, "boot the bare init alone, and print the seconds of each run")
+	flag.StringVar(&c.bareTEE, "bare-tee", string(launch.TPMSim), "with --bare: the simulated TEE that it boots in")
 	flag.Parse()
 	if err := c.run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -149,7 +150,7 @@ func (c *config) bareBoot(p *platform.Platform, i int) (float64, error) {
 // plainVM boots a VM with another initrd than Coffer's, and gives the seconds from the
 // request to the line that its first process prints. stop ends it.
 func (c *config) plainVM(p *platform.Platform, name, initrd, line string, publish ...launch.PortForward) (seconds float64, stop func(), err error) {
-	spec, err := p.Spec(launch.TPMSim, platform.Sim, c.memory, c.cpus)
+	spec, err := p.Spec(launch.TEE(c.bareTEE), platform.Sim, c.memory, c.cpus)
 	if err != nil {
 		return 0, nil, err
 	}
