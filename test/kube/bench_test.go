@@ -28,13 +28,16 @@ func TestHowFast(t *testing.T) {
 	weights := map[string][]float64{}
 	idle := map[string][]float64{}
 	lines := map[string][]float64{} // class and program: MiB
-	var bare, beyond []float64
+	vms := []string{"coffer-tpm-sim", "coffer-snp-sim"} // with and without firmware
+	bare, beyond := map[string][]float64{}, map[string][]float64{}
 	bench := filepath.Join(t.TempDir(), "bench")
 	if out, err := exec.Command("go", "build", "-o", bench, "../bench").CombinedOutput(); err != nil {
 		t.Fatalf("building test/bench: %v\n%s", err, out)
 	}
 	for i := range runs {
-		bare = append(bare, bareBoot(t, bench))
+		for _, class := range vms {
+			bare[class] = append(bare[class], bareBoot(t, bench, teeOf(class)))
+		}
 		for _, class := range []string{"runc", "coffer-tpm-sim", "coffer-snp-sim", "coffer-process-sim"} {
 			name := fmt.Sprintf("%s-%d", class, i)
 			manifest := simple(name, class, "sleep 3600")
@@ -62,9 +65,13 @@ func TestHowFast(t *testing.T) {
 			k.must(t, "kubectl", "delete", "pod", name, "--timeout=60s")
 		}
 		k.nothingLeft(t)
-		beyond = append(beyond, times["coffer-tpm-sim"][i]-times["runc"][i]-bare[i])
+		for _, class := range vms {
+			beyond[class] = append(beyond[class], times[class][i]-times["runc"][i]-bare[class][i])
+		}
 	}
-	t.Logf("bare boot of the same guest (tpm-sim), seconds: %s; coffer-tpm-sim beyond that and runc, seconds (bound 2.0): %s", spread(bare), spread(beyond))
+	for _, class := range vms {
+		t.Logf("%-16s bare boot of the same guest, seconds: %s; beyond that and runc, seconds (bound 2.0): %s", class, spread(bare[class]), spread(beyond[class]))
+	}
 	for class, s := range times {
 		t.Logf("%-16s apply to Ready, seconds: %s", class, spread(s))
 	}
@@ -171,11 +178,11 @@ func hostPID(t *testing.T, words string) int {
 	return n
 }
 
-// bareBoot gives the seconds in which the VM of a pod's size boots to the first line of
-// an init that does nothing else, outside of the cluster.
-func bareBoot(t *testing.T, bench string) float64 {
+// bareBoot gives the seconds in which the VM of a pod's size and TEE boots to the first
+// line of an init that does nothing else, outside of the cluster.
+func bareBoot(t *testing.T, bench, tee string) float64 {
 	t.Helper()
-	cmd := exec.Command(bench, "--bare", "--runs=1", "--bin=../../bin", "--platform", os.Getenv("COFFER_PLATFORM"), "--memory=384")
+	cmd := exec.Command(bench, "--bare", "--bare-tee="+tee, "--runs=1", "--bin=../../bin", "--platform", os.Getenv("COFFER_PLATFORM"), "--memory=384")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

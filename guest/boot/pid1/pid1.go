@@ -186,7 +186,7 @@ func start(ctx context.Context, log *slog.Logger, opt Options, reaper *proc.Reap
 		}
 	}
 	if opt.lib == nil {
-		if err := boot.Modules(); err != nil {
+		if err := boot.Modules(!opt.Simulated); err != nil {
 			return err
 		}
 	}
