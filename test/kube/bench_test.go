@@ -27,7 +27,7 @@ func TestHowFast(t *testing.T) {
 	var cpu, rss []float64
 	weights := map[string][]float64{}
 	idle := map[string][]float64{}
-	lines := map[string][]float64{} // class and program: MiB
+	lines := map[string][]float64{}                     // class and program: MiB
 	vms := []string{"coffer-tpm-sim", "coffer-snp-sim"} // with and without firmware
 	bare, beyond := map[string][]float64{}, map[string][]float64{}
 	bench := filepath.Join(t.TempDir(), "bench")
