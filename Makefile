@@ -116,7 +116,7 @@ e2e-full: deps build runsc guest standins ## the tests that boot VMs, uncached a
 	  $(GO) test -count=1 -timeout 120m -p 1 -parallel $(E2E_PARALLEL) -v $(E2E_PACKAGES)
 
 .PHONY: kube
-kube: ## build Kubernetes, etcd and containerd from their modules, for e2e-kube (5 to 10 minutes on two cores, once)
+kube: ## build Kubernetes, etcd and containerd from their modules, for e2e-kube (4 to 9 minutes on two cores, once)
 	@scripts/deps.sh kube
 	bash test/kube/build.sh
 
