@@ -88,6 +88,8 @@ func workload(args []string) int {
 		for _, p := range args[1:] {
 			fmt.Println(p, os.WriteFile(p, []byte("x"), 0o644))
 		}
+	case "link":
+		fmt.Println(os.Symlink(args[1], args[2]))
 	case "mknod": // reading a disk or kernel memory through a node of its own
 		err := unix.Mknod("/tmp/node", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 1)))
 		_, oerr := os.Open("/tmp/node")

@@ -42,7 +42,6 @@ func (p *Process) become(id *identity) error {
 			return fmt.Errorf("setting OOM score: %w", err)
 		}
 	}
-	last := caps.Last()
 	if err := p.setRlimits(); err != nil {
 		return err
 	}
@@ -59,7 +58,7 @@ func (p *Process) become(id *identity) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keeping capabilities: %w", err)
 	}
-	if err := caps.DropBounding(keep, last); err != nil {
+	if err := caps.DropBounding(keep); err != nil {
 		return err
 	}
 	if err := setIDs(id); err != nil {

@@ -88,10 +88,12 @@ func makeBlockDevices(devices []Device, id *identity) error {
 
 // selfBind keeps a path a mount of its own, so that a read-only root does not cover it.
 func selfBind(p string) error {
-	if err := makeMountPoint(p, true); err != nil {
+	at, err := place(p, true)
+	if err != nil {
 		return err
 	}
-	if err := unix.Mount(p, p, "", unix.MS_BIND, ""); err != nil {
+	defer unix.Close(at)
+	if err := unix.Mount(byDescriptor(at), byDescriptor(at), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting volume at %s: %w", p, err)
 	}
 	return nil

@@ -78,11 +78,13 @@ func (s *stage) bind(source, sub, dest string, attrs uint64) (bind, error) {
 
 // attachStaged moves a staged mount to its place.
 func (b bind) attachStaged() error {
-	if err := makeMountPoint(b.dest, b.dir); err != nil {
+	at, err := place(b.dest, b.dir)
+	if err != nil {
 		return err
 	}
+	defer unix.Close(at)
 	// A bind has the flags of what it is of.
-	if err := unix.Mount(b.staged, b.dest, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(b.staged, byDescriptor(at), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting at %s: %w", b.dest, err)
 	}
 	if err := unix.Unmount(b.staged, 0); err != nil {

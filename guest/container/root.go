@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -206,8 +207,16 @@ func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (b
 		out[len(out)-1].first = true // its path is the pod's, and may lead through the image's links
 	}
 	if cfg.Etc != "" {
+		attrs := uint64(volume | unix.MOUNT_ATTR_NOEXEC)
+		if cfg.ReadOnlyRoot {
+			attrs |= unix.MOUNT_ATTR_RDONLY
+		}
 		for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
-			if err := add(filepath.Join(cfg.Etc, f), "", "/etc/"+f, volume|unix.MOUNT_ATTR_NOEXEC); err != nil {
+			own, err := ownCopy(cfg, f)
+			if err != nil {
+				return nil, err
+			}
+			if err := add(own, "", "/etc/"+f, attrs); err != nil {
 				return nil, err
 			}
 		}
@@ -230,6 +239,28 @@ func openBinds(cfg *Config, open func(source, sub, dest string, attrs uint64) (b
 		}
 	}
 	return out, nil
+}
+
+// maxEtc bounds one of the guest-made files, in bytes.
+const maxEtc = 1 << 20
+
+// ownCopy makes the container's own copy of a guest-made file: what it writes there is
+// neither another container's nor the guest's.
+func ownCopy(cfg *Config, name string) (string, error) {
+	f, err := os.Open(filepath.Join(cfg.Etc, name))
+	if err != nil {
+		return "", fmt.Errorf("preparing /etc/%s: %w", name, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxEtc))
+	if err != nil {
+		return "", fmt.Errorf("preparing /etc/%s: %w", name, err)
+	}
+	own := filepath.Join(cfg.Scratch, name)
+	if err := os.WriteFile(own, b, 0o644); err != nil {
+		return "", fmt.Errorf("preparing /etc/%s: %w", name, err)
+	}
+	return own, nil
 }
 
 func makeSubPath(source, sub string) error {
@@ -288,10 +319,12 @@ func (b bind) attach() error {
 		return selfBind(b.dest)
 	}
 	defer unix.Close(b.fd)
-	if err := makeMountPoint(b.dest, b.dir); err != nil {
+	at, err := place(b.dest, b.dir)
+	if err != nil {
 		return err
 	}
-	if err := unix.MoveMount(b.fd, "", unix.AT_FDCWD, b.dest, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+	defer unix.Close(at)
+	if err := unix.MoveMount(b.fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mounting at %s: %w", b.dest, err)
 	}
 	return nil

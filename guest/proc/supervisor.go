@@ -111,7 +111,7 @@ func (s *Supervisor) fork(spec *Spec, keep caps.Set, group *os.File) (*Child, er
 	if spec.Root != "" {
 		bounding |= chrootCap // Confine gives it up after chroot
 	}
-	if err := caps.DropBounding(bounding, caps.Last()); err != nil {
+	if err := caps.DropBounding(bounding); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", spec.Name, err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {

@@ -17,11 +17,12 @@ import (
 
 type fileList = []*os.File
 
-// layerKey names an unpacked layer: its content, and which of its appearances in
-// one image (overlayfs stacks no directory twice).
+// layerKey names an unpacked layer: what it was made of and what it gave, and which of
+// its appearances in one image (overlayfs stacks no directory twice). An encrypted one is
+// its image's alone: another image has to show the keys itself.
 type layerKey struct {
-	diffID digest.Digest
-	repeat int
+	diffID, blob, image digest.Digest
+	repeat              int
 }
 
 // flight is a layer being unpacked, or unpacked.

@@ -171,7 +171,10 @@ func (p *pull) layers(ctx context.Context, diffIDs []digest.Digest) ([]LayerDir,
 	seen := map[digest.Digest]int{}
 	var wg sync.WaitGroup
 	for i, id := range diffIDs {
-		key := layerKey{id, seen[id]}
+		key := layerKey{diffID: id, blob: p.manifest.Layers[i].Digest, repeat: seen[id]}
+		if encrypted(p.manifest.Layers[i]) {
+			key.image = p.req.ManifestDigest
+		}
 		seen[id]++
 		wg.Go(func() {
 			dir, err := p.s.layer(ctx, key, func(ctx context.Context) (string, error) { return p.unpack(ctx, i, id) })

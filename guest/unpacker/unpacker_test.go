@@ -225,7 +225,8 @@ func TestPull(t *testing.T) {
 	b := Tar(t, Entry{Name: "etc/.wh.a"}, Entry{Name: "opt/.wh..wh..opq"}, Entry{Name: "opt/b", Data: "B", UID: 7, GID: 8})
 	c := Tar(t, Entry{Name: "c", Data: strings.Repeat("C", 3<<20)})
 	kid := "kbs:///default/key/1"
-	m := r.Image(t, "v1", `{"User":"web"}`, a.Gzip(t), b.Zstd(t).Encrypt(t, kid, kek), c.Gzip(t).Encrypt(t, kid, kek), a.Gzip(t), b)
+	secret := c.Gzip(t).Encrypt(t, kid, kek)
+	m := r.Image(t, "v1", `{"User":"web"}`, a.Gzip(t), b.Zstd(t).Encrypt(t, kid, kek), secret, a.Gzip(t), b)
 	var asked atomic.Int64
 	req := request(t, r, m)
 	req.KeySocket = keyHolder(t, &asked)
@@ -266,18 +267,26 @@ func TestPull(t *testing.T) {
 
 	// Again: nothing is asked for. Another image of the same layers: only its
 	// documents.
-	blobs := r.Hits("blobs/" + string(c.Gzip(t).Descriptor.Digest))
+	blobs := r.Hits("blobs/" + string(a.Gzip(t).Descriptor.Digest))
 	if again, err := s.Pull(t.Context(), req); err != nil || again != img {
 		t.Error(err)
 	}
 	m2 := r.Image(t, "v2", `{}`, a.Gzip(t), c.Gzip(t))
-	if img2, err := s.Pull(t.Context(), request(t, r, m2)); err != nil || img2.Layers[0].Dir != img.Layers[0].Dir || img2.Layers[1].Dir != img.Layers[2].Dir {
-		t.Errorf("%v", err)
+	img2, err := s.Pull(t.Context(), request(t, r, m2))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if n := r.Hits("blobs/" + string(c.Gzip(t).Descriptor.Digest)); n != blobs {
+	if n := r.Hits("blobs/" + string(a.Gzip(t).Descriptor.Digest)); n != blobs || img2.Layers[0].Dir != img.Layers[0].Dir {
 		t.Errorf("a layer that was there was pulled again")
 	}
-	clean(t, s, 5)
+	// What was decrypted for one image is no other's, who names its content or its blob.
+	if img2.Layers[1].Dir == img.Layers[2].Dir {
+		t.Error("a plain layer is the one that another image has decrypted")
+	}
+	if _, err := s.Pull(t.Context(), request(t, r, r.Image(t, "v3", `{}`, secret))); err == nil {
+		t.Error("an encrypted layer was given without its key")
+	}
+	clean(t, s, 6)
 }
 
 // overlay mounts the image and looks at the merged tree.

@@ -7,10 +7,8 @@
 package caps
 
 import (
+	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,31 +52,26 @@ func (s Set) Bits() []uintptr {
 	return out
 }
 
-// Last gives the kernel's highest capability number.
-func Last() uint {
-	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	if err == nil {
-		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 6); err == nil {
-			return uint(n)
-		}
-	}
-	return 40
-}
+// alwaysThere is the highest capability that each kernel since Linux 3.16 has.
+const alwaysThere = 37
 
-// DropBounding removes every capability up to last that is not in keep from the
-// calling thread's bounding set.
-func DropBounding(keep Set, last uint) error {
-	for n := uint(0); n <= last; n++ {
+// DropBounding removes every capability that is not in keep from the calling thread's
+// bounding set. It asks the kernel and no file: in a container, files may be anybody's.
+func DropBounding(keep Set) error {
+	for n := range uint(64) {
 		if keep&(1<<n) != 0 {
 			continue
 		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0)
-		if err != nil { // who may drop none may still have none of it
-			if has, rerr := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); rerr == nil && has == 0 {
-				continue
-			}
-			return fmt.Errorf("dropping capability %d from the bounding set: %w", n, err)
+		if err == nil || errors.Is(err, unix.EINVAL) && n > alwaysThere {
+			continue
 		}
+		// Who may drop none may still have none of it.
+		has, rerr := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0)
+		if rerr == nil && has == 0 || errors.Is(rerr, unix.EINVAL) && n > alwaysThere {
+			continue
+		}
+		return fmt.Errorf("dropping capability %d from the bounding set: %w", n, err)
 	}
 	return nil
 }
