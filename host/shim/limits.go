@@ -10,7 +10,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
@@ -65,27 +64,4 @@ func (s *Service) Resume(ctx context.Context, r *api.ResumeRequest) (*emptypb.Em
 	c.move(task.Status_PAUSED, task.Status_RUNNING)
 	s.events.send(&events.TaskResumed{ContainerID: c.id})
 	return &emptypb.Empty{}, nil
-}
-
-// Stats tells what a container uses, in the terms of the host's control groups.
-func (s *Service) Stats(ctx context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
-	c, pod, err := s.find(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	g := &agentpb.CgroupStats{}
-	if !c.sandbox {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		st, err := pod.agent.StatsContainer(ctx, &agentpb.StatsContainerRequest{ContainerId: c.id})
-		if err != nil {
-			return nil, err
-		}
-		g = st.GetCgroupStats()
-	}
-	name, value, err := metrics(g, unifiedCgroups())
-	if err != nil {
-		return nil, err
-	}
-	return &api.StatsResponse{Stats: &anypb.Any{TypeUrl: name, Value: value}}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -55,6 +56,7 @@ type pod struct {
 	// account is what the cluster gives the pod for its API; nil: nothing yet.
 	account *account
 
+	silent   atomic.Bool   // the guest did not tell its statistics in time, and still does not
 	flushing sync.Once     // the guest is told once to write out its volumes
 	done     chan struct{} // closed when the TEE has ended
 	cgroup   *cgroup
