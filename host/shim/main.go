@@ -22,12 +22,10 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cofferproject/coffer/host/supervise"
 )
@@ -37,6 +35,8 @@ const (
 	addressFile = "address"
 	// runDirFile names, in the sandbox's bundle, the folder of run directories.
 	runDirFile = "coffer-run-dir"
+	// identityFile names, in the sandbox's bundle, the shim's process beyond its pid.
+	identityFile = "coffer-shim.json"
 	// socketFD is the listening socket that start passes on.
 	socketFD = 3
 )
@@ -129,8 +129,9 @@ func (a *arguments) start(stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	path := a.socketOf(sandboxID)
+	undo := func() {}
 	if isSandbox {
-		if err := a.spawn(path); err != nil {
+		if undo, err = a.spawn(path); err != nil {
 			return err
 		}
 	} else if c, err := net.DialTimeout("unix", path, 5*time.Second); err != nil {
@@ -139,9 +140,14 @@ func (a *arguments) start(stdin io.Reader, stdout io.Writer) error {
 		_ = c.Close()
 	}
 	if err := os.WriteFile(filepath.Join(a.bundle, addressFile), []byte("unix://"+path), 0o600); err != nil {
+		undo()
 		return fmt.Errorf("recording the address: %w", err)
 	}
-	return answer(stdout, "unix://"+path, readsJSON(said))
+	if err := answer(stdout, "unix://"+path, readsJSON(said)); err != nil {
+		undo()
+		return fmt.Errorf("answering containerd: %w", err)
+	}
+	return nil
 }
 
 // role says what is to be started. A bundle without a config.json is a sandbox of the
@@ -179,33 +185,34 @@ func answer(w io.Writer, address string, document bool) error {
 	}{3, address, "ttrpc"})
 }
 
-// spawn starts the serving process with a socket that listens already.
-func (a *arguments) spawn(path string) error {
+// spawn starts the serving process with a socket that listens already. undo takes both
+// back: of a start that fails, containerd knows no shim.
+func (a *arguments) spawn(path string) (undo func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return fmt.Errorf("making the socket's folder: %w", err)
+		return nil, fmt.Errorf("making the socket's folder: %w", err)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = c.Close()
-		return fmt.Errorf("a shim for sandbox %s runs already", a.id)
+		return nil, fmt.Errorf("a shim for sandbox %s runs already", a.id)
 	}
 	_ = os.Remove(path) // of one that crashed
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return nil, fmt.Errorf("listening: %w", err)
 	}
 	defer l.Close()
 	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := l.File()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	args := []string{"-namespace", a.namespace, "-id", a.id, "-address", a.address, "-bundle", a.bundle}
 	if a.debug {
@@ -218,33 +225,22 @@ func (a *arguments) spawn(path string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		_ = os.Remove(path)
-		return fmt.Errorf("starting the shim: %w", err)
+		return nil, fmt.Errorf("starting the shim: %w", err)
 	}
-	return os.WriteFile(filepath.Join(a.bundle, "shim.pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
-}
-
-// delete removes what a shim that crashed has left. Standard output carries the
-// answer and nothing else.
-func (a *arguments) delete(stdout io.Writer) error {
-	root := DefaultRunDir
-	if b, err := readBounded(filepath.Join(a.bundle, runDirFile), 4096); err == nil {
-		root = string(b)
+	undo = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = os.Remove(path)
 	}
-	dir := filepath.Join(root, a.id)
-	if _, err := os.Lstat(dir); err == nil {
-		// The supervisor of the TEE does the same; whoever comes first.
-		if _, err := supervise.Sweep(root); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		_ = os.Remove(dir) // of a TEE that had ended before its shim, only the empty folder is left
+	err = supervise.WriteIdentity(filepath.Join(a.bundle, identityFile), cmd.Process.Pid)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(a.bundle, "shim.pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
 	}
-	_ = os.Remove(a.socketOf(a.id))
-	b, err := proto.Marshal(&api.DeleteResponse{ExitStatus: killed, ExitedAt: timestamppb.Now()})
 	if err != nil {
-		return err
+		undo()
+		return nil, fmt.Errorf("recording the shim's process: %w", err)
 	}
-	_, err = stdout.Write(b)
-	return err
+	return undo, nil
 }
 
 // The heap is collected when it has grown by so many percent, once the pod is there: little,
