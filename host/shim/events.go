@@ -55,8 +55,10 @@ type publisher struct {
 	address, namespace string
 	queue              chan *types.Envelope
 	done               chan struct{}
-	once               sync.Once
 	log                *slog.Logger
+
+	mu     sync.Mutex // nothing blocks while it is held
+	closed bool
 }
 
 func newPublisher(address, namespace string, log *slog.Logger) *publisher {
@@ -78,16 +80,35 @@ func (p *publisher) send(e proto.Message) {
 		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topicOf(e),
 		Event: &anypb.Any{TypeUrl: string(proto.MessageName(e)), Value: b},
 	}
-	select {
-	case p.queue <- env:
-	default:
-		p.log.Error("event lost: too many wait", "topic", env.Topic)
+	if why := p.enqueue(env); why != "" {
+		p.log.Error("event lost: "+why, "topic", env.Topic)
 	}
 }
 
-// close waits until what was sent is told, or nobody listens.
+// enqueue says why the event cannot be told, if so. At the shim's end calls are still
+// answered, and send events, when the queue is closed already.
+func (p *publisher) enqueue(env *types.Envelope) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return "the shim ends"
+	}
+	select {
+	case p.queue <- env:
+		return ""
+	default:
+		return "too many wait"
+	}
+}
+
+// close waits until what was sent is told, or nobody listens. What is sent later is lost.
 func (p *publisher) close(timeout time.Duration) {
-	p.once.Do(func() { close(p.queue) })
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		close(p.queue)
+	}
+	p.mu.Unlock()
 	select {
 	case <-p.done:
 	case <-time.After(timeout):

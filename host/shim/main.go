@@ -10,12 +10,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	osexec "os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -288,8 +290,7 @@ func (a *arguments) serve() error {
 		log.Info("ending", "signal", sig.String())
 	case err = <-failed:
 	}
-	svc.end()
-	ev.close(5 * time.Second)
+	svc.finish()
 	sctx, scancel := context.WithTimeout(context.Background(), time.Second)
 	defer scancel()
 	_ = srv.Shutdown(sctx) // the answer to Shutdown gets out
@@ -309,6 +310,51 @@ func (s *Service) end() {
 	if err := p.destroy(); err != nil {
 		s.log.Error("destroying the pod", "error", err)
 	}
+}
+
+// Bounds of the end of a shim that still has its pod.
+const (
+	exitsTimeout = 2 * time.Second
+	// exitsSettle is for the last exit, which is told right after it is recorded.
+	exitsSettle   = 50 * time.Millisecond
+	eventsTimeout = 5 * time.Second
+)
+
+// finish destroys a pod that is still there and waits until containerd was told of the
+// end of all that was in it.
+func (s *Service) finish() {
+	s.end()
+	s.awaitExits(exitsTimeout)
+	s.events.close(eventsTimeout)
+}
+
+// awaitExits waits until watchVM has ended every task of a pod that was destroyed.
+func (s *Service) awaitExits(timeout time.Duration) {
+	s.mu.Lock()
+	tasks := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	if len(tasks) == 0 {
+		return
+	}
+	var all []*proc
+	for _, c := range tasks { // not under s.mu: watchVM takes it while it holds execMu
+		all = append(all, c.proc)
+		c.execMu.Lock()
+		for _, x := range c.execs {
+			all = append(all, x.proc)
+		}
+		c.execMu.Unlock()
+	}
+	late := time.After(timeout)
+	for _, p := range all {
+		select {
+		case <-p.done:
+		case <-late:
+			s.log.Error("ending before the exit of every task was told")
+			return
+		}
+	}
+	time.Sleep(exitsSettle)
 }
 
 // openLog writes to the FIFO that containerd reads, if there is one.
