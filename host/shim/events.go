@@ -23,6 +23,8 @@ const (
 	eventTries   = 60 // about two minutes: containerd may be restarting
 )
 
+const topicOOM = "/tasks/oom"
+
 // topicOf gives the topic under which containerd wants an event.
 func topicOf(e proto.Message) string {
 	switch e.(type) {
@@ -35,7 +37,7 @@ func topicOf(e proto.Message) string {
 	case *events.TaskDelete:
 		return "/tasks/delete"
 	case *events.TaskOOM:
-		return "/tasks/oom"
+		return topicOOM
 	case *events.TaskExecAdded:
 		return "/tasks/exec-added"
 	case *events.TaskExecStarted:
@@ -92,6 +94,10 @@ func (p *publisher) enqueue(env *types.Envelope) string {
 	defer p.mu.Unlock()
 	if p.closed {
 		return "the shim ends"
+	}
+	// What a guest can have sent without an end leaves room for what only happens once.
+	if env.Topic == topicOOM && len(p.queue) >= cap(p.queue)/2 {
+		return "too many wait"
 	}
 	select {
 	case p.queue <- env:

@@ -216,27 +216,6 @@ func (s *Service) watchVM(p *pod) {
 	}
 }
 
-// watchOOM passes on which containers the guest's kernel has killed for memory.
-func (s *Service) watchOOM(ctx context.Context, p *pod) {
-	for {
-		ev, err := p.agent.GetOOMEvent(ctx, &agentpb.GetOOMEventRequest{})
-		if err != nil {
-			return // the TEE ended
-		}
-		s.mu.Lock()
-		c := s.containers[ev.GetContainerId()]
-		s.mu.Unlock()
-		if c == nil {
-			continue
-		}
-		s.events.send(&events.TaskOOM{ContainerID: c.id})
-		// CRI-O looks for this file.
-		if err := os.WriteFile(filepath.Join(c.bundle, "oom"), nil, 0o600); err != nil {
-			s.log.Warn("recording an OOM kill", "error", err)
-		}
-	}
-}
-
 // exited records a process's end, once, and tells containerd.
 func (s *Service) exited(c *container, execID string, p *proc, code uint32) {
 	if !p.ended(code) {

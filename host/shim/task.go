@@ -93,6 +93,7 @@ type container struct {
 	policy     *podpolicy.Container // nil: the sandbox
 	// termination is the kubelet's file for the termination message; "": none.
 	termination string
+	oomTold     bool // watchOOM's alone
 
 	execMu sync.Mutex
 	execs  map[string]*exec
