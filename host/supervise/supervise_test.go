@@ -138,8 +138,8 @@ func within(t *testing.T, d time.Duration, what string, f func() bool) {
 
 func dead(pid int) func() bool {
 	return func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		return err != nil || strings.Contains(string(b), ") Z ")
+		p, err := Identify(pid)
+		return err != nil || !p.Alive() // all of its threads, not the first one alone
 	}
 }
 
