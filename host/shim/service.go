@@ -354,6 +354,7 @@ func (s *Service) wait(ctx context.Context, c *container, p *proc, pod *pod, exe
 	if err != nil {
 		return // the TEE ended: watchVM says so of every process
 	}
+	p.reported.Store(true)
 	drained, cancel := context.WithTimeout(ctx, outputGrace)
 	p.copying().finish(drained.Done())
 	cancel()
@@ -392,36 +393,6 @@ func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	}
 	code, at := p.result()
 	return &api.WaitResponse{ExitStatus: code, ExitedAt: timestamppb.New(at)}, nil
-}
-
-// Kill signals a process. The sandbox has none: any signal that ends a process
-// ends the TEE. Signal 0 asks whether the process is there.
-func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
-	c, p, pod, err := s.process(r.ID, r.ExecID)
-	if err != nil {
-		return nil, err
-	}
-	if p.state() == task.Status_STOPPED {
-		return nil, notFound("the process has ended")
-	}
-	if r.Signal == 0 {
-		return &emptypb.Empty{}, nil
-	}
-	if c.sandbox {
-		if r.Signal != 9 && r.Signal != 15 && r.Signal != 2 {
-			return &emptypb.Empty{}, nil
-		}
-		return &emptypb.Empty{}, s.stopPod(ctx, c, pod)
-	}
-	if p.state() == task.Status_CREATED { // nothing runs yet: only its removal ends it
-		s.exited(c, r.ExecID, p, killed)
-		return &emptypb.Empty{}, nil
-	}
-	err = call(ctx, callTimeout, pod.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: r.ExecID, Signal: r.Signal})
-	if err != nil && p.state() != task.Status_STOPPED {
-		return nil, err
-	}
-	return &emptypb.Empty{}, nil
 }
 
 // stopPod ends the TEE, once its volumes are written out.

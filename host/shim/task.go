@@ -2,6 +2,7 @@ package shim
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/api/types/task"
@@ -22,7 +23,9 @@ type proc struct {
 	exitedAt time.Time
 	done     chan struct{} // closed after the exit
 	io       stdio
-	streams  *streams // nil until it is started
+	streams  *streams    // nil until it is started
+	dying    sync.Once   // for who waits that a SIGKILL has its effect
+	reported atomic.Bool // the guest has told its exit
 }
 
 // copying gives the process's streams; nil before its start.

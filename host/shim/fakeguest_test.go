@@ -1,0 +1,78 @@
+package shim
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/types"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/cofferproject/coffer/api/agentpb"
+)
+
+// fakeGuest is a guest that does as told; what it is told nothing about succeeds.
+type fakeGuest struct {
+	agentpb.AgentServiceService
+	signal func(ctx context.Context, r *agentpb.SignalProcessRequest) error
+	wait   func(ctx context.Context) (int32, error)
+}
+
+func (g *fakeGuest) SignalProcess(ctx context.Context, r *agentpb.SignalProcessRequest) (*emptypb.Empty, error) {
+	if g.signal == nil {
+		return &emptypb.Empty{}, nil
+	}
+	return &emptypb.Empty{}, g.signal(ctx, r)
+}
+
+func (g *fakeGuest) WaitProcess(ctx context.Context, _ *agentpb.WaitProcessRequest) (*agentpb.WaitProcessResponse, error) {
+	code, err := g.wait(ctx)
+	return &agentpb.WaitProcessResponse{Status: code}, err
+}
+
+// held is a TEE that ends when it is destroyed, however many do that at once.
+type held struct {
+	still
+	once sync.Once
+}
+
+func (h *held) Destroy() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+func (h *held) ended() bool {
+	select {
+	case <-h.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// podOf is a shim's service with a running pod of this guest.
+func podOf(t *testing.T, g agentpb.AgentServiceService) (*Service, *held) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	ev := &publisher{address: "/none", queue: make(chan *types.Envelope, 64), log: log}
+	s := newService("pod1", t.TempDir(), nil, ev, func() {}, log)
+	tee := &held{still: still{make(chan struct{})}}
+	s.pod = &pod{id: "pod1", vm: tee, pid: 7, policy: testPolicy(), done: tee.done, log: log, agent: g, config: &Config{}, copied: map[string]bool{}, dir: filepath.Join(t.TempDir(), "none")}
+	go s.watchVM(s.pod)
+	return s, tee
+}
+
+// ends waits for a process's end and gives its status.
+func ends(t *testing.T, p *proc, within time.Duration) uint32 {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(within):
+		t.Fatal("its end was not reported")
+	}
+	code, _ := p.result()
+	return code
+}
