@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/types"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
 // fakeGuest is a guest that does as told; what it is told nothing about succeeds.
@@ -19,6 +21,31 @@ type fakeGuest struct {
 	agentpb.AgentServiceService
 	signal func(ctx context.Context, r *agentpb.SignalProcessRequest) error
 	wait   func(ctx context.Context) (int32, error)
+	// create is what CreateContainer waits for; enforcer judges it, if there is one.
+	create   func(ctx context.Context) error
+	enforcer *podpolicy.Enforcer
+}
+
+// judged asks the guest's own judge of requests.
+func (g *fakeGuest) judged(r proto.Message, do func() error) (*emptypb.Empty, error) {
+	if g.enforcer == nil {
+		return &emptypb.Empty{}, do()
+	}
+	grant, err := g.enforcer.Authorize(r)
+	if err != nil {
+		return nil, err
+	}
+	err = do()
+	grant.Done(err)
+	return &emptypb.Empty{}, err
+}
+
+func (g *fakeGuest) CreateContainer(ctx context.Context, r *agentpb.CreateContainerRequest) (*emptypb.Empty, error) {
+	return g.judged(r, func() error { return g.create(ctx) })
+}
+
+func (g *fakeGuest) RemoveContainer(_ context.Context, r *agentpb.RemoveContainerRequest) (*emptypb.Empty, error) {
+	return g.judged(r, func() error { return nil })
 }
 
 func (g *fakeGuest) SignalProcess(ctx context.Context, r *agentpb.SignalProcessRequest) (*emptypb.Empty, error) {

@@ -25,6 +25,9 @@ const (
 // Kill signals a process. The sandbox has none: any signal that ends a process
 // ends the TEE. Signal 0 asks whether the process is there.
 func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
+	if r.Signal != 0 && r.ExecID == "" && s.abandon(ctx, r.ID) {
+		return nil, notFound("no task %s: its creation was given up", r.ID)
+	}
 	c, p, pod, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

@@ -24,8 +24,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
-	"github.com/cofferproject/coffer/api/denial"
-	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
 // Service is the task API, and the sandbox API, for one pod.
@@ -43,12 +41,13 @@ type Service struct {
 	pod        *pod     // nil until the TEE is there
 	launch     *launching
 	containers map[string]*container
+	creating   map[string]*creation // containers that the guest has yet to make
 }
 
 var _ api.TTRPCTaskService = (*Service)(nil)
 
 func newService(id, bundle string, options *anypb.Any, ev *publisher, stop func(), log *slog.Logger) *Service {
-	return &Service{id: id, bundle: bundle, options: options, events: ev, stop: stop, log: log, containers: map[string]*container{}}
+	return &Service{id: id, bundle: bundle, options: options, events: ev, stop: stop, log: log, containers: map[string]*container{}, creating: map[string]*creation{}}
 }
 
 func notFound(format string, args ...any) error {
@@ -244,58 +243,6 @@ func (s *Service) pidOf() uint32 {
 	return s.pod.pid
 }
 
-func (s *Service) createContainer(ctx context.Context, c *container, spec *specs.Spec) error {
-	s.mu.Lock()
-	p := s.pod
-	_, twice := s.containers[c.id]
-	s.mu.Unlock()
-	switch {
-	case p == nil:
-		return status.Error(codes.FailedPrecondition, "the pod's sandbox is not there yet")
-	case twice:
-		return status.Errorf(codes.AlreadyExists, "task %s exists", c.id)
-	}
-	name, err := containerName(spec)
-	if err != nil {
-		return err
-	}
-	if c.policy = p.policy.Container(name); c.policy == nil {
-		return status.Error(codes.PermissionDenied, undeclared(name).Error())
-	}
-	for i := range spec.Mounts {
-		if f, ok := terminationFile(c.policy, &spec.Mounts[i]); ok {
-			c.termination = f
-		}
-	}
-	if err := p.checkDevices(spec); err != nil {
-		return err
-	}
-	p.withoutEdits(c.policy, spec)
-	if err := p.copyVolumes(ctx, c.policy, spec); err != nil {
-		return err
-	}
-	req, err := create(p.policy, c.policy, spec, c.id, p.id)
-	if err != nil {
-		return err
-	}
-	if err := call(ctx, createTimeout, p.agent.CreateContainer, req); err != nil {
-		return fmt.Errorf("creating container %s: %w", name, err)
-	}
-	s.mu.Lock()
-	s.containers[c.id] = c
-	s.mu.Unlock()
-	return nil
-}
-
-// undeclared is the refusal of a container that the owner has not sealed. The guest
-// refuses it too; here nothing of it travels first.
-func undeclared(name string) *denial.Denial {
-	return &denial.Denial{
-		Reason: podpolicy.ContainerUndeclared, Component: "shim", Claim: fmt.Sprintf("container %q", name),
-		Detail: "the pod was sealed without it (ephemeral containers of kubectl debug never are sealed): put it into the manifest and seal that",
-	}
-}
-
 // Start starts a created process.
 func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
 	c, p, pod, err := s.process(r.ID, r.ExecID)
@@ -413,6 +360,9 @@ func (s *Service) stopPod(ctx context.Context, box *container, p *pod) error {
 
 // Delete forgets an ended process and removes what it had.
 func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+	if r.ExecID == "" && s.abandon(ctx, r.ID) {
+		return nil, notFound("no task %s: its creation was given up", r.ID)
+	}
 	c, p, pod, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
