@@ -271,7 +271,7 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 
 func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *pod, execID string) error {
 	// The streams outlive this call.
-	st, err := openStreams(context.WithoutCancel(ctx), pod.agent, c.id, execID, p.io)
+	st, err := openStreams(context.WithoutCancel(ctx), pod.agent, c.id, execID, p.io, s.log)
 	if err != nil {
 		return err
 	}
@@ -285,9 +285,7 @@ func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *
 		return err
 	}
 	p.copy(st)
-	st.start(context.WithoutCancel(ctx), p.io.terminal, func(what string, err error) {
-		s.log.Warn(what, "task", c.id, "exec", execID, "error", err)
-	})
+	st.start(context.WithoutCancel(ctx), p.io.terminal)
 	return nil
 }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/fifo"
@@ -19,7 +22,8 @@ import (
 const (
 	readLen = 32 << 10
 	maxRead = 4 << 20
-	// inputGrace is how long input may take to be read out after its end.
+	// inputGrace is how long the FIFO of an input that has ended must have been empty
+	// before it is closed, though somebody holds its other end.
 	inputGrace = 5 * time.Second
 )
 
@@ -39,12 +43,22 @@ type streams struct {
 	outs   []*os.File
 	wg     sync.WaitGroup
 	once   sync.Once
+	log    *slog.Logger
+
+	reads     atomic.Int64  // odd while input is waited for, with nothing on its way to the guest
+	grace     time.Duration // inputGrace
+	ending    sync.Once
+	inputDone chan struct{} // closed when no more input is copied
+	inputOnce sync.Once
 }
 
 // openStreams opens the FIFOs. Output is opened for both directions, so that a
 // restart of containerd neither blocks nor ends the process.
-func openStreams(ctx context.Context, agent agentpb.AgentServiceService, id, execID string, s stdio) (*streams, error) {
-	st := &streams{agent: agent, id: id, execID: execID}
+func openStreams(ctx context.Context, agent agentpb.AgentServiceService, id, execID string, s stdio, log *slog.Logger) (*streams, error) {
+	st := &streams{
+		agent: agent, id: id, execID: execID, log: log.With("task", id, "exec", execID),
+		grace: inputGrace, inputDone: make(chan struct{}),
+	}
 	for _, path := range []string{s.out, s.err} {
 		f, err := openOutput(path)
 		if err != nil {
@@ -85,21 +99,22 @@ func openOutput(path string) (*os.File, error) {
 }
 
 // start begins to copy.
-func (s *streams) start(ctx context.Context, terminal bool, warn func(string, error)) {
+func (s *streams) start(ctx context.Context, terminal bool) {
 	for i, f := range s.outs {
 		if i == 1 && terminal {
 			break // a terminal has one stream
 		}
 		s.wg.Go(func() {
 			if err := s.read(ctx, i == 1, f); err != nil && ctx.Err() == nil {
-				warn("reading output", err)
+				s.log.Warn("reading output", "error", err)
 			}
 		})
 	}
 	if s.stdin != nil {
 		go func() {
-			if err := s.write(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrClosed) {
-				warn("writing input", err)
+			defer s.endInput()
+			if err := s.write(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("input is cut", "error", err)
 			}
 		}()
 	}
@@ -132,12 +147,19 @@ func (s *streams) read(ctx context.Context, stderr bool, f *os.File) error {
 	}
 }
 
+// write copies the input. Its error says why input is lost: an input that has ended, or
+// whose process has, is none.
 func (s *streams) write(ctx context.Context) error {
 	buf := make([]byte, readLen)
 	for {
+		s.reads.Add(1)
 		n, err := s.stdin.Read(buf)
+		s.reads.Add(1)
 		if n > 0 {
 			if _, werr := s.agent.WriteStdin(ctx, &agentpb.WriteStreamRequest{ContainerId: s.id, ExecId: s.execID, Data: buf[:n]}); werr != nil {
+				if s.inputEnded() {
+					return nil
+				}
 				return werr
 			}
 		}
@@ -145,7 +167,10 @@ func (s *streams) write(ctx context.Context) error {
 			continue
 		}
 		_, cerr := s.agent.CloseStdin(ctx, &agentpb.CloseStdinRequest{ContainerId: s.id, ExecId: s.execID})
-		if errors.Is(err, io.EOF) {
+		switch {
+		case s.inputEnded(): // closed here: it was empty, or nobody reads it any more
+			return nil
+		case errors.Is(err, io.EOF):
 			return cerr
 		}
 		return err
@@ -156,7 +181,63 @@ func (s *streams) write(ctx context.Context) error {
 // so the FIFO ends by itself once it is read out, unless somebody else holds it.
 func (s *streams) closeInput() {
 	if s.stdin != nil {
-		time.AfterFunc(inputGrace, func() { _ = s.stdin.Close() })
+		s.ending.Do(func() { go s.closeWhenEmpty() })
+	}
+}
+
+// closeWhenEmpty closes the input when, for the whole grace, the FIFO was empty and
+// nothing of it was on its way to the guest: a process may take its time with its input.
+func (s *streams) closeWhenEmpty() {
+	const looks = 10
+	tick := time.NewTicker(s.grace / looks)
+	defer tick.Stop()
+	opened := make(chan struct{})
+	raw, err := s.stdin.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	go func() { // waits for containerd to open its end
+		if raw.Control(func(uintptr) {}) == nil {
+			close(opened)
+		}
+	}()
+	empty := func() bool {
+		select {
+		case <-opened:
+		default:
+			return true
+		}
+		left := 0
+		if err := raw.Control(func(fd uintptr) { left, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil {
+			return false // it is closed
+		}
+		return left == 0
+	}
+	for last, idle := int64(0), 0; idle < looks; {
+		select {
+		case <-s.inputDone:
+			return
+		case <-tick.C:
+		}
+		if now := s.reads.Load(); now%2 == 1 && now == last && empty() {
+			idle++
+		} else {
+			last, idle = now, 0
+		}
+	}
+	s.log.Info("closing an input that has ended and is empty, though somebody holds its other end")
+	s.endInput()
+	_ = s.stdin.Close()
+}
+
+func (s *streams) endInput() { s.inputOnce.Do(func() { close(s.inputDone) }) }
+
+func (s *streams) inputEnded() bool {
+	select {
+	case <-s.inputDone:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -173,6 +254,7 @@ func (s *streams) finish(done <-chan struct{}) {
 
 func (s *streams) close() {
 	s.once.Do(func() {
+		s.endInput()
 		if s.stdin != nil {
 			_ = s.stdin.Close()
 		}
