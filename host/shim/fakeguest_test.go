@@ -23,6 +23,7 @@ type fakeGuest struct {
 	wait   func(ctx context.Context) (int32, error)
 	// create is what CreateContainer waits for; enforcer judges it, if there is one.
 	create   func(ctx context.Context) error
+	start    func(ctx context.Context) error // StartContainer and ExecProcess
 	enforcer *podpolicy.Enforcer
 }
 
@@ -42,6 +43,26 @@ func (g *fakeGuest) judged(r proto.Message, do func() error) (*emptypb.Empty, er
 
 func (g *fakeGuest) CreateContainer(ctx context.Context, r *agentpb.CreateContainerRequest) (*emptypb.Empty, error) {
 	return g.judged(r, func() error { return g.create(ctx) })
+}
+
+func (g *fakeGuest) StartContainer(ctx context.Context, _ *agentpb.StartContainerRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, g.start(ctx)
+}
+
+func (g *fakeGuest) ExecProcess(ctx context.Context, _ *agentpb.ExecProcessRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, g.start(ctx)
+}
+
+func (g *fakeGuest) ReadStdout(context.Context, *agentpb.ReadStreamRequest) (*agentpb.ReadStreamResponse, error) {
+	return &agentpb.ReadStreamResponse{}, nil
+}
+
+func (g *fakeGuest) ReadStderr(context.Context, *agentpb.ReadStreamRequest) (*agentpb.ReadStreamResponse, error) {
+	return &agentpb.ReadStreamResponse{}, nil
+}
+
+func (g *fakeGuest) CloseStdin(context.Context, *agentpb.CloseStdinRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, nil
 }
 
 func (g *fakeGuest) RemoveContainer(_ context.Context, r *agentpb.RemoveContainerRequest) (*emptypb.Empty, error) {

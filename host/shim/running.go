@@ -1,0 +1,106 @@
+package shim
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cofferproject/coffer/api/agentpb"
+)
+
+// Start starts a created process.
+func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
+	c, p, pod, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if !p.move(task.Status_CREATED, task.Status_RUNNING) {
+		return nil, status.Errorf(codes.FailedPrecondition, "it is not waiting for its start")
+	}
+	if !c.sandbox {
+		if err := s.startProcess(ctx, c, p, pod, r.ExecID); err != nil {
+			p.move(task.Status_RUNNING, task.Status_CREATED)
+			return nil, err
+		}
+	}
+	if r.ExecID == "" {
+		s.events.send(&events.TaskStart{ContainerID: c.id, Pid: pod.pid})
+	} else {
+		s.events.send(&events.TaskExecStarted{ContainerID: c.id, ExecID: r.ExecID, Pid: pod.pid})
+	}
+	if !c.sandbox {
+		go s.wait(context.WithoutCancel(ctx), c, p, pod, r.ExecID)
+	}
+	return &api.StartResponse{Pid: pod.pid}, nil
+}
+
+func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *pod, execID string) error {
+	// The streams outlive this call.
+	st, err := openStreams(context.WithoutCancel(ctx), pod.agent, c.id, execID, p.io, s.log)
+	if err != nil {
+		return err
+	}
+	p.copy(st) // first, so that the TEE's end closes them, whenever it comes
+	if execID == "" {
+		err = call(ctx, callTimeout, pod.agent.StartContainer, &agentpb.StartContainerRequest{ContainerId: c.id})
+	} else {
+		err = call(ctx, callTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, c.exec(execID).spec, c.id, execID))
+	}
+	if err != nil {
+		st.close()
+		return err
+	}
+	st.start(context.WithoutCancel(ctx), p.io.terminal)
+	return nil
+}
+
+// outputGrace is how long the output of an ended process may take to be copied:
+// containerd may be away, and a child may hold the stream open.
+const outputGrace = 10 * time.Second
+
+// wait sees a process to its end.
+func (s *Service) wait(ctx context.Context, c *container, p *proc, pod *pod, execID string) {
+	w, err := pod.agent.WaitProcess(ctx, &agentpb.WaitProcessRequest{ContainerId: c.id, ExecId: execID})
+	if err != nil {
+		s.lost(c, p, pod, execID, err)
+		return
+	}
+	p.reported.Store(true)
+	drained, cancel := context.WithTimeout(ctx, outputGrace)
+	p.copying().finish(drained.Done())
+	cancel()
+	if execID == "" && c.termination != "" {
+		s.terminationMessage(ctx, c, pod)
+	}
+	s.exited(c, execID, p, uint32(w.GetStatus()))
+}
+
+// lostStatus is the status of a process of whose end the guest does not tell.
+const lostStatus = 255
+
+// lostGrace is how long a lost process's TEE has to end, which says why.
+const lostGrace = 5 * time.Second
+
+// lost ends a process that the guest does not wait for: with its TEE, or by itself.
+func (s *Service) lost(c *container, p *proc, pod *pod, execID string, err error) {
+	p.copying().close()
+	late := time.NewTimer(lostGrace)
+	defer late.Stop()
+	select {
+	case <-p.done:
+	case <-pod.done:
+		s.exited(c, execID, p, killed)
+	case <-late.C:
+		s.log.Error("the guest does not tell of a process's end, so it is killed and taken for ended", "task", c.id, "exec", execID, "error", err)
+		err := call(context.Background(), killTimeout, pod.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
+		if err != nil {
+			s.log.Warn("killing a lost process", "task", c.id, "exec", execID, "error", err)
+		}
+		s.exited(c, execID, p, lostStatus)
+	}
+}
