@@ -48,6 +48,12 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 		s.exited(c, r.ExecID, p, killed)
 		return &emptypb.Empty{}, nil
 	}
+	if r.Signal == 9 && p.disown() {
+		if r.ExecID == "" {
+			go s.mustEnd(c, pod, callTimeout+exitTimeout)
+		}
+		return &emptypb.Empty{}, nil
+	}
 	if r.Signal == 9 && r.ExecID == "" {
 		return &emptypb.Empty{}, s.sigkill(ctx, c, pod)
 	}
@@ -85,8 +91,21 @@ func (s *Service) sigkill(ctx context.Context, c *container, p *pod) error {
 	case err != nil:
 		return err
 	}
-	c.dying.Do(func() { go s.mustEnd(c, p) })
+	c.dying.Do(func() { go s.mustEnd(c, p, exitTimeout) })
 	return nil
+}
+
+// kill ends a process that nobody owns.
+func (s *Service) kill(c *container, p *pod, execID string) {
+	var err error
+	if execID == "" {
+		err = s.sigkill(context.Background(), c, p)
+	} else {
+		err = call(context.Background(), callTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
+	}
+	if err != nil {
+		s.log.Warn("killing a process whose start was given up", "task", c.id, "exec", execID, "error", err)
+	}
 }
 
 // unanswered tells the guest's silence from its answer.
@@ -95,8 +114,8 @@ func unanswered(err error) bool {
 }
 
 // mustEnd gives a container that was sent SIGKILL its time to end.
-func (s *Service) mustEnd(c *container, p *pod) {
-	late := time.NewTimer(exitTimeout)
+func (s *Service) mustEnd(c *container, p *pod, within time.Duration) {
+	late := time.NewTimer(within)
 	defer late.Stop()
 	select {
 	case <-c.done:

@@ -19,11 +19,36 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	if err != nil {
 		return nil, err
 	}
-	if !p.move(task.Status_CREATED, task.Status_RUNNING) {
+	var x *exec
+	if r.ExecID != "" {
+		if x = c.exec(r.ExecID); x == nil {
+			return nil, notFound("no process %s in task %s", r.ExecID, r.ID)
+		}
+	}
+	if !p.begin() {
 		return nil, status.Errorf(codes.FailedPrecondition, "it is not waiting for its start")
 	}
-	if !c.sandbox {
-		if err := s.startProcess(ctx, c, p, pod, r.ExecID); err != nil {
+	if c.sandbox {
+		p.answered()
+	} else {
+		// To the guest's answer, whatever becomes of who asked: the guest goes on too.
+		err := s.startProcess(context.WithoutCancel(ctx), c, p, pod, r.ExecID, x)
+		// A container that runs is taken over by the containerd that comes back, an exec
+		// by nobody.
+		unwanted := p.answered() || x != nil && ctx.Err() != nil
+		if err == nil && unwanted {
+			p.copying().close()
+			go s.wait(context.WithoutCancel(ctx), c, p, pod, r.ExecID)
+			go s.kill(c, pod, r.ExecID)
+			return nil, status.Error(codes.Canceled, "its start was given up")
+		}
+		if err != nil {
+			if x != nil && unanswered(err) { // it may run
+				go s.kill(c, pod, r.ExecID)
+			}
+			if unwanted {
+				s.exited(c, r.ExecID, p, killed)
+			}
 			p.move(task.Status_RUNNING, task.Status_CREATED)
 			return nil, err
 		}
@@ -39,23 +64,23 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	return &api.StartResponse{Pid: pod.pid}, nil
 }
 
-func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *pod, execID string) error {
-	// The streams outlive this call.
-	st, err := openStreams(context.WithoutCancel(ctx), pod.agent, c.id, execID, p.io, s.log)
+// startProcess has the guest start a container's own process, or x in it.
+func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *pod, execID string, x *exec) error {
+	st, err := openStreams(ctx, pod.agent, c.id, execID, p.io, s.log)
 	if err != nil {
 		return err
 	}
 	p.copy(st) // first, so that the TEE's end closes them, whenever it comes
-	if execID == "" {
+	if x == nil {
 		err = call(ctx, callTimeout, pod.agent.StartContainer, &agentpb.StartContainerRequest{ContainerId: c.id})
 	} else {
-		err = call(ctx, callTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, c.exec(execID).spec, c.id, execID))
+		err = call(ctx, callTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, x.spec, c.id, execID))
 	}
 	if err != nil {
 		st.close()
 		return err
 	}
-	st.start(context.WithoutCancel(ctx), p.io.terminal)
+	st.start(ctx, p.io.terminal)
 	return nil
 }
 

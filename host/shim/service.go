@@ -250,7 +250,7 @@ func (s *Service) State(_ context.Context, r *api.StateRequest) (*api.StateRespo
 		return nil, err
 	}
 	out := &api.StateResponse{
-		ID: c.id, Bundle: c.bundle, Pid: pod.pid, Status: p.state(), Stdin: p.io.in, Stdout: p.io.out, Stderr: p.io.err, Terminal: p.io.terminal, ExecID: r.ExecID,
+		ID: c.id, Bundle: c.bundle, Pid: pod.pid, Status: p.shown(), Stdin: p.io.in, Stdout: p.io.out, Stderr: p.io.err, Terminal: p.io.terminal, ExecID: r.ExecID,
 	}
 	if out.Status == task.Status_STOPPED {
 		code, at := p.result()
@@ -304,7 +304,13 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 	case task.Status_CREATED:
 		s.exited(c, r.ExecID, p, killed)
 	default:
-		return nil, status.Error(codes.FailedPrecondition, "the process runs: it must be killed first")
+		if r.ExecID == "" || !p.disown() {
+			return nil, status.Error(codes.FailedPrecondition, "the process runs: it must be killed first")
+		}
+		c.execMu.Lock()
+		delete(c.execs, r.ExecID)
+		c.execMu.Unlock()
+		return &api.DeleteResponse{Pid: pod.pid, ExitStatus: killed, ExitedAt: timestamppb.Now()}, nil
 	}
 	code, at := p.result()
 	out := &api.DeleteResponse{Pid: pod.pid, ExitStatus: code, ExitedAt: timestamppb.New(at)}

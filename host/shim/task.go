@@ -24,6 +24,8 @@ type proc struct {
 	done     chan struct{} // closed after the exit
 	io       stdio
 	streams  *streams    // nil until it is started
+	starting bool        // the guest has yet to answer to its start
+	unwanted bool        // it is to be killed once the guest has
 	dying    sync.Once   // for who waits that a SIGKILL has its effect
 	reported atomic.Bool // the guest has told its exit
 }
@@ -62,7 +64,46 @@ func (p *proc) move(from, to task.Status) bool {
 	return true
 }
 
-// ended records the exit, once.
+// begin takes the process for running while the guest is asked to start it.
+func (p *proc) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status != task.Status_CREATED {
+		return false
+	}
+	p.status, p.starting = task.Status_RUNNING, true
+	return true
+}
+
+// disown has a process killed once the guest has answered to its start. It reports
+// whether a start is under way.
+func (p *proc) disown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unwanted = p.unwanted || p.starting
+	return p.starting
+}
+
+// answered ends a start and reports whether the process was given up meanwhile.
+func (p *proc) answered() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.starting = false
+	return p.unwanted
+}
+
+// shown is the status that containerd hears: a process runs once the guest says so.
+func (p *proc) shown() task.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.starting && p.status == task.Status_RUNNING {
+		return task.Status_CREATED
+	}
+	return p.status
+}
+
+// ended records the exit, once. A process that ends while it is being started must not
+// run afterwards.
 func (p *proc) ended(code uint32) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,6 +111,7 @@ func (p *proc) ended(code uint32) bool {
 		return false
 	}
 	p.status, p.exit, p.exitedAt = task.Status_STOPPED, code, time.Now()
+	p.unwanted = p.unwanted || p.starting
 	close(p.done)
 	return true
 }
