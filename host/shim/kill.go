@@ -96,12 +96,12 @@ func (s *Service) sigkill(ctx context.Context, c *container, p *pod) error {
 }
 
 // kill ends a process that nobody owns.
-func (s *Service) kill(c *container, p *pod, execID string) {
+func (s *Service) kill(ctx context.Context, c *container, p *pod, execID string) {
 	var err error
 	if execID == "" {
-		err = s.sigkill(context.Background(), c, p)
+		err = s.sigkill(ctx, c, p)
 	} else {
-		err = call(context.Background(), callTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
+		err = call(ctx, callTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
 	}
 	if err != nil {
 		s.log.Warn("killing a process whose start was given up", "task", c.id, "exec", execID, "error", err)

@@ -39,12 +39,12 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 		if err == nil && unwanted {
 			p.copying().close()
 			go s.wait(context.WithoutCancel(ctx), c, p, pod, r.ExecID)
-			go s.kill(c, pod, r.ExecID)
+			go s.kill(context.WithoutCancel(ctx), c, pod, r.ExecID)
 			return nil, status.Error(codes.Canceled, "its start was given up")
 		}
 		if err != nil {
 			if x != nil && unanswered(err) { // it may run
-				go s.kill(c, pod, r.ExecID)
+				go s.kill(context.WithoutCancel(ctx), c, pod, r.ExecID)
 			}
 			if unwanted {
 				s.exited(c, r.ExecID, p, killed)

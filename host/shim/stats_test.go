@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -92,7 +93,7 @@ func TestStatsOfImpatientCaller(t *testing.T) {
 		p := &pod{agent: a, log: slog.New(slog.DiscardHandler), done: make(chan struct{})}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := p.stats(ctx, "c1"); err != ctx.Err() || p.silent.Load() {
+		if _, err := p.stats(ctx, "c1"); !errors.Is(err, ctx.Err()) || p.silent.Load() {
 			t.Errorf("%v, silent %t", err, p.silent.Load())
 		}
 	})
