@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestKilled: whatever is killed, the pod comes back or goes on, and nothing stays
@@ -43,6 +44,40 @@ func testKilled(t *testing.T, h holder) {
 		}
 		k.must(t, "kubectl", "delete", "pod", name, "--timeout=90s")
 		k.nothingLeft(t)
+	}
+}
+
+// TestStandsStill deletes pods whose guest does not answer, and has containerd give up a
+// shim that does not: nothing of them may stay. With COFFER_E2E_FULL=1 in a VM, too.
+func TestStandsStill(t *testing.T) {
+	k := cluster
+	for _, h := range holders {
+		if h.tee != "sgx-sim" && os.Getenv("COFFER_E2E_FULL") != "1" {
+			continue
+		}
+		for what, victim := range map[string]string{"guest": h.process, "shim": shimProcess} {
+			t.Run(h.tee+" "+what, func(t *testing.T) {
+				name := "still-" + h.tee + "-" + what
+				path, _ := k.seal(t, h.tee, simple(name, h.class, "n=0; while true; do echo tick $n; n=$((n+1)); sleep 0.5; done"))
+				k.apply(t, path)
+				k.ready(t, name)
+				pid, err := k.pid(victim)
+				if err != nil {
+					t.Fatal(err)
+				}
+				k.must(t, "kill", "-STOP", pid)
+				if what == "shim" {
+					k.killContainerd(t, name) // its log goes on: in a shim and a TEE of its own
+				}
+				began := time.Now()
+				k.must(t, "kubectl", "delete", "pod", name, "--grace-period=1", "--timeout=150s")
+				t.Logf("gone after %.0f s", time.Since(began).Seconds())
+				k.nothingLeft(t)
+				if _, err := k.in("kill", "-0", pid); err == nil {
+					t.Errorf("process %s is still there", pid)
+				}
+			})
+		}
 	}
 }
 
