@@ -46,6 +46,8 @@ func TestNothingCoversTheKernelsFiles(t *testing.T) {
 		"a volume, by way of above": {"../../proc/sys", "data", with(func(c *podpolicy.Container) { c.Mounts = scratch })},
 		"a volume of the image":     {"/sys/fs/cgroup", "data", with(func(c *podpolicy.Container) { c.ImageVolumes = []string{"/data"} })},
 		"a terminal's file system":  {"/dev/pts", "data", with(func(c *podpolicy.Container) { c.Mounts = scratch })},
+		"all devices":               {"/dev", "data", with(func(c *podpolicy.Container) { c.Mounts = scratch })},
+		"what hides other files":    {"/dev/null", "messages", with(func(c *podpolicy.Container) { c.Termination = "/messages" })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			layer := linked(t, it.target, it.link)
@@ -70,16 +72,20 @@ func TestLinkInASharedVolume(t *testing.T) {
 	evil.Mounts, victim.Mounts = []podpolicy.Mount{shared}, []podpolicy.Mount{shared, inner}
 	// By a link of the image's to below the volume.
 	other.Mounts = []podpolicy.Mount{shared, {Volume: "inner", Destination: "/in/y"}}
+	// A VOLUME of the image's is nothing of its own there.
+	volume := app("volume", "write", "/data/f")
+	volume.Mounts, volume.ImageVolumes = []podpolicy.Mount{shared}, []string{"/data/cache"}
 	p := start(t, linked(t, "data", "in"), func(p *podpolicy.Policy) {
 		p.Volumes = []podpolicy.Volume{
 			{Name: "shared", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20}, {Name: "inner", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20},
 		}
-	}, evil, victim, other)
+	}, evil, victim, other, volume)
 	contains(t, p.run("evil"), "<nil>")
 	if err := p.create("victim", "victim", nil); err == nil || !strings.Contains(err.Error(), "a link in a volume") {
 		t.Errorf("created over evil's link: %v", err)
 	}
 	contains(t, p.run("other"), "/in/y/f <nil>")
+	contains(t, p.run("volume"), "/data/f <nil>")
 }
 
 // What a container writes into its files of names is neither another's nor the guest's.
@@ -100,4 +106,20 @@ func TestFilesOfNamesAreItsOwn(t *testing.T) {
 	for _, f := range files {
 		contains(t, out, f+" open "+f+": read-only")
 	}
+}
+
+// A sub-path that is not there yet is made as open as its volume.
+func TestSubPathOfAnyUser(t *testing.T) {
+	uid, gid := uint32(1000), uint32(2000)
+	c := app("c", "write", "/part/f", "/shared/g")
+	c.User = podpolicy.User{UID: &uid, GID: &uid, AdditionalGIDs: []uint32{gid}}
+	c.Mounts = []podpolicy.Mount{{Volume: "scratch", Destination: "/part", SubPath: "a/b"}, {Volume: "group", Destination: "/shared", SubPath: "a"}}
+	p := start(t, agentns.Layer(t), func(p *podpolicy.Policy) {
+		p.Volumes = []podpolicy.Volume{
+			{Name: "scratch", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20}, {Name: "group", Kind: podpolicy.VolumeEmptyDir, SizeLimit: 1 << 20, GID: &gid},
+		}
+	}, c)
+	out := p.run("c")
+	contains(t, out, "/part/f <nil>")
+	contains(t, out, "/shared/g <nil>")
 }

@@ -117,8 +117,8 @@ func readOnlyPath(p string) error {
 	return remountReadOnly(p)
 }
 
-// mask hides a file behind /dev/null and a directory behind an empty one.
-func mask(p string) error {
+// mask hides a file behind null, the opened /dev/null, and a directory behind an empty one.
+func mask(p string, null int) error {
 	fi, err := os.Stat(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -129,7 +129,7 @@ func mask(p string) error {
 	if fi.IsDir() {
 		err = unix.Mount("tmpfs", p, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=0")
 	} else {
-		err = unix.Mount("/dev/null", p, "", unix.MS_BIND, "")
+		err = unix.Mount(byDescriptor(null), p, "", unix.MS_BIND, "")
 	}
 	if err != nil {
 		return fmt.Errorf("hiding %s: %w", p, err)

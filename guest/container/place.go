@@ -30,15 +30,30 @@ func place(p string, dir bool) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("mounting at %s: %w", p, err)
 	}
-	var fs unix.Statfs_t
-	if err = unix.Fstatfs(fd, &fs); err == nil && kernelFiles(fs.Type) {
-		err = errKernelFile
-	}
-	if err != nil {
+	if err := mayCover(fd); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("mounting at %s: %w", p, err)
 	}
 	return fd, nil
+}
+
+// mayCover refuses the kernel's own file systems, /dev as a whole and devices.
+func mayCover(fd int) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	var st, dev unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if err := unix.Stat("/dev", &dev); err != nil {
+		return err
+	}
+	if kernelFiles(fs.Type) || st.Dev == dev.Dev && st.Ino == dev.Ino || st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		return errKernelFile
+	}
+	return nil
 }
 
 func kernelFiles(fs int64) bool {
@@ -80,7 +95,7 @@ func resolve(p string, dir bool) (int, error) {
 		last := len(todo) == 0
 		fd, err := unix.Openat(at, name, how, 0)
 		if errors.Is(err, unix.ENOENT) {
-			if err = makeAt(at, name, dir || !last); err == nil {
+			if err = makeAt(at, name, dir || !last); err == nil || errors.Is(err, unix.EEXIST) { // by another container, in a volume
 				fd, err = unix.Openat(at, name, how, 0)
 			}
 		}

@@ -54,8 +54,15 @@ func buildRoot(cfg *Config) (*identity, error) {
 	if err := makeBlockDevices(cfg.Devices, id); err != nil {
 		return nil, err
 	}
+	null, err := unix.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) // before any volume is there
+	if err != nil {
+		return nil, fmt.Errorf("opening /dev/null: %w", err)
+	}
+	defer unix.Close(null)
 	for _, v := range cfg.Volumes {
-		binds = append(binds, bind{fd: -1, dest: v})
+		if !slices.ContainsFunc(cfg.Mounts, func(m Mount) bool { return strings.HasPrefix(v+"/", path.Clean(m.Destination)+"/") }) {
+			binds = append(binds, bind{fd: -1, dest: v}) // else the mount is what keeps its files
+		}
 	}
 	// Outer ones first: a mount hides what was mounted below it before, and an
 	// image's volume must not put its own files in a verified one's place.
@@ -74,7 +81,7 @@ func buildRoot(cfg *Config) (*identity, error) {
 		}
 	}
 	for _, p := range cfg.Masked {
-		if err := mask(p); err != nil {
+		if err := mask(p, null); err != nil {
 			return nil, err
 		}
 	}
@@ -269,11 +276,19 @@ func makeSubPath(source, sub string) error {
 		return fmt.Errorf("opening volume: %w", err)
 	}
 	defer root.Close()
-	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
-		// As the kubelet makes them, minus the write permission it strips.
-		if err := root.MkdirAll(sub, 0o755); err != nil {
-			return fmt.Errorf("making sub-path of volume: %w", err)
-		}
+	if _, err := root.Stat(sub); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// As the kubelet makes them: the last one is as open to the pod's users as the volume.
+	fi, err := root.Stat(".")
+	if err == nil {
+		err = root.MkdirAll(sub, 0o755)
+	}
+	if err == nil {
+		err = root.Chmod(sub, fi.Mode()&(fs.ModePerm|fs.ModeSetgid))
+	}
+	if err != nil {
+		return fmt.Errorf("making sub-path of volume: %w", err)
 	}
 	return nil
 }

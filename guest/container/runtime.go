@@ -85,6 +85,17 @@ func (r *Runtime) Setup(hostname string, sysctls map[string]string, sharePIDs bo
 	return <-errs
 }
 
+// openPorts lets every user listen on ports below 1024 and ping, as containerd does for its
+// pods. A library OS has these files or not.
+func (r *Runtime) openPorts() error {
+	for name, value := range map[string]string{"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil && !r.opt.LibraryOS {
+			return fmt.Errorf("setting sysctl: %w", err)
+		}
+	}
+	return nil
+}
+
 func (r *Runtime) setup(hostname string, sysctls map[string]string) error {
 	if err := unix.Unshare(unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
 		return fmt.Errorf("making the pod's namespaces: %w", err)
@@ -93,6 +104,9 @@ func (r *Runtime) setup(hostname string, sysctls map[string]string) error {
 		if err := unix.Sethostname([]byte(hostname)); err != nil {
 			return fmt.Errorf("setting host name: %w", err)
 		}
+	}
+	if err := r.openPorts(); err != nil {
+		return err
 	}
 	for name, value := range sysctls {
 		// A relative path cannot leave: the policy's names hold no "..", but check.

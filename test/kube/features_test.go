@@ -30,14 +30,14 @@ spec:
   containers:
   - name: c
     image: docker.io/library/busybox:latest
-    command: [sh, -c, 'echo words $POD_IP $HOST_IP $NODE $POD_UID; id -u; id -G; cat /podinfo/labels /podinfo/key /proc/sys/kernel/shm_rmid_forced; touch /nowhere; echo own > /scratch/own; ls -ln /scratch/own; while true; do sleep 1; done']
+    command: [sh, -c, 'echo words $POD_IP $HOST_IP $NODE $POD_UID; id -u; id -G; cat /podinfo/labels /podinfo/key /proc/sys/kernel/shm_rmid_forced; touch /nowhere; echo own > /scratch/own; ls -ln /scratch/own; touch /part/mine && echo part is mine; echo files $(ulimit -Hn); nc -l -p 80 < /dev/null > /dev/null & sleep 1; kill $! && echo port 80 is mine; while true; do sleep 1; done']
     env:
     - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
     - {name: HOST_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
     - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     securityContext: {runAsUser: 1000, runAsGroup: 1000, readOnlyRootFilesystem: true}
-    volumeMounts: [{name: work, mountPath: /scratch}, {name: info, mountPath: /podinfo}]
+    volumeMounts: [{name: work, mountPath: /scratch}, {name: work, mountPath: /part, subPath: parts/c}, {name: info, mountPath: /podinfo}]
   - name: in
     image: docker.io/library/busybox:latest
     stdin: true
@@ -60,12 +60,13 @@ spec:
 	}
 	eventually(t, "its first lines", func() (bool, string) {
 		out, err := k.in("kubectl", "logs", "features", "-c", "c")
-		return err == nil && strings.Contains(out, "/scratch/own"), out
+		return err == nil && strings.Contains(out, "port 80"), out
 	})
 	log := k.must(t, "kubectl", "logs", "features", "-c", "c")
 	for _, want := range []string{
 		"words " + jsonpath("{.status.podIP}") + " " + jsonpath("{.status.hostIP}") + " " + jsonpath("{.spec.nodeName}") + " " + jsonpath("{.metadata.uid}") + "\n",
 		"\n1000\n", "1000 2000", `app="features"`, "not so secret\n", `tier="front"`, "\n1\n", "Read-only file system", " 1000 ", " 2000 ",
+		"part is mine\n", "files 524288\n", "port 80 is mine\n",
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in\n%s", want, log)

@@ -140,6 +140,9 @@ func (opt *Options) prepare(log *slog.Logger) error {
 	if err := boot.TimerSlack(); err != nil {
 		return err
 	}
+	if err := boot.OpenFiles(); err != nil {
+		return err
+	}
 	if err := boot.ProbeTPM(); err != nil {
 		log.Error("a TPM is named and cannot be used", "err", err)
 	}
