@@ -15,25 +15,41 @@ func (c Container) Sidecar() bool {
 }
 
 // Commands gives the command lines that the kubelet starts in c by itself: of
-// probes and hooks, each once.
+// probes, with $(VAR) as the kubelet expands it there, and of hooks, as written;
+// each once.
 func (c Container) Commands() [][]string {
 	var out [][]string
-	add := func(e *corev1.ExecAction) {
-		if e != nil && len(e.Command) > 0 && !slices.ContainsFunc(out, func(x []string) bool { return slices.Equal(x, e.Command) }) {
-			out = append(out, e.Command)
+	add := func(command []string) {
+		if len(command) > 0 && !slices.ContainsFunc(out, func(x []string) bool { return slices.Equal(x, command) }) {
+			out = append(out, command)
 		}
 	}
 	for _, p := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
-		if p != nil {
-			add(p.Exec)
+		if p != nil && p.Exec != nil {
+			add(c.expandStatic(p.Exec.Command))
 		}
 	}
 	if l := c.Lifecycle; l != nil {
 		for _, h := range []*corev1.LifecycleHandler{l.PostStart, l.PreStop} {
-			if h != nil {
-				add(h.Exec)
+			if h != nil && h.Exec != nil {
+				add(h.Exec.Command)
 			}
 		}
+	}
+	return out
+}
+
+// expandStatic replaces $(NAME) as a kubelet does in a probe's command: by
+// env[].value as it is written, which is empty beside valueFrom. It knows neither
+// envFrom nor services there.
+func (c Container) expandStatic(command []string) []string {
+	static := map[string]string{}
+	for _, v := range c.Env {
+		static[v.Name] = v.Value
+	}
+	var out []string
+	for _, s := range command {
+		out = append(out, expand(s, func(name string) (string, bool) { v, ok := static[name]; return v, ok }))
 	}
 	return out
 }
