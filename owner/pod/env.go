@@ -34,6 +34,7 @@ func (v Var) String() string {
 type environment struct {
 	order []string
 	vars  map[string]Var
+	links string // which services a kubelet tells of, as podpolicy.Container.ServiceLinks
 }
 
 func (e *environment) set(v Var) {
@@ -43,14 +44,22 @@ func (e *environment) set(v Var) {
 	e.vars[v.Name] = v
 }
 
+// linked reports whether a kubelet may know name by a service.
+func (e *environment) linked(name string) bool {
+	return podpolicy.ServiceLinkVariable(name) && (e.links == podpolicy.ServiceLinksAll || strings.HasPrefix(name, "KUBERNETES_"))
+}
+
 // expand replaces $(NAME) in s, which stands at path, and reports whether a secret
 // value went in. A value that only the cluster knows cannot.
 func (e *environment) expand(s, path string, ps *problems) (string, bool) {
 	secret := false
 	out := expand(s, func(name string) (string, bool) {
 		v, ok := e.vars[name]
-		if v.From != "" {
+		switch {
+		case v.From != "":
 			ps.add(path, "$(%s) is the cluster's word, which the policy cannot fix inside another text: let the program read the variable", name)
+		case !ok && e.linked(name):
+			ps.add(path, "$(%s) is a service's variable, which a kubelet puts in here and the policy cannot fix inside another text: let the program read the variable, or write the address ($$(%s) keeps the text)", name, name)
 		}
 		secret = secret || ok && v.Secret
 		return v.Value, ok
@@ -58,10 +67,19 @@ func (e *environment) expand(s, path string, ps *problems) (string, bool) {
 	return out, secret
 }
 
+// ServiceLinks says of which services a kubelet may tell the pod's containers, as
+// podpolicy.Container.ServiceLinks.
+func (p *Pod) ServiceLinks() string {
+	if l := p.Spec.EnableServiceLinks; l != nil && !*l {
+		return podpolicy.ServiceLinksKubernetes
+	}
+	return podpolicy.ServiceLinksAll
+}
+
 // env computes a container's environment in Kubernetes' order: envFrom first,
 // then env, each value expanded with what stands before it.
 func (p *Pod) env(c Container, ps *problems) *environment {
-	e := &environment{vars: map[string]Var{}}
+	e := &environment{vars: map[string]Var{}, links: p.ServiceLinks()}
 	for i, from := range c.EnvFrom {
 		p.envFrom(from, fmt.Sprintf("%s.envFrom[%d]", c.Path, i), e, ps)
 	}

@@ -274,7 +274,7 @@ func (b *builder) container(c pod.Container, img *ResolvedImage) podpolicy.Conta
 		ReadOnlyPaths:  readOnlyPaths,
 		Resources:      resources(c),
 		Restart:        b.restart(c),
-		ServiceLinks:   b.serviceLinks(),
+		ServiceLinks:   b.pod.ServiceLinks(),
 		Exec:           append(slices.Clone(b.opts.Exec[""]), b.opts.Exec[c.Name]...),
 		Logs:           !b.opts.HideLogs[""] && !b.opts.HideLogs[c.Name],
 	}
@@ -367,14 +367,6 @@ func (b *builder) restart(c pod.Container) string {
 		return "OnFailure" // an init container that succeeded is done
 	}
 	return policy
-}
-
-// serviceLinks lets a kubelet tell the container of services, as the pod wants.
-func (b *builder) serviceLinks() string {
-	if l := b.pod.Spec.EnableServiceLinks; l != nil && !*l {
-		return podpolicy.ServiceLinksKubernetes
-	}
-	return podpolicy.ServiceLinksAll
 }
 
 func (b *builder) seccomp(c pod.Container) string {
