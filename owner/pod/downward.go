@@ -3,6 +3,7 @@ package pod
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/cofferproject/coffer/api/initdata"
+	"github.com/cofferproject/coffer/api/launch"
 )
 
 // fieldRef gives a field of the pod itself. whole allows the maps, which only
@@ -34,19 +36,44 @@ func (p *Pod) fieldRef(ref *corev1.ObjectFieldSelector, path string, whole bool,
 		}
 		return p.Spec.ServiceAccountName, true
 	case f == "metadata.labels" && whole:
+		ps.sealNote(path+".fieldPath", "since Kubernetes 1.35 a cluster adds zone and region of nodes that have them (%s): the guest then denies the file; name single ones, metadata.labels['KEY']", strings.Join(topologyLabels, ", "))
 		return mapLines(p.Labels), true
 	case f == "metadata.annotations" && whole:
+		ps.notSealed(path+".fieldPath", "a kubelet adds to them: name single ones, metadata.annotations['KEY']")
 		return mapLines(p.Annotations), true
 	case strings.HasPrefix(f, "metadata.labels['") && strings.HasSuffix(f, "']"):
-		return p.Labels[f[len("metadata.labels['"):len(f)-2]], true
+		return p.label(f[len("metadata.labels['"):len(f)-2], path+".fieldPath", ps), true
 	case strings.HasPrefix(f, "metadata.annotations['") && strings.HasSuffix(f, "']"):
-		return p.Annotations[f[len("metadata.annotations['"):len(f)-2]], true
+		key := f[len("metadata.annotations['") : len(f)-2]
+		if slices.Contains(changedAnnotations, key) {
+			ps.notSealed(path+".fieldPath", "annotation %s is set after the policy is written", key)
+		}
+		return p.Annotations[key], true
 	case strings.HasPrefix(f, "status.") || f == "spec.nodeName":
 		ps.add(path+".fieldPath", "%s is the host's word, which the policy cannot fix", f)
 	default:
 		ps.add(path+".fieldPath", "%q is unknown", f)
 	}
 	return "", false
+}
+
+// topologyLabels are what the API server copies from the node to a pod that it binds.
+var topologyLabels = []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion}
+
+// changedAnnotations are set by sealing or by a kubelet, whatever the manifest says.
+var changedAnnotations = []string{initdata.AnnotationKey, launch.AnnotationVCPUs, launch.AnnotationMemory, "kubernetes.io/config.source", "kubernetes.io/config.seen"}
+
+// label gives one of the pod's labels.
+func (p *Pod) label(key, path string, ps *problems) string {
+	value, ok := p.Labels[key]
+	switch {
+	case !slices.Contains(topologyLabels, key):
+	case ok:
+		ps.sealNote(path, "since Kubernetes 1.35 a node that has the label %s overwrites the manifest's: the guest then denies the pod", key)
+	default:
+		ps.notSealed(path, "since Kubernetes 1.35 a cluster takes the label %s from the node, which the policy cannot fix", key)
+	}
+	return value
 }
 
 // mapLines is the downward API's form of a map.

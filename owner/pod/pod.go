@@ -34,6 +34,12 @@ type Pod struct {
 	Notes []string
 	// Cluster names what only a cluster does for the pod: coffer run cannot.
 	Cluster []Problem
+	// Unsealable names what a cluster changes before a guest sees it, so that no policy
+	// can fix it: coffer seal refuses it.
+	Unsealable []Problem
+	// SealNotes name what holds for the files at hand and may not for the cluster,
+	// "path: reason", sorted.
+	SealNotes []string
 	// Source is the manifest as it was read.
 	Source []byte
 }
@@ -112,9 +118,11 @@ func (e *Error) Error() string {
 
 // problems collects problems and notes.
 type problems struct {
-	list    []Problem
-	notes   []string
-	cluster []Problem
+	list       []Problem
+	notes      []string
+	cluster    []Problem
+	unsealable []Problem
+	sealNotes  []string
 }
 
 func (ps *problems) add(path, format string, args ...any) {
@@ -127,6 +135,19 @@ func (ps *problems) onCluster(path, format string, args ...any) {
 	if !slices.Contains(ps.cluster, p) {
 		ps.cluster = append(ps.cluster, p)
 	}
+}
+
+// notSealed notes what a cluster changes before a guest sees it.
+func (ps *problems) notSealed(path, format string, args ...any) {
+	p := Problem{path, fmt.Sprintf(format, args...)}
+	if !slices.Contains(ps.unsealable, p) {
+		ps.unsealable = append(ps.unsealable, p)
+	}
+}
+
+// sealNote notes what may be otherwise on the cluster.
+func (ps *problems) sealNote(path, format string, args ...any) {
+	ps.sealNotes = append(ps.sealNotes, path+": "+fmt.Sprintf(format, args...))
 }
 
 func (ps *problems) note(path, reason string) { ps.notes = append(ps.notes, path+": "+reason) }

@@ -68,7 +68,9 @@ func Parse(source []byte) (*Pod, error) {
 	}
 	slices.Sort(ps.notes)
 	p.Notes = slices.Compact(ps.notes)
-	p.Cluster = ps.cluster
+	slices.Sort(ps.sealNotes)
+	p.SealNotes = slices.Compact(ps.sealNotes)
+	p.Cluster, p.Unsealable = ps.cluster, ps.unsealable
 	return p, nil
 }
 

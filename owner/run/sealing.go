@@ -9,6 +9,7 @@ import (
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
+	"github.com/cofferproject/coffer/owner/pod"
 	"github.com/cofferproject/coffer/owner/seal"
 )
 
@@ -30,6 +31,9 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 	p, err := loadPod(o.File)
 	if err != nil {
 		return nil, err
+	}
+	if len(p.Unsealable) > 0 {
+		return nil, &InputError{fmt.Errorf("%s: %w", o.File, &pod.Error{Problems: p.Unsealable})}
 	}
 	pf, err := platformFor(&o)
 	if err != nil {
@@ -65,7 +69,7 @@ func Seal(ctx context.Context, o PodOptions, progress func(string)) (*SealResult
 	}
 	out := &SealResult{
 		Pod: p.FullName(), Seal: prep.sealID, Initdata: prep.digest, Policy: prep.sealed.PolicyDigest,
-		Images: map[string]string{}, Notes: prep.plan.Notes,
+		Images: map[string]string{}, Notes: append(prep.plan.Notes, p.SealNotes...),
 	}
 	for name, img := range prep.images {
 		out.Images[name] = img.Reference
