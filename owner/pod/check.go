@@ -341,7 +341,7 @@ func checkSecurity(c Container, ps *problems) {
 		caps []corev1.Capability
 	}{{"add", sc.Capabilities.Add}, {"drop", sc.Capabilities.Drop}} {
 		for i, name := range l.caps {
-			if _, known := podpolicy.CapabilityNumber(CapabilityName(name)); !known && name != "ALL" {
+			if _, known := podpolicy.CapabilityNumber(CapabilityName(name)); !known && !AllCapabilities(name) {
 				ps.add(fmt.Sprintf("%s.capabilities.%s[%d]", at, l.name, i), "%q is no capability", name)
 			}
 		}
@@ -350,6 +350,10 @@ func checkSecurity(c Container, ps *problems) {
 		ps.add(at+".allowPrivilegeEscalation", "false contradicts the capability SYS_ADMIN")
 	}
 }
+
+// AllCapabilities reports whether c stands for all of them, which containerd takes in
+// any case.
+func AllCapabilities(c corev1.Capability) bool { return strings.EqualFold(string(c), "ALL") }
 
 // CapabilityName gives the kernel's name of a capability, "CAP_...".
 func CapabilityName(c corev1.Capability) string {

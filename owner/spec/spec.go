@@ -439,14 +439,14 @@ func capabilities(c pod.Container) []string {
 	caps := slices.Clone(DefaultCapabilities)
 	if sc := c.SecurityContext; sc != nil && sc.Capabilities != nil {
 		add, drop := sc.Capabilities.Add, sc.Capabilities.Drop
-		if slices.Contains(add, "ALL") {
+		if slices.ContainsFunc(add, pod.AllCapabilities) {
 			caps = podpolicy.AllCapabilities()
 		}
-		if slices.Contains(drop, "ALL") {
+		if slices.ContainsFunc(drop, pod.AllCapabilities) {
 			caps = nil
 		}
 		for _, a := range add {
-			if a != "ALL" {
+			if !pod.AllCapabilities(a) {
 				caps = append(caps, pod.CapabilityName(a))
 			}
 		}

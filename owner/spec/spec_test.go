@@ -320,6 +320,16 @@ func TestSmallPodFitsTheSmallestVM(t *testing.T) {
 	}
 }
 
+// TestAllCapabilitiesInAnyCase: as containerd compares.
+func TestAllCapabilitiesInAnyCase(t *testing.T) {
+	for field, want := range map[string]int{"drop: [all]": 0, "drop: [All], add: [CHOWN]": 1, "add: [all]": len(podpolicy.AllCapabilities()), "add: [aLL], drop: [CHOWN]": len(podpolicy.AllCapabilities()) - 1} {
+		policy, _ := build(t, podHead+"  containers: [{name: app, image: x, securityContext: {capabilities: {"+field+"}}}]\n", Options{})
+		if got := container(policy).Capabilities; len(got) != want || slices.Contains(got, "CAP_all") {
+			t.Errorf("%s: %q", field, got)
+		}
+	}
+}
+
 // TestWordsOfTheCluster: the policy takes what only the cluster knows by its grammar.
 func TestWordsOfTheCluster(t *testing.T) {
 	policy, plan := build(t, podHead+`
