@@ -66,7 +66,7 @@ var Fields = []Field{
 	{"spec.activeDeadlineSeconds", Cluster, "the kubelet's work"},
 	{"spec.hostname", Supported, ""},
 	{"spec.hostnameOverride", Refused, notYet},
-	{"spec.subdomain", Supported, "for the pod's full name; no DNS record"},
+	{"spec.subdomain", Supported, "for the cluster's DNS alone: the guest's hosts file has the short name"},
 	{"spec.setHostnameAsFQDN", Refused, notYet},
 	{"spec.dnsPolicy", Ignored, "name servers are the network's that the guest is given"},
 	{"spec.dnsConfig", Cluster, "name servers, search domains and options, by their fixed grammar"},
