@@ -138,9 +138,11 @@ func (p *Pod) envFrom(from corev1.EnvFromSource, path string, e *environment, ps
 	}
 }
 
-// missing reports an object that is not in the file, unless it is optional.
+// missing reports an object that is not in the file; if it is optional, as what the
+// policy takes it for.
 func missing(ps *problems, path, kind, name string, optional *bool) {
 	if optional != nil && *optional {
+		ps.sealNote(path, "%s %s is not in the file, and sealed as absent: where the cluster has it, the guest denies the pod", kind, name)
 		return
 	}
 	if name == "" {

@@ -98,6 +98,8 @@ func (p *Pod) secretFiles(name string, items []corev1.KeyToPath, optional *bool,
 	if s == nil {
 		if optional == nil || !*optional {
 			ps.add(at+"."+nameField, "Secret %s is not in the file", name)
+		} else {
+			missing(ps, at, "Secret", name, optional)
 		}
 		return
 	}
