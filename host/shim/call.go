@@ -45,6 +45,14 @@ func call[Q, A any](ctx context.Context, timeout time.Duration, f func(context.C
 	return err
 }
 
+// ask is call for who waits no longer than a time: a guest that reads nothing holds up
+// the sending too, whatever ctx says.
+func ask[Q, A any](ctx context.Context, timeout time.Duration, f func(context.Context, Q) (A, error), q Q) <-chan error {
+	answer := make(chan error, 1)
+	go func() { answer <- call(context.WithoutCancel(ctx), timeout, f, q) }()
+	return answer
+}
+
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

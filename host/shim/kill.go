@@ -15,7 +15,7 @@ import (
 	"github.com/cofferproject/coffer/api/agentpb"
 )
 
-// Bounds of a SIGKILL: the guest's answer, and its report that the process has ended.
+// Bounds of a SIGKILL: the guest's answer, and its report then that the process has ended.
 // Both fit into what a kubelet waits for a sandbox's end (2 minutes).
 const (
 	killTimeout = 10 * time.Second
@@ -67,10 +67,9 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 // sigkill ends a container. The guest may not do it: then the whole TEE is ended, for
 // containerd ends a pod's sandbox only once all of its containers have ended.
 func (s *Service) sigkill(ctx context.Context, c *container, p *pod) error {
-	answer := make(chan error, 1)
-	go func() { // by itself: a guest that reads nothing holds up the sending too
-		answer <- call(context.WithoutCancel(ctx), killTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, Signal: 9})
-	}()
+	answer := ask(ctx, killTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, Signal: 9})
+	// Whatever the guest says, and whether or not anybody waits for it.
+	c.dying.Do(func() { go s.mustEnd(c, p, killTimeout+exitTimeout) })
 	late := time.NewTimer(killTimeout + time.Second)
 	defer late.Stop()
 	var err error
@@ -88,11 +87,8 @@ func (s *Service) sigkill(ctx context.Context, c *container, p *pod) error {
 	case unanswered(err):
 		s.giveUp(c, p, "it does not answer", err)
 		return nil
-	case err != nil:
-		return err
 	}
-	c.dying.Do(func() { go s.mustEnd(c, p, exitTimeout) })
-	return nil
+	return err
 }
 
 // kill ends a process that nobody owns.
@@ -122,19 +118,24 @@ func (s *Service) mustEnd(c *container, p *pod, within time.Duration) {
 	case <-p.done:
 	case <-late.C:
 		if !c.reported.Load() { // else only its output is still being copied
-			s.giveUp(c, p, "it took SIGKILL and reports no exit", nil)
+			s.giveUp(c, p, "it was sent SIGKILL and reports no exit", nil)
 		}
 	}
 }
 
 // giveUp ends a TEE whose guest does not end a container; watchVM then reports every
-// exit. Volumes are written out first, if the guest still does that.
+// exit. Volumes are written out first, if the guest still does that. Once is enough while
+// that lasts.
 func (s *Service) giveUp(c *container, p *pod, why string, err error) {
+	if p.givenUp.Swap(true) {
+		return
+	}
 	s.log.Error("the guest does not end a container, so its whole pod is ended", "task", c.id, "guest", why, "error", err)
 	go func() {
 		p.flush()
 		if err := p.vm.Destroy(); err != nil {
 			s.log.Error("ending the TEE", "error", err)
+			p.givenUp.Store(false)
 		}
 	}()
 }

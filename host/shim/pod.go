@@ -57,6 +57,7 @@ type pod struct {
 	account *account
 
 	silent   atomic.Bool   // the guest did not tell its statistics in time, and still does not
+	givenUp  atomic.Bool   // the TEE is being ended, for its guest does not end a container
 	flushing sync.Once     // the guest is told once to write out its volumes
 	done     chan struct{} // closed when the TEE has ended
 	cgroup   *cgroup
