@@ -25,6 +25,11 @@ type fakeGuest struct {
 	create   func(ctx context.Context) error
 	start    func(ctx context.Context) error // StartContainer and ExecProcess
 	enforcer *podpolicy.Enforcer
+	flush    func(ctx context.Context) error // DestroySandbox
+}
+
+func (g *fakeGuest) DestroySandbox(ctx context.Context, _ *agentpb.DestroySandboxRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, g.flush(ctx)
 }
 
 // judged asks the guest's own judge of requests.

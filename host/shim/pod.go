@@ -323,7 +323,8 @@ func (p *pod) launch(ctx context.Context, h *holder, n *podnet.Network) error {
 }
 
 // flush has the guest write out its volumes on disks, if it has any, and waits for it,
-// whoever asked first: nobody may end the TEE meanwhile.
+// whoever asked first: nobody may end the TEE meanwhile. A guest that reads nothing does
+// not hold it up for longer.
 func (p *pod) flush() {
 	p.flushing.Do(func() {
 		if len(p.policy.Disks()) == 0 {
@@ -334,7 +335,17 @@ func (p *pod) flush() {
 			return
 		default:
 		}
-		if err := call(context.Background(), flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}); err != nil {
+		late := time.NewTimer(flushTime + time.Second)
+		defer late.Stop()
+		var err error
+		select {
+		case err = <-ask(context.Background(), flushTime, p.agent.DestroySandbox, &agentpb.DestroySandboxRequest{}):
+		case <-late.C:
+			err = context.DeadlineExceeded
+		case <-p.done:
+			return
+		}
+		if err != nil {
 			p.log.Warn("the guest may not have written all of its volumes", "error", err)
 		}
 	})
@@ -352,10 +363,12 @@ func (p *pod) destroy() error {
 	}
 	if p.client != nil {
 		p.flush()
-		_ = p.client.Close()
 	}
 	if p.vm != nil {
 		errs = append(errs, p.vm.Destroy())
+	}
+	if p.client != nil { // now nothing that it has yet to send holds up its closing
+		_ = p.client.Close()
 	}
 	if p.cgroup != nil {
 		errs = append(errs, p.cgroup.remove())
