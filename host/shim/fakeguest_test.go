@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -9,10 +10,13 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/types"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/cofferproject/coffer/api/agentpb"
+	"github.com/cofferproject/coffer/api/denial"
 	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
@@ -38,8 +42,12 @@ func (g *fakeGuest) judged(r proto.Message, do func() error) (*emptypb.Empty, er
 		return &emptypb.Empty{}, do()
 	}
 	grant, err := g.enforcer.Authorize(r)
-	if err != nil {
-		return nil, err
+	if d, ok := denial.As(err); ok {
+		b, err := json.Marshal(d.Public())
+		if err != nil {
+			return nil, err
+		}
+		return nil, &guestError{status.Newf(codes.PermissionDenied, "blocked by policy: %s", b)}
 	}
 	err = do()
 	grant.Done(err)
@@ -50,12 +58,27 @@ func (g *fakeGuest) CreateContainer(ctx context.Context, r *agentpb.CreateContai
 	return g.judged(r, func() error { return g.create(ctx) })
 }
 
-func (g *fakeGuest) StartContainer(ctx context.Context, _ *agentpb.StartContainerRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, g.start(ctx)
+func (g *fakeGuest) StartContainer(ctx context.Context, r *agentpb.StartContainerRequest) (*emptypb.Empty, error) {
+	return g.begin(ctx, r)
 }
 
-func (g *fakeGuest) ExecProcess(ctx context.Context, _ *agentpb.ExecProcessRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, g.start(ctx)
+func (g *fakeGuest) ExecProcess(ctx context.Context, r *agentpb.ExecProcessRequest) (*emptypb.Empty, error) {
+	return g.begin(ctx, r)
+}
+
+// begin goes on with a start that nobody waits for any more.
+func (g *fakeGuest) begin(ctx context.Context, r proto.Message) (*emptypb.Empty, error) {
+	begun := make(chan error, 1)
+	go func() {
+		_, err := g.judged(r, func() error { return g.start(ctx) })
+		begun <- err
+	}()
+	select {
+	case err := <-begun:
+		return &emptypb.Empty{}, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (g *fakeGuest) ReadStdout(context.Context, *agentpb.ReadStreamRequest) (*agentpb.ReadStreamResponse, error) {
@@ -74,11 +97,17 @@ func (g *fakeGuest) RemoveContainer(_ context.Context, r *agentpb.RemoveContaine
 	return g.judged(r, func() error { return nil })
 }
 
+func (g *fakeGuest) GetDiagnosticData(context.Context, *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+	return &agentpb.GetDiagnosticDataResponse{}, nil
+}
+
 func (g *fakeGuest) SignalProcess(ctx context.Context, r *agentpb.SignalProcessRequest) (*emptypb.Empty, error) {
-	if g.signal == nil {
-		return &emptypb.Empty{}, nil
-	}
-	return &emptypb.Empty{}, g.signal(ctx, r)
+	return g.judged(r, func() error {
+		if g.signal == nil {
+			return nil
+		}
+		return g.signal(ctx, r)
+	})
 }
 
 func (g *fakeGuest) WaitProcess(ctx context.Context, _ *agentpb.WaitProcessRequest) (*agentpb.WaitProcessResponse, error) {

@@ -50,7 +50,7 @@ func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty,
 	}
 	if r.Signal == 9 && p.disown() {
 		if r.ExecID == "" {
-			go s.mustEnd(c, pod, callTimeout+exitTimeout)
+			go s.mustEnd(c, pod, startTimeout+exitTimeout)
 		}
 		return &emptypb.Empty{}, nil
 	}
@@ -89,19 +89,6 @@ func (s *Service) sigkill(ctx context.Context, c *container, p *pod) error {
 		return nil
 	}
 	return err
-}
-
-// kill ends a process that nobody owns.
-func (s *Service) kill(ctx context.Context, c *container, p *pod, execID string) {
-	var err error
-	if execID == "" {
-		err = s.sigkill(ctx, c, p)
-	} else {
-		err = call(ctx, callTimeout, p.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
-	}
-	if err != nil {
-		s.log.Warn("killing a process whose start was given up", "task", c.id, "exec", execID, "error", err)
-	}
 }
 
 // unanswered tells the guest's silence from its answer.

@@ -31,6 +31,7 @@ import (
 // Deadlines of calls to the guest: it is not the host's, and may not answer.
 const (
 	callTimeout   = 30 * time.Second
+	startTimeout  = 70 * time.Second // the guest takes up to 30 s for a start, to 60 s for an exec's
 	bootTimeout   = 120 * time.Second
 	createTimeout = 20 * time.Minute // CreateContainer pulls the image
 )

@@ -40,13 +40,17 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 			p.copying().close()
 			go s.wait(context.WithoutCancel(ctx), c, p, pod, r.ExecID)
 			go s.kill(context.WithoutCancel(ctx), c, pod, r.ExecID)
+			if x == nil {
+				c.dying.Do(func() { go s.mustEnd(c, pod, killTimeout+exitTimeout) })
+			}
 			return nil, status.Error(codes.Canceled, "its start was given up")
 		}
 		if err != nil {
-			if x != nil && unanswered(err) { // it may run
+			lost := unanswered(err) // it may run, or yet be started
+			if lost {
 				go s.kill(context.WithoutCancel(ctx), c, pod, r.ExecID)
 			}
-			if unwanted {
+			if unwanted || lost {
 				s.exited(c, r.ExecID, p, killed)
 			}
 			p.move(task.Status_RUNNING, task.Status_CREATED)
@@ -72,9 +76,9 @@ func (s *Service) startProcess(ctx context.Context, c *container, p *proc, pod *
 	}
 	p.copy(st) // first, so that the TEE's end closes them, whenever it comes
 	if x == nil {
-		err = call(ctx, callTimeout, pod.agent.StartContainer, &agentpb.StartContainerRequest{ContainerId: c.id})
+		err = call(ctx, startTimeout, pod.agent.StartContainer, &agentpb.StartContainerRequest{ContainerId: c.id})
 	} else {
-		err = call(ctx, callTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, x.spec, c.id, execID))
+		err = call(ctx, startTimeout, pod.agent.ExecProcess, execute(pod.policy, c.policy, x.spec, c.id, execID))
 	}
 	if err != nil {
 		st.close()

@@ -325,10 +325,7 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 			s.log.Error("destroying the pod", "error", err)
 		}
 	} else {
-		err := call(ctx, callTimeout, pod.agent.RemoveContainer, &agentpb.RemoveContainerRequest{ContainerId: c.id})
-		if err != nil {
-			s.log.Warn("removing a container", "task", c.id, "error", err) // it goes with the TEE
-		}
+		s.remove(ctx, c, pod)
 	}
 	s.mu.Lock()
 	delete(s.containers, c.id)
