@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,21 +63,26 @@ func execute(policy *podpolicy.Policy, c *podpolicy.Container, p *specs.Process,
 	return req
 }
 
-// environment gives the host's variables without those of services where the policy
-// takes none: a kubelet adds some to every pod.
+// environment gives the host's variables, the last of each name: containerd lists the
+// image's before the pod's. It leaves out those of services where the policy takes none:
+// a kubelet adds some to every pod.
 func environment(c *podpolicy.Container, env []string) []string {
 	known := map[string]bool{}
 	for i := range c.Env {
 		known[c.Env[i].Name] = true
 	}
-	var out []string
-	for _, kv := range env {
+	kept := map[string]int{} // by name, its place in env
+	for i, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
 		if !known[name] && podpolicy.ServiceLinkVariable(name) &&
 			(c.ServiceLinks == "" || c.ServiceLinks == podpolicy.ServiceLinksKubernetes && !strings.HasPrefix(name, "KUBERNETES_")) {
 			continue
 		}
-		out = append(out, kv)
+		kept[name] = i
+	}
+	var out []string
+	for _, i := range slices.Sorted(maps.Values(kept)) {
+		out = append(out, env[i])
 	}
 	return out
 }

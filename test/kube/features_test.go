@@ -39,9 +39,10 @@ spec:
     securityContext: {runAsUser: 1000, runAsGroup: 1000, readOnlyRootFilesystem: true}
     volumeMounts: [{name: work, mountPath: /scratch}, {name: work, mountPath: /part, subPath: parts/c}, {name: info, mountPath: /podinfo}]
   - name: in
-    image: docker.io/library/busybox:latest
+    image: gcr.io/google-samples/hello-app:2.0 # its ENV has PORT=8080
     stdin: true
-    command: [sh, -c, 'while read line; do echo "read $line"; done; sleep 3600']
+    env: [{name: PORT, value: "9090"}]
+    command: [sh, -c, 'echo port $PORT; while read line; do echo "read $line"; done; sleep 3600']
   - name: hog
     image: docker.io/library/busybox:latest
     command: [sh, -c, 'echo run; sleep 2; tail -c 200000000 /dev/zero > /dev/null; sleep 3600']
@@ -79,6 +80,15 @@ spec:
 		out := k.must(t, "kubectl", "exec", "features", "-c", "in", "--", "sh", "-c", `for p in /proc/[0-9]*; do tr '\0' ' ' < $p/cmdline; echo; done`)
 		if !strings.Contains(out, "coffer-pod-init") || !strings.Contains(out, "echo words") {
 			t.Errorf("%s", out)
+		}
+	})
+	t.Run("a variable over the image's", func(t *testing.T) {
+		eventually(t, "the first line", func() (bool, string) {
+			out, err := k.in("kubectl", "logs", "features", "-c", "in")
+			return err == nil && strings.HasPrefix(out, "port 9090\n"), out
+		})
+		if out := k.must(t, "kubectl", "exec", "features", "-c", "in", "--", "sh", "-c", "echo port $PORT"); out != "port 9090\n" {
+			t.Errorf("exec: %q", out)
 		}
 	})
 	t.Run("attach", func(t *testing.T) {
