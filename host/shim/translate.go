@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,6 +90,9 @@ func environment(c *podpolicy.Container, env []string) []string {
 
 func process(out *agentpb.Process, c *podpolicy.Container, p *specs.Process) {
 	out.Args, out.Cwd, out.Terminal, out.NoNewPrivileges = p.Args, p.Cwd, p.Terminal, p.NoNewPrivileges
+	if path.IsAbs(p.Cwd) { // runtimes pass on what the pod or the image says, such as /app/
+		out.Cwd = path.Clean(p.Cwd)
+	}
 	// Where the image names the user, the guest resolves the name; the host's
 	// numbers come from a copy of the image that nobody has verified.
 	if c.User.UID != nil {

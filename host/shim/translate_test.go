@@ -112,6 +112,7 @@ func TestWhatANodeAddsIsAllowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := bundle(pods)
+	p.Containers[0].Cwd, s.Process.Cwd = "/srv/app", "/srv//x/../app/" // as the pod or the image says it
 	r, err := create(p, &p.Containers[0], s, "c1", "pod1")
 	if err != nil {
 		t.Fatal(err)
@@ -152,6 +153,9 @@ func TestWhatTheHostChangesIsDenied(t *testing.T) {
 	}{
 		{"another command", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Args = []string{"/app", "serve", "--insecure"} }},
 		{"another directory", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Cwd = "/tmp" }},
+		{"another directory, with a slash", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Cwd = "/tmp/" }},
+		{"no directory", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Cwd = "" }},
+		{"a directory without its root", podpolicy.ArgsMismatch, func(s *specs.Spec) { s.Process.Cwd = "." }},
 		{"the pod's processes", podpolicy.UnexpectedField, func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }},
 		{"the node's processes", podpolicy.UnexpectedField, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }},
 		{"a variable more", podpolicy.EnvUnexpected, func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "LD_PRELOAD=/x.so") }},
