@@ -27,6 +27,14 @@ func TestEnvironment(t *testing.T) {
 		{"the image's over the pod's", []podpolicy.EnvVar{{Name: "COLOUR", Value: ptr("blue")}}, "all", []string{"COLOUR=blue", "COLOUR=red"}, []string{"COLOUR=red"}, podpolicy.EnvMismatch},
 		{"twice, and not sealed", nil, "all", []string{"COLOUR=red", "COLOUR=blue"}, []string{"COLOUR=blue"}, podpolicy.EnvUnexpected},
 		{"a name without a value at the end", []podpolicy.EnvVar{{Name: "COLOUR", Value: ptr("blue")}}, "all", []string{"COLOUR=blue", "COLOUR"}, []string{"COLOUR"}, podpolicy.EnvUnexpected},
+		{"a service whose variables' names load code", nil, "all", []string{"PYTHON_API_SERVICE_HOST=10.96.0.9", "LD_PORT=tcp://10.96.0.9:80", "DB_SERVICE_HOST=10.96.0.8"}, []string{"DB_SERVICE_HOST=10.96.0.8"}, ""},
+		{"the same, and sealed", []podpolicy.EnvVar{{Name: "PYTHON_API_PORT", Value: ptr("1")}}, "all", []string{"PYTHON_API_PORT=1"}, []string{"PYTHON_API_PORT=1"}, ""},
+		{"what loads code and is no service's", nil, "all", []string{"PYTHONPATH=/x"}, []string{"PYTHONPATH=/x"}, podpolicy.EnvUnexpected},
+		{"no services", nil, "", []string{"DB_PORT=tcp://10.96.0.8:80", "DB_SERVICE_HOST=10.96.0.8"}, nil, ""},
+		{"the cluster's API alone", nil, "kubernetes", []string{"DB_PORT=tcp://10.96.0.8:80", "KUBERNETES_SERVICE_PORT=443"}, []string{"KUBERNETES_SERVICE_PORT=443"}, ""},
+		{"a service with the name of the image's variable", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "all", []string{"REDIS_PORT=6379", "DB_SERVICE_PORT=5432", "REDIS_PORT=tcp://10.96.0.7:6379"}, []string{"REDIS_PORT=6379", "DB_SERVICE_PORT=5432"}, ""},
+		{"the same, in the other order", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "", []string{"REDIS_PORT=tcp://10.96.0.7:6379", "REDIS_PORT=6379"}, []string{"REDIS_PORT=6379"}, ""},
+		{"neither is the policy's", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "", []string{"REDIS_PORT=6380", "REDIS_PORT=tcp://10.96.0.7:6379"}, []string{"REDIS_PORT=tcp://10.96.0.7:6379"}, podpolicy.EnvMismatch},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := testPolicy()

@@ -65,19 +65,25 @@ func execute(policy *podpolicy.Policy, c *podpolicy.Container, p *specs.Process,
 }
 
 // environment gives the host's variables, the last of each name: containerd lists the
-// image's before the pod's. It leaves out those of services where the policy takes none:
-// a kubelet adds some to every pod.
+// image's before the pod's. It leaves out those of services that the guest would not
+// take: a kubelet adds some to every pod.
 func environment(c *podpolicy.Container, env []string) []string {
-	known := map[string]bool{}
+	sealed := map[string]*podpolicy.EnvVar{}
 	for i := range c.Env {
-		known[c.Env[i].Name] = true
+		sealed[c.Env[i].Name] = &c.Env[i]
 	}
 	kept := map[string]int{} // by name, its place in env
 	for i, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
-		if !known[name] && podpolicy.ServiceLinkVariable(name) &&
-			(c.ServiceLinks == "" || c.ServiceLinks == podpolicy.ServiceLinksKubernetes && !strings.HasPrefix(name, "KUBERNETES_")) {
-			continue
+		if podpolicy.ServiceLinkVariable(name) {
+			v := sealed[name]
+			if v == nil && !takesLink(c, name) {
+				continue
+			}
+			// A service may have the name of a variable of the image.
+			if j, ok := kept[name]; ok && v != nil && v.Value != nil && env[j] == name+"="+*v.Value {
+				continue
+			}
 		}
 		kept[name] = i
 	}
@@ -86,6 +92,16 @@ func environment(c *podpolicy.Container, env []string) []string {
 		out = append(out, env[i])
 	}
 	return out
+}
+
+// takesLink reports whether the guest would take a variable of a service that the policy
+// does not name. A service called ld or python-api gives names that make programs load
+// code, which no host may set.
+func takesLink(c *podpolicy.Container, name string) bool {
+	if c.ServiceLinks == "" || podpolicy.LoaderVariable(name) {
+		return false
+	}
+	return c.ServiceLinks != podpolicy.ServiceLinksKubernetes || strings.HasPrefix(name, "KUBERNETES_")
 }
 
 func process(out *agentpb.Process, c *podpolicy.Container, p *specs.Process) {
