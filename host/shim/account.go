@@ -39,7 +39,7 @@ func (p *pod) copyAccount(ctx context.Context, v *podpolicy.Volume, s *specs.Spe
 		// Only what the API server has added: no other path of the node is read.
 		if name, dir, ok := volumeOf(s.Mounts[i].Source); ok && dir != "" && strings.HasPrefix(name, accountPrefix) {
 			a := &account{volume: v, dir: dir, sent: map[string][]byte{}}
-			if err := call(ctx, callTimeout, p.agent.CopyFile, podpolicy.CopyDirRequest(v, "")); err != nil {
+			if err := p.copyDir(ctx, v, ""); err != nil {
 				return err
 			}
 			if err := p.sendAccount(ctx, a); err != nil {

@@ -10,7 +10,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/cofferproject/coffer/api/agentpb"
 	"github.com/cofferproject/coffer/api/podpolicy"
 )
 
@@ -39,41 +38,46 @@ func (p *pod) copyVolumes(ctx context.Context, c *podpolicy.Container, s *specs.
 		if dir == "" {
 			continue // the guest says which volume is missing
 		}
-		if err := p.copyVolume(ctx, v, dir); err != nil {
+		all, err := p.copyVolume(ctx, v, dir)
+		if err != nil {
 			return fmt.Errorf("copying volume %s: %w", v.Name, err)
 		}
-		p.copied[v.Name] = true
+		p.copied[v.Name] = all
 	}
 	return nil
 }
 
-func (p *pod) copyVolume(ctx context.Context, v *podpolicy.Volume, dir string) error {
+// copyVolume delivers what of a volume the guest does not have yet, and reports whether
+// it has all of it then.
+func (p *pod) copyVolume(ctx context.Context, v *podpolicy.Volume, dir string) (bool, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer root.Close()
-	send := func(r *agentpb.CopyFileRequest) error { return call(ctx, callTimeout, p.agent.CopyFile, r) }
 	for _, d := range append([]string{""}, v.Dirs()...) {
-		if err := send(podpolicy.CopyDirRequest(v, d)); err != nil {
-			return err
+		if err := p.copyDir(ctx, v, d); err != nil {
+			return false, err
 		}
 	}
+	all := true
 	for _, name := range v.FileNames() {
+		if p.copied[filePath(v, name)] {
+			continue
+		}
 		content, err := readFile(root, name)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // the guest says which file is missing
+			all = false // the guest says which file is missing
+			continue
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
-		for _, r := range podpolicy.CopyFileRequests(v, name, content) {
-			if err := send(r); err != nil {
-				return err
-			}
+		if err := p.copyFile(ctx, v, name, content); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	return all, nil
 }
 
 // maxFile is the largest file of a ConfigMap or Secret, in bytes: Kubernetes
