@@ -53,7 +53,7 @@ type pod struct {
 	agent  agentpb.AgentServiceService
 
 	mu     sync.Mutex
-	copied map[string]bool // volumes whose files the guest has
+	copied map[string]bool // what the guest has of volumes (delivery.go)
 	// account is what the cluster gives the pod for its API; nil: nothing yet.
 	account *account
 
