@@ -106,14 +106,8 @@ func fits(tee launch.TEE, d *cdi.Devices) error {
 // devices, by their CDI specifications: variables, mounts and nodes of VFIO's that mean
 // something on the node alone. What the pod is sealed with stays.
 func (p *pod) withoutEdits(c *podpolicy.Container, s *specs.Spec) {
-	sealed := func(name string) bool {
-		return slices.ContainsFunc(c.Env, func(e podpolicy.EnvVar) bool { return e.Name == name })
-	}
 	if s.Process != nil {
-		s.Process.Env = slices.DeleteFunc(s.Process.Env, func(kv string) bool {
-			name, _, _ := strings.Cut(kv, "=")
-			return slices.Contains(p.devices.Env, kv) && !sealed(name)
-		})
+		s.Process.Env = p.variables(c, s.Process.Env)
 	}
 	if s.Linux != nil {
 		s.Linux.Devices = slices.DeleteFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool { return cdi.OfVFIO(d.Path) || slices.Contains(p.devices.Nodes, d.Path) })
@@ -122,6 +116,26 @@ func (p *pod) withoutEdits(c *podpolicy.Container, s *specs.Spec) {
 		return slices.Contains(p.devices.Mounts, cdi.Mount{Source: m.Source, Destination: m.Destination}) &&
 			!slices.ContainsFunc(c.Mounts, func(own podpolicy.Mount) bool { return own.Destination == m.Destination })
 	})
+}
+
+// variables gives an environment without those of the pod's devices. What is sealed under
+// the name of one has the sealed value, over which the node has written its own.
+func (p *pod) variables(c *podpolicy.Container, env []string) []string {
+	var out []string
+	for _, kv := range env {
+		if slices.Contains(p.devices.Env, kv) {
+			name, _, _ := strings.Cut(kv, "=")
+			i := slices.IndexFunc(c.Env, func(e podpolicy.EnvVar) bool { return e.Name == name })
+			if i < 0 {
+				continue
+			}
+			if v := c.Env[i].Value; v != nil {
+				kv = name + "=" + *v
+			}
+		}
+		out = append(out, kv)
+	}
+	return out
 }
 
 // checkDevices refuses a container that was given a device which its VM has not: it

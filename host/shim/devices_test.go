@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	api "github.com/containerd/containerd/api/runtime/task/v3"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/cofferproject/coffer/api/initdata"
 	"github.com/cofferproject/coffer/api/launch"
@@ -250,6 +252,23 @@ func TestWhatTheNodeAddsForADevice(t *testing.T) {
 	p.withoutEdits(c, s)
 	if want := []string{"A=1", "NVIDIA_VISIBLE_DEVICES=all", "SEALED=too"}; !slices.Equal(s.Process.Env, want) {
 		t.Errorf("variables %q, want %q", s.Process.Env, want)
+	}
+	// An image for such a device often has the same variable, and is sealed with it.
+	sealed := &podpolicy.Container{Env: []podpolicy.EnvVar{{Name: "NVIDIA_VISIBLE_DEVICES", Value: ptr("all")}}}
+	if got, want := p.variables(sealed, []string{"NVIDIA_VISIBLE_DEVICES=void", "A=1"}), []string{"NVIDIA_VISIBLE_DEVICES=all", "A=1"}; !slices.Equal(got, want) {
+		t.Errorf("variables %q, want %q", got, want)
+	}
+	// A command in the container is asked for with the container's variables.
+	svc, _ := podOf(t, &fakeGuest{})
+	svc.pod.devices = h.devices
+	app := &container{proc: newProc(stdio{}), id: "c1", policy: c, execs: map[string]*exec{}}
+	svc.containers["c1"] = app
+	spec := &anypb.Any{Value: []byte(`{"args": ["sh"], "env": ["A=1", "NVIDIA_VISIBLE_DEVICES=void"]}`)}
+	if _, err := svc.Exec(t.Context(), &api.ExecProcessRequest{ID: "c1", ExecID: "x", Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	if got := app.exec("x").spec.Env; !slices.Equal(got, []string{"A=1"}) {
+		t.Errorf("a command's variables %q", got)
 	}
 	if len(s.Mounts) != 2 || s.Mounts[0].Source != "/other" || s.Mounts[1].Destination != "/data" {
 		t.Errorf("mounts %+v", s.Mounts)

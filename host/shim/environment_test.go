@@ -34,6 +34,7 @@ func TestEnvironment(t *testing.T) {
 		{"the cluster's API alone", nil, "kubernetes", []string{"DB_PORT=tcp://10.96.0.8:80", "KUBERNETES_SERVICE_PORT=443"}, []string{"KUBERNETES_SERVICE_PORT=443"}, ""},
 		{"a service with the name of the image's variable", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "all", []string{"REDIS_PORT=6379", "DB_SERVICE_PORT=5432", "REDIS_PORT=tcp://10.96.0.7:6379"}, []string{"REDIS_PORT=6379", "DB_SERVICE_PORT=5432"}, ""},
 		{"the same, in the other order", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "", []string{"REDIS_PORT=tcp://10.96.0.7:6379", "REDIS_PORT=6379"}, []string{"REDIS_PORT=6379"}, ""},
+		{"a terminal of the pod's own kind", []podpolicy.EnvVar{{Name: "TERM", Value: ptr("linux")}}, "all", []string{"TERM=xterm"}, []string{"TERM=linux"}, ""},
 		{"neither is the policy's", []podpolicy.EnvVar{{Name: "REDIS_PORT", Value: ptr("6379")}}, "", []string{"REDIS_PORT=6380", "REDIS_PORT=tcp://10.96.0.7:6379"}, []string{"REDIS_PORT=tcp://10.96.0.7:6379"}, podpolicy.EnvMismatch},
 	} {
 		t.Run(c.name, func(t *testing.T) {

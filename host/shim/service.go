@@ -336,7 +336,7 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 
 // Exec registers a further process; Start starts it.
 func (s *Service) Exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.Empty, error) {
-	c, _, err := s.find(r.ID)
+	c, p, err := s.find(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -348,6 +348,7 @@ func (s *Service) Exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 		return nil, status.Errorf(codes.InvalidArgument, "reading the process: %v", err)
 	}
 	spec.Terminal = r.Terminal
+	spec.Env = p.variables(c.policy, spec.Env) // containerd takes the container's
 	x := &exec{proc: newProc(stdio{r.Stdin, r.Stdout, r.Stderr, r.Terminal}), spec: spec}
 	c.execMu.Lock()
 	_, twice := c.execs[r.ExecID]

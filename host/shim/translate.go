@@ -89,7 +89,12 @@ func environment(c *podpolicy.Container, env []string) []string {
 	}
 	var out []string
 	for _, i := range slices.Sorted(maps.Values(kept)) {
-		out = append(out, env[i])
+		kv := env[i]
+		// containerd puts its own in the place of the pod's where there is a terminal.
+		if v := sealed["TERM"]; kv == "TERM=xterm" && v != nil && v.Value != nil {
+			kv = "TERM=" + *v.Value
+		}
+		out = append(out, kv)
 	}
 	return out
 }
