@@ -25,6 +25,9 @@ func (p *Pod) fieldRef(ref *corev1.ObjectFieldSelector, path string, whole bool,
 	case f == "metadata.name":
 		return p.Name, true
 	case f == "metadata.namespace":
+		if ps.noNamespace {
+			ps.sealNote(path+".fieldPath", "the manifest names no namespace, and is sealed for default: applied to another one, the guest denies the pod")
+		}
 		return p.Namespace, true
 	case f == "metadata.uid" && p.UID != "":
 		return string(p.UID), true

@@ -45,7 +45,7 @@ var Fields = []Field{
 	{"status", Ignored, byServer},
 	{"metadata", Supported, ""},
 	{"metadata.name", Supported, ""},
-	{"metadata.namespace", Supported, "a name only; default is \"default\", which coffer seal notes"},
+	{"metadata.namespace", Supported, "a name only; default is \"default\", which coffer seal notes where the pod reads it"},
 	{"metadata.labels", Supported, "for fieldRef and downwardAPI; since Kubernetes 1.35 a cluster adds the node's `topology.kubernetes.io/zone` and `region`, where it has them"},
 	{"metadata.annotations", Supported, "for fieldRef and downwardAPI, single ones; all as a file with coffer run only, since a kubelet adds to them"},
 	{"metadata.generateName", Refused, "the API server makes such names: set metadata.name"},

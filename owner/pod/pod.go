@@ -118,11 +118,12 @@ func (e *Error) Error() string {
 
 // problems collects problems and notes.
 type problems struct {
-	list       []Problem
-	notes      []string
-	cluster    []Problem
-	unsealable []Problem
-	sealNotes  []string
+	list        []Problem
+	notes       []string
+	cluster     []Problem
+	unsealable  []Problem
+	sealNotes   []string
+	noNamespace bool // the manifest names none
 }
 
 func (ps *problems) add(path, format string, args ...any) {

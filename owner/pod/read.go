@@ -58,9 +58,7 @@ func Parse(source []byte) (*Pod, error) {
 		ps.add("", "the file has %d Pods, exactly one belongs in it", pods)
 		return nil, ps.err()
 	}
-	if p.Namespace == "" {
-		ps.sealNote("metadata.namespace", "missing: sealed as default; in another namespace a fieldRef to it differs, and the guest denies that")
-	}
+	ps.noNamespace = p.Namespace == ""
 	setDefaults(p.Pod)
 	collect(p, configMaps, secrets, ps)
 	if len(ps.list) == 0 {
