@@ -126,7 +126,12 @@ func (s *Service) lost(c *container, p *proc, pod *pod, execID string, err error
 		s.exited(c, execID, p, killed)
 	case <-late.C:
 		s.log.Error("the guest does not tell of a process's end, so it is killed and taken for ended", "task", c.id, "exec", execID, "error", err)
-		err := call(context.Background(), killTimeout, pod.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9})
+		late.Reset(killTimeout + time.Second)
+		select { // its end is told even if the guest does not read any more
+		case err = <-ask(context.Background(), killTimeout, pod.agent.SignalProcess, &agentpb.SignalProcessRequest{ContainerId: c.id, ExecId: execID, Signal: 9}):
+		case <-late.C:
+			err = context.DeadlineExceeded
+		}
 		if err != nil {
 			s.log.Warn("killing a lost process", "task", c.id, "exec", execID, "error", err)
 		}

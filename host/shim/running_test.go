@@ -59,6 +59,26 @@ func TestTEEEndsAsAProcessStarts(t *testing.T) {
 	}
 }
 
+// TestLostProcessOfADeafGuest: the same end comes if the guest reads nothing more.
+func TestLostProcessOfADeafGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, tee := podOf(t, &fakeGuest{
+			start:  func(context.Context) error { return nil },
+			wait:   func(context.Context) (int32, error) { return 0, &guestError{status.New(codes.NotFound, "no")} },
+			signal: func(context.Context, *agentpb.SignalProcessRequest) error { time.Sleep(time.Hour); return nil },
+		})
+		c := created(s, stdio{})
+		if _, err := s.Start(t.Context(), &api.StartRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		if code := ends(t, c.proc, time.Minute); code != lostStatus {
+			t.Errorf("status %d", code)
+		}
+		_ = tee.Destroy()
+		time.Sleep(2 * time.Hour)
+	})
+}
+
 // TestProcessThatTheGuestLoses: a process of whose end the guest does not tell is killed
 // and ends for containerd, while the TEE lives on.
 func TestProcessThatTheGuestLoses(t *testing.T) {

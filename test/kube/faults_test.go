@@ -22,14 +22,7 @@ func testKilled(t *testing.T, h holder) {
 	// A pod for each, since a kubelet waits ever longer before it restarts one.
 	for i, victim := range h.victims {
 		name := fmt.Sprintf("killed-%s-%d", h.tee, i)
-		path, _ := k.seal(t, h.tee, simple(name, h.class, "n=0; while true; do echo tick $n; n=$((n+1)); sleep 0.5; done"))
-		k.apply(t, path)
-		k.ready(t, name)
-		pid, err := k.pid(victim)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k.must(t, "kill", "-9", pid)
+		k.must(t, "kill", "-9", k.ticking(t, h, name, victim))
 		// A busy machine may need more than one.
 		eventually(t, "the pod's restart after "+victim+" was killed", func() (bool, string) { n := restarts(name); return n != "" && n != "0", n })
 		k.ready(t, name)
@@ -47,6 +40,19 @@ func testKilled(t *testing.T, h holder) {
 	}
 }
 
+// ticking starts a pod whose log goes on, and finds the process that is to be its victim.
+func (k *kube) ticking(t *testing.T, h holder, name, victim string) (pid string) {
+	t.Helper()
+	path, _ := k.seal(t, h.tee, simple(name, h.class, "n=0; while true; do echo tick $n; n=$((n+1)); sleep 0.5; done"))
+	k.apply(t, path)
+	k.ready(t, name)
+	pid, err := k.pid(victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
 // TestStandsStill deletes pods whose guest does not answer, and has containerd give up a
 // shim that does not: nothing of them may stay. With COFFER_E2E_FULL=1 in a VM, too.
 func TestStandsStill(t *testing.T) {
@@ -58,13 +64,7 @@ func TestStandsStill(t *testing.T) {
 		for what, victim := range map[string]string{"guest": h.process, "shim": shimProcess} {
 			t.Run(h.tee+" "+what, func(t *testing.T) {
 				name := "still-" + h.tee + "-" + what
-				path, _ := k.seal(t, h.tee, simple(name, h.class, "n=0; while true; do echo tick $n; n=$((n+1)); sleep 0.5; done"))
-				k.apply(t, path)
-				k.ready(t, name)
-				pid, err := k.pid(victim)
-				if err != nil {
-					t.Fatal(err)
-				}
+				pid := k.ticking(t, h, name, victim)
 				k.must(t, "kill", "-STOP", pid)
 				if what == "shim" {
 					k.killContainerd(t, name) // its log goes on: in a shim and a TEE of its own
